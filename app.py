@@ -1,0 +1,281 @@
+"""The page and its endpoint for programs. Widgets are in `lumiere.page`, the work runs in `lumiere.jobs`.
+
+    python app.py                              the embedded model at http://127.0.0.1:7860
+    LUMIERE_MODEL=folder python app.py         another model: a folder or hub id
+
+GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say where the page is served.
+"""
+
+import errno
+import json
+import logging
+import os
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from pathlib import Path
+
+import gradio as gr
+
+from lumiere import jobs, models
+from lumiere.page import part, widgets, words
+from lumiere.page.theme import theme
+from lumiere.request import MAX_TEXT, Limits, Request
+from lumiere.video import write_clip
+
+HEARTBEAT = 0.5  # s between yields at most: gradio notices a closed tab only when a generator yields
+PLACES = 8  # jobs in the line for the device, which are told their place; more wait in gradio's queue
+QUEUE = 24  # jobs in gradio's queue; whoever comes later is told that it is full
+KEEP = (600, 3600)  # every ten minutes, delete clips older than an hour
+PREVIEW_FRAMES = 24  # of a finished clip, to play under the video until that is loaded
+OUTPUTS = ("theatre", "status", "clip", "download", "seed", "stop")
+
+log = logging.getLogger("lumiere.app")
+
+
+class Sorry(Exception):
+    """A refusal, or a failure worth explaining: one sentence for whoever asked."""
+
+
+class App:
+    """What the events do. `model` is the pipeline once it is loaded; the page opens before."""
+
+    def __init__(self, limits: Limits):
+        self.limits = limits
+        self.model: Future = Future()
+
+    def make(self, http: gr.Request, prompt, *settings):
+        """One clip for the page: yields at least every half second, and ends with the page ready again."""
+        fields = {"prompt": prompt, **dict(zip(widgets.SETTINGS, settings, strict=True))}
+        if fields.pop("randomise"):
+            fields["seed"] = None
+        try:
+            opening = words.STARTING if self.model.done() else words.WARMING
+            yield show(status=status("busy", opening), stop=gr.Button(words.STOP, interactive=True))
+            yield from self.film(fields, http.session_hash)
+        except Sorry as sorry:
+            yield show(theatre=None, status=status("refused", str(sorry)))
+        except OSError as error:
+            log.exception("the clip was not saved")
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            yield show(theatre=None, status=status("refused", words.DISK_FULL if full else words.FAILED))
+        except Exception:
+            log.exception("the clip was not made")
+            yield show(theatre=None, status=status("refused", words.FAILED))
+
+    def film(self, fields: dict, owner: str | None) -> Iterator[list]:
+        """The previews of a job as they come, then its clip."""
+        seen = False
+        for news in self.relay(fields, owner):
+            if news is None:
+                yield show()
+                continue
+            request, update = news
+            if update.ended:
+                break
+            changes = {"status": told(request, update), "seed": request.seed}
+            if update.preview is not None:
+                changes["theatre"] = sheet(update.preview, request)
+                if not seen:  # the clip before this one stays until there is something in its place
+                    changes.update(clip=None, download=gr.DownloadButton(value=None, interactive=False))
+                seen = True
+            yield show(**changes)
+        result = update.result
+        if result is None:
+            yield show(theatre=None, status=status("done", words.STOPPED_EARLY))
+            return
+        facts = words.facts(request)
+        some = result.frames[:: -(-len(result.frames) // PREVIEW_FRAMES)]
+        yield show(theatre=sheet(some, request), status=status("busy", words.DEVELOPING, facts, 1, 1))
+        path = save(result)
+        yield show(
+            theatre=None,  # a sheet in the last value would stay in the history of runs
+            status=status("done", ending(result), facts),
+            clip=path,
+            download=gr.DownloadButton(value=path, interactive=True),
+        )
+
+    def generate(
+        self,
+        prompt: str,
+        frames: int = 16,
+        fps: int = 16,
+        height: int | None = None,
+        width: int | None = None,
+        steps: int = 20,
+        guidance: float = 4.0,
+        scheduler: str = "dpm++ 2m",
+        seed: int | None = None,
+        negative_prompt: str = "",
+    ) -> tuple[gr.FileData, dict]:
+        """Makes a clip from a prompt; returns the MP4 file and the settings that made it, seed included.
+
+        Parameters:
+            prompt: What should happen, at most 2000 characters.
+            frames: Length of the clip; must be divisible by the model's temporal downsample factor.
+            fps: Frames shown per second, 1 to 60.
+            height: In pixels; the model's own when none is given.
+            width: In pixels; the model's own when none is given.
+            steps: Denoising steps, 1 to 150.
+            guidance: How closely to follow the prompt, 0 to 30; 1 switches guidance off.
+            scheduler: One of ddim, dpm++ 2m, euler, euler a, unipc, lcm.
+            seed: 0 to 4294967295; a random one when none is given.
+            negative_prompt: What the clip should not show.
+        """
+        # A generator, although it has one result: gradio can only close generators when a client goes away.
+        fields = {name: value for name, value in locals().items() if name != "self"}
+        try:
+            for news in self.relay(fields, None):
+                if news is None or not news[1].ended:
+                    yield gr.skip(), gr.skip()
+            result = news[1].result
+            yield gr.FileData(path=save(result)), json.loads(result.request.to_json())
+        except Sorry as sorry:
+            raise gr.Error(str(sorry), print_exception=False) from None
+
+    def relay(self, fields: dict, owner: str | None) -> Iterator[tuple[Request, jobs.Update] | None]:
+        """Runs one job and yields its updates, or None when there is no news. Raises Sorry.
+
+        A refusal comes before anything is waited for and costs no device work.
+        """
+        given = {name: value for name, value in fields.items() if value is not None or name == "prompt"}
+        own = {"height": self.limits.default_height, "width": self.limits.default_width}
+        request = asked(lambda: Request(**own | given).check(self.limits).with_seed())
+        while not self.model.done():
+            yield None
+            wait([self.model], HEARTBEAT)
+        pipeline = self.model.result()
+        job = jobs.Job(lambda stop: pipeline.generate(request, stop), owner)
+        try:
+            for update in job.start().updates(HEARTBEAT):
+                yield update and (request, update)
+        except RuntimeError as error:
+            from lumiere.pipeline import GenerationError  # torch is there by now, and not when the page opens
+
+            raise Sorry(sentence(error)) if isinstance(error, GenerationError) else error from None
+        finally:  # runs on the server's event loop when the tab is closed: a flag and nothing else
+            job.abandon()
+
+    def note(self, prompt) -> str:
+        """The line below the prompt: a tip, or the words that the model will leave out."""
+        if not self.model.done() or type(prompt) is not str or len(prompt) > MAX_TEXT:
+            return words.TIP
+        return words.ignored(self.model.result().unknown_words(prompt))
+
+    @staticmethod
+    def stop(http: gr.Request):
+        jobs.device.stop(http.session_hash)
+        return gr.Button(words.STOPPING, interactive=False)
+
+    def blocks(self, entry: models.Model) -> gr.Blocks:
+        with gr.Blocks(title=words.TITLE, delete_cache=KEEP, analytics_enabled=False) as demo:
+            page = widgets.page(self.limits, entry)
+            device = dict(concurrency_id="device", concurrency_limit=PLACES)
+            quiet = dict(show_progress="hidden", api_visibility="private")
+            gr.on(
+                [page.generate.click, page.prompt.submit],
+                self.make,
+                [page.prompt, *page.settings],
+                [getattr(page, name) for name in OUTPUTS],
+                **device,
+                **quiet,
+            )
+            page.stop.click(self.stop, None, page.stop, queue=False, **quiet)
+            page.prompt.change(
+                self.note, page.prompt, page.note, trigger_mode="always_last", queue=False, **quiet
+            )
+            gr.api(self.generate, api_name="generate", **device)
+        return demo.queue(max_size=QUEUE)
+
+
+def show(**changes) -> list:
+    """The outputs of the page's generator in their order; whatever is not named stays as it is."""
+    return [changes.get(name, gr.skip()) for name in OUTPUTS]
+
+
+def status(state: str, text: str, facts: str = "", step: int = 0, steps: int = 0) -> dict:
+    """state: idle, busy, done or refused."""
+    return {"state": state, "text": text, "facts": facts, "step": step, "steps": steps}
+
+
+def told(request: Request, update: jobs.Update) -> dict:
+    if update.ahead:
+        text = words.waiting(update.ahead)
+    elif update.step == update.steps:
+        text = words.DEVELOPING
+    else:
+        text = words.working(update.step, update.steps, update.seconds_per_step, update.seconds_left)
+    return status("busy", text, words.facts(request), update.step, update.steps)
+
+
+def ending(result) -> str:
+    if result.stopped:
+        return words.stopped(result.steps_done, result.request.steps)
+    return words.done(result.seconds)
+
+
+def asked(check: Callable[[], Request]) -> Request:
+    try:
+        return check()
+    except ValueError as refusal:
+        raise Sorry(sentence(refusal)) from None
+
+
+def sentence(error: Exception) -> str:
+    """`negative_prompt must be …` -> `Negative prompt must be …`"""
+    text = str(error).replace("_", " ")
+    return text[:1].upper() + text[1:]
+
+
+def sheet(frames, request: Request) -> dict:
+    """Preview frames uint8 (t h w c) as the value of the canvas, played in the time of the whole clip."""
+    from lumiere.preview import sprite_sheet  # torch, which is there by now, and not when the page opens
+
+    made = sprite_sheet(frames)
+    return {
+        "sheet": made.data_uri,
+        "columns": made.columns,
+        "count": made.count,
+        "width": made.width,
+        "height": made.height,
+        "fps": request.fps * made.count / request.frames,
+        "aspect": f"{request.width} / {request.height}",
+    }
+
+
+def save(result) -> str:
+    """Writes the clip to where gradio serves it from, so that it is stored once. No user text in its name."""
+    folder = Path(gr.utils.get_upload_folder()) / uuid.uuid4().hex
+    folder.mkdir(parents=True)
+    path = folder / f"lumiere-{result.request.seed}.mp4"
+    write_clip(path, result.frames, result.request.fps, result.request.to_json())
+    return str(path)
+
+
+def main() -> None:
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app = App(models.limits())
+        demo = app.blocks(models.entry())
+        demo.launch(
+            server_name=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"),
+            theme=theme(),
+            css=part("page.css"),
+            head=part("head.html"),
+            footer_links=[],
+            run_history=False,
+            show_error=False,
+            quiet=True,
+            prevent_thread_lock=True,
+        )
+        print(words.opened(demo.local_url), flush=True)
+        # The model follows on this thread: if it cannot be loaded, no half-alive page stays behind.
+        app.model.set_result(models.get())
+    except (OSError, ValueError) as error:
+        sys.exit(words.unloadable(error))
+    demo.block_thread()
+
+
+if __name__ == "__main__":
+    main()

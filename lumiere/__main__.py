@@ -1,0 +1,144 @@
+"""python -m lumiere "a red ball bouncing over green hills" --frames 16 --seed 7 -o clip.mp4"""
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from . import models
+from .request import FPS, GUIDANCE, SCHEDULERS, SEED, STEPS, Request
+from .video import write_clip
+
+FAILED, REFUSED, INTERRUPTED = 1, 2, 130  # exit statuses
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Makes one clip and returns the exit status; what goes wrong is one sentence on stderr, no traceback."""
+    options = parser().parse_args(arguments)
+    try:
+        request = asked(options)
+        # Only now what takes seconds to load: torch, then the weights.
+        pipeline = models.get(options.model, options.device)
+        return make(pipeline, request, Path(options.output or f"lumiere-{request.seed}.mp4"))
+    except ValueError as refusal:
+        return say(refusal, REFUSED)
+    except (OSError, RuntimeError) as failure:
+        return say(failure, FAILED)
+    except KeyboardInterrupt:
+        return say("stopped: no clip was written.", INTERRUPTED)
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(REFUSED, f"{message}: see python -m lumiere --help.\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    model = models.entry()
+    text = Parser(prog="python -m lumiere", description="Makes a video clip from a sentence.")
+    add = text.add_argument
+    add("prompt", help="what should happen")
+    add("-o", "--output", metavar="FILE.mp4", help="lumiere-SEED.mp4 unless given")
+    add("--negative-prompt", default="", metavar="TEXT", help="what the clip should not show")
+    add("--frames", type=int, metavar="N", help=f"length of the clip ({model.frames})")
+    add(
+        "--fps",
+        type=int,
+        default=Request.fps,
+        metavar="N",
+        help=f"shown per second, {span(FPS)} (%(default)s)",
+    )
+    add("--height", type=int, metavar="PIXELS", help="the model's own unless given")
+    add("--width", type=int, metavar="PIXELS", help="the model's own unless given")
+    add("--steps", type=int, metavar="N", help=f"of denoising, {span(STEPS)} ({model.steps})")
+    add("--guidance", type=float, metavar="X", help=f"{span(GUIDANCE)}, 1 for none ({model.guidance:g})")
+    add("--scheduler", metavar="NAME", help=f"{', '.join(SCHEDULERS)} ({model.scheduler})")
+    add("--seed", type=int, metavar="N", help=f"{span(SEED)}, random unless given")
+    add("--model", metavar="NAME", help=f"{', '.join(models.MODELS)}, folder or hub id (${models.VARIABLE})")
+    add("--device", metavar="NAME", help="cuda, mps or cpu; the first there is unless given")
+    return text
+
+
+def asked(options: argparse.Namespace) -> Request:
+    """The request, seed included, checked against the model's small files and the disk. Raises ValueError."""
+    model, limits = models.entry(options.model), models.limits(options.model)
+    values = {
+        "frames": model.frames,
+        "height": limits.default_height,
+        "width": limits.default_width,
+        "steps": model.steps,
+        "guidance": model.guidance,
+        "scheduler": model.scheduler,
+    }
+    values |= {name: value for name, value in vars(options).items() if value is not None}
+    request = Request(**{name: values[name] for name in Request.__dataclass_fields__ if name in values})
+    if options.output is not None:
+        output = Path(options.output)
+        if output.suffix.lower() != ".mp4":
+            raise ValueError(f"the output must be a file that ends in .mp4: received {output}.")
+        if output.is_dir() or not os.access(output.parent, os.W_OK):
+            raise ValueError(f"the output must lie in a folder that can be written to: received {output}.")
+    return request.check(limits).with_seed()
+
+
+def make(pipeline, request: Request, output: Path) -> int:
+    """Runs the request under a progress bar and writes the clip, after Ctrl-C as far as it was predicted."""
+    from tqdm import tqdm
+
+    ignored = pipeline.unknown_words(request.prompt)
+    if ignored:
+        say(f"ignored, because the model does not know or cannot take them: {', '.join(ignored)}.")
+    stop, result = threading.Event(), None
+
+    def on_interrupt(*_):
+        stop.set()
+        signal.signal(signal.SIGINT, usual)  # a second Ctrl-C does not wait for the step to end
+
+    usual = signal.signal(signal.SIGINT, on_interrupt)
+    form = "step {n_fmt} of {total_fmt} |{bar:30}| {rate_inv_fmt}, {remaining} left"
+    try:
+        with tqdm(total=request.steps, unit="step", bar_format=form) as bar:
+            for item in pipeline.generate(request, stop):
+                if hasattr(item, "frames"):
+                    result = item
+                else:
+                    bar.update()
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    if result is None:
+        raise KeyboardInterrupt
+    write_clip(output, result.frames, request.fps, request.to_json())
+    print(output)
+    print(settings(request))
+    if not result.stopped:
+        return 0
+    return say(f"stopped after step {result.steps_done} of {request.steps}: a first impression.", INTERRUPTED)
+
+
+def settings(request: Request) -> str:
+    """The settings in one line, as they are told after a run."""
+    return " · ".join(
+        (
+            f"seed {request.seed}",
+            f"{request.frames} frames at {request.fps} fps ({request.frames / request.fps:.3g} s)",
+            f"{request.width} x {request.height}",
+            f"{request.steps} steps",
+            f"guidance {request.guidance:g}",
+            request.scheduler,
+        )
+    )
+
+
+def span(limits: tuple) -> str:
+    return f"{limits[0]:g} to {limits[1]:.10g}"
+
+
+def say(sentence: object, status: int = 0) -> int:
+    print(sentence, file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""The model folder (diffusers Stable-Diffusion layout): found, checked for gaps, and asked for its limits.
+
+Standard library only, so that a request can be refused before torch is imported and weights are read.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from .request import Limits
+
+
+@dataclass(frozen=True)
+class Component:
+    """One subfolder, the classes it may hold and its files; an index of shards will do for the weights."""
+
+    name: str
+    classes: tuple[str, ...]
+    config: str
+    weights: str | None = None
+
+
+COMPONENTS = (
+    Component("unet", ("UNet2DConditionModel",), "config.json", "diffusion_pytorch_model.safetensors"),
+    Component("vae", ("AutoencoderKL",), "config.json", "diffusion_pytorch_model.safetensors"),
+    Component("text_encoder", ("CLIPTextModel",), "config.json", "model.safetensors"),
+    Component(
+        "tokenizer",
+        ("CLIPTokenizer", "CLIPTokenizerFast", "PreTrainedTokenizerFast"),
+        "tokenizer_config.json",
+    ),
+    Component("scheduler", (), "scheduler_config.json"),  # any: only its config is read
+)
+INDEX = "model_index.json"
+MOTION = ("motion.json", "motion.safetensors")
+PREVIEW = "preview.safetensors"
+
+
+def locate(source: str | Path, revision: str | None = None, weights: bool = True) -> Path:
+    """The folder of a model: `source` itself, or the local copy of a hub id, fetched where it is missing.
+
+    weights: False fetches the small files only. Raises OSError in words when there is no such model.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+        raise FileNotFoundError(f"there is no model folder {source}: give the path of one, or a hub id.")
+    from huggingface_hub import snapshot_download  # half a second, and not needed for a folder
+
+    wanted = [INDEX, PREVIEW, "tokenizer/*", MOTION[0], f"*/{MOTION[0]}"]
+    wanted += [f"{part.name}/{part.config}" for part in COMPONENTS]
+    if weights:
+        stems = {part.weights.removesuffix(".safetensors") for part in COMPONENTS if part.weights}
+        shards = [
+            f"*/{stem}{end}"
+            for stem in sorted(stems)
+            for end in ("-*.safetensors", ".safetensors.index.json")
+        ]
+        wanted += [f"*/{stem}.safetensors" for stem in sorted(stems)] + shards + [f"*/{MOTION[1]}"]
+    try:
+        return Path(snapshot_download(str(source), revision=revision, allow_patterns=wanted))
+    except (OSError, ValueError) as error:
+        raise OSError(
+            f"cannot fetch the model {source} from the hub ({type(error).__name__}): check its name, its "
+            "revision and the network, or give the path of a local folder."
+        ) from error
+
+
+def check(folder: Path) -> None:
+    """Raises OSError, naming the first few, when files of the base model are missing or not supported."""
+    missing = [INDEX] if not (folder / INDEX).is_file() else []
+    for part in COMPONENTS:
+        needed = [part.config, part.weights] if part.weights else [part.config]
+        for name in needed:
+            file = folder / part.name / name
+            if not file.is_file() and not file.with_name(f"{name}.index.json").is_file():
+                missing.append(f"{part.name}/{name}")
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise FileNotFoundError(f"the model folder {folder} lacks {', '.join(missing[:3])}{more}.")
+    for part in COMPONENTS:
+        if part.classes and component_class(folder, part.name) not in part.classes:
+            raise OSError(
+                f"the model folder {folder} has a {part.name} of class {component_class(folder, part.name)}: "
+                f"supported are {', '.join(part.classes)}."
+            )
+
+
+def component_class(folder: Path, name: str) -> str:
+    """The class that the index names for a component, without its library."""
+    entry = read_json(folder / INDEX).get(name)
+    return entry[1] if isinstance(entry, list) and len(entry) == 2 else str(entry)
+
+
+def motion_folder(folder: Path, motion: str | Path | None = None) -> Path:
+    """Where the motion weights are: `motion` if given, else `<folder>/motion`. Raises OSError if nowhere."""
+    where = folder / "motion" if motion is None else Path(motion).expanduser()
+    missing = [name for name in MOTION if not (where / name).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"there are no motion weights in {where} (no {' and no '.join(missing)}): "
+            "train some, or name their folder."
+        )
+    return where
+
+
+def read_limits(folder: Path, downsample_factor: int) -> Limits:
+    """What the model can be asked for, from the configs of its UNet and autoencoder."""
+    unet, vae = (read_json(folder / name / "config.json") for name in ("unet", "vae"))
+    if type(downsample_factor) is not int or downsample_factor < 1:
+        raise OSError(f"the motion weights of {folder} do not tell their downsample_factor.")
+    try:
+        pixels = 2 ** (len(vae["block_out_channels"]) - 1)  # per latent
+        multiple = pixels * 2 ** (len(unet["block_out_channels"]) - 1)
+        size = unet["sample_size"]
+    except (KeyError, TypeError) as error:
+        raise OSError(
+            f"the configs of unet and vae in {folder} are not those of a latent diffusion model."
+        ) from error
+    height, width = size if isinstance(size, list) else (size, size)
+    return Limits(
+        downsample_factor=downsample_factor,
+        size_multiple=multiple,
+        min_frames=downsample_factor,
+        default_height=height * pixels,
+        default_width=width * pixels,
+    )
+
+
+def read_json(file: Path) -> dict:
+    """Raises OSError in words for a file that is not a JSON object."""
+    try:
+        values = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"the model folder lacks {file}.") from None
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise OSError(f"{file} is not a JSON object.")
+    return values

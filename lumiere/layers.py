@@ -1,0 +1,214 @@
+"""Temporal layers for an image UNet (Lumiere, arXiv 2401.12945, section 3.1 and figure 4).
+
+Every layer takes a clip `b c t h w`, or its frames as a stack of images `(b t) c h w` together with
+`batch_size` (or with `time_dim`, the number of frames, given at construction). With `channel_last=True` the
+channels are the last axis of both. Parameter names are those of lumiere-pytorch, so that its checkpoints fit.
+
+In channels-last memory a stack of images `(b t) c h w` and `b c t (h w)` are two views of the same numbers,
+and a convolution over time is a 2d convolution over the second view: no copy is made for it.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from x_transformers.x_transformers import Attention, RMSNorm
+
+
+class TemporalLayer(nn.Module):
+    """Brings what a layer is given into `(b t) c h w` and its result back; layers implement `over_time`."""
+
+    def __init__(self, channel_last: bool = False, time_dim: int | None = None):
+        super().__init__()
+        self.channel_last = channel_last
+        self.time_dim = time_dim
+
+    def forward(self, x: Tensor, batch_size: int | None = None) -> Tensor:
+        if self.channel_last:
+            x = x.movedim(-1, 1)  # b t h w c -> b c t h w, or (b t) h w c -> (b t) c h w
+        is_clip = x.ndim == 5
+        if is_clip:
+            batch_size = x.shape[0]
+            x = x.transpose(1, 2).flatten(0, 1)  # b c t h w -> (b t) c h w
+        elif batch_size is None:
+            if self.time_dim is None:
+                raise ValueError("Frames `(b t) c h w` need `batch_size`, or `time_dim` at construction.")
+            batch_size = x.shape[0] // self.time_dim
+        if batch_size < 1 or x.shape[0] % batch_size:
+            raise ValueError(f"{x.shape[0]} frames cannot be divided into {batch_size} equally long clips.")
+        x = self.over_time(x.contiguous(memory_format=torch.channels_last), batch_size)
+        if is_clip:
+            x = x.unflatten(0, (batch_size, -1)).transpose(1, 2)  # (b t) c h w -> b c t h w
+        return x.movedim(1, -1) if self.channel_last else x
+
+    def over_time(self, x: Tensor, b: int) -> Tensor:
+        """`(b t) c h w` in channels-last memory -> `(b t') c h w`."""
+        raise NotImplementedError
+
+
+class ConvolutionInflationBlock(TemporalLayer):
+    """2d convolution, 1d convolution over time, and a projection that starts at zero; residual (figure 4b).
+
+    The second group norm takes its statistics at each pixel, over the channels of a group and all frames.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        conv2d_kernel_size: int = 3,
+        conv1d_kernel_size: int = 3,
+        groups: int = 8,
+        channel_last: bool = False,
+        time_dim: int | None = None,
+    ):
+        super().__init__(channel_last, time_dim)
+        for size in (conv2d_kernel_size, conv1d_kernel_size):
+            if size < 1 or size % 2 == 0:
+                raise ValueError(f"Kernel sizes are odd, so that a frame keeps its place; received {size}.")
+        if dim % groups:
+            raise ValueError(f"`groups` must divide the {dim} channels; received {groups}.")
+        self.spatial_conv = nn.Sequential(
+            nn.Conv2d(dim, dim, conv2d_kernel_size, padding=conv2d_kernel_size // 2),
+            nn.GroupNorm(groups, dim),
+            nn.SiLU(),
+        )
+        self.temporal_conv = nn.Sequential(
+            nn.Conv1d(dim, dim, conv1d_kernel_size, padding=conv1d_kernel_size // 2),
+            nn.GroupNorm(groups, dim),
+            nn.SiLU(),
+        )
+        self.proj_out = nn.Conv1d(dim, dim, 1)
+        nn.init.zeros_(self.proj_out.weight)
+        nn.init.zeros_(self.proj_out.bias)
+
+    def over_time(self, x: Tensor, b: int) -> Tensor:
+        conv, norm, act = self.temporal_conv
+        y = rows_of_time(self.spatial_conv(x), b)  # (b t) c h w -> b c t (h w)
+        y = F.conv2d(y, conv.weight.unsqueeze(-1), conv.bias, padding=(conv.padding[0], 0))
+        # The norm looks at one pixel at a time: the one copy puts pixels outermost, channels stay innermost.
+        y = y.permute(0, 3, 2, 1).flatten(0, 1)  # b c t (h w) -> (b h w) t c
+        y = act(norm(y.unsqueeze(2).permute(0, 3, 1, 2)))  # (b h w) c t 1
+        y = F.linear(y.squeeze(3).transpose(1, 2), self.proj_out.weight.squeeze(-1), self.proj_out.bias)
+        return x + pixels_to_frames(y, x.shape)
+
+
+class AttentionInflationBlock(TemporalLayer):
+    """`depth` times attention over the frames of a pixel, a projection that starts at zero; residual (4c).
+
+    `attn_kwargs` go to the Attention of x-transformers (`heads`, `dim_head`, ...).
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        depth: int = 1,
+        prenorm: bool = True,
+        residual_attn: bool = True,
+        time_dim: int | None = None,
+        channel_last: bool = False,
+        **attn_kwargs,
+    ):
+        super().__init__(channel_last, time_dim)
+        attn_kwargs = {"flash": True} | attn_kwargs  # the same sums, through scaled_dot_product_attention
+        self.temporal_attns = nn.ModuleList()
+        for _ in range(depth):
+            attention = Attention(dim=dim, **attn_kwargs)
+            layer = nn.Sequential(RMSNorm(dim), attention) if prenorm else nn.Sequential(attention)
+            self.temporal_attns.append(Residual(layer) if residual_attn else layer)
+        self.proj_out = nn.Linear(dim, dim)
+        nn.init.zeros_(self.proj_out.weight)
+        nn.init.zeros_(self.proj_out.bias)
+
+    def over_time(self, x: Tensor, b: int) -> Tensor:
+        y = rows_of_time(x, b).permute(0, 3, 2, 1).flatten(0, 1)  # (b t) c h w -> (b h w) t c
+        for attention in self.temporal_attns:
+            y = attention(y)
+        return x + pixels_to_frames(self.proj_out(y), x.shape)
+
+
+class Residual(nn.Module):
+    def __init__(self, fn: nn.Module):
+        super().__init__()
+        self.fn = fn
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.fn(x)
+
+
+class TemporalDownsample(TemporalLayer):
+    """Halves the frames, an even number of them: convolution with kernel 3 and stride 2.
+
+    `init="nearest"` starts by keeping every second frame, the first included. `init="bilinear"` starts as the
+    mean `¼ ½ ¼`, with the first frame continued before the clip, so that a still clip stays itself on every
+    frame.
+    """
+
+    def __init__(
+        self, dim: int, channel_last: bool = False, time_dim: int | None = None, init: str = "nearest"
+    ):
+        super().__init__(channel_last, time_dim)
+        self.conv = nn.Conv1d(dim, dim, 3, stride=2, padding=1)
+        self.continues = init == "bilinear"
+        init_kernel_(self.conv, {"nearest": (0, 1, 0), "bilinear": (0.25, 0.5, 0.25)}, init)
+
+    def over_time(self, x: Tensor, b: int) -> Tensor:
+        frames = x.shape[0] // b
+        if frames % 2:
+            raise ValueError(f"Halving needs an even number of frames; received {frames}.")
+        y, padding = rows_of_time(x, b), 1  # (b t) c h w -> b c t (h w)
+        if self.continues:
+            y, padding = torch.cat((y[:, :, :1], y), dim=2), 0
+        y = F.conv2d(y, self.conv.weight.unsqueeze(-1), self.conv.bias, stride=(2, 1), padding=(padding, 0))
+        return frames_of_time(y, x.shape)  # b c t/2 (h w) -> (b t/2) c h w
+
+
+class TemporalUpsample(TemporalLayer):
+    """Doubles the frames: transposed convolution with kernel 3 and stride 2.
+
+    `init="nearest"` starts by showing each frame twice. `init="bilinear"` starts by putting the mean of two
+    neighbours between them, with the last frame continued after the clip.
+    """
+
+    def __init__(
+        self, dim: int, channel_last: bool = False, time_dim: int | None = None, init: str = "nearest"
+    ):
+        super().__init__(channel_last, time_dim)
+        self.conv = nn.ConvTranspose1d(dim, dim, 3, stride=2, padding=1, output_padding=1)
+        self.continues = init == "bilinear"
+        init_kernel_(self.conv, {"nearest": (0, 1, 1), "bilinear": (0.5, 1, 0.5)}, init)
+
+    def over_time(self, x: Tensor, b: int) -> Tensor:
+        y, frames = rows_of_time(x, b), x.shape[0] // b  # (b t) c h w -> b c t (h w)
+        if self.continues:
+            y = torch.cat((y, y[:, :, -1:]), dim=2)
+        weight = self.conv.weight.unsqueeze(-1)
+        y = F.conv_transpose2d(y, weight, self.conv.bias, (2, 1), padding=(1, 0), output_padding=(1, 0))
+        return frames_of_time(y[:, :, : 2 * frames], x.shape)  # b c 2t (h w) -> (b 2t) c h w
+
+
+def init_kernel_(conv: nn.Conv1d | nn.ConvTranspose1d, kernels: dict[str, tuple], init: str) -> None:
+    """The same kernel over time for every channel, and nothing between channels."""
+    if init not in kernels:
+        raise ValueError(f"`init` is one of {', '.join(kernels)}; received {init!r}.")
+    with torch.no_grad():
+        kernel = torch.tensor(kernels[init], dtype=conv.weight.dtype, device=conv.weight.device)
+        conv.weight.copy_(torch.eye(conv.in_channels, device=conv.weight.device)[:, :, None] * kernel)
+        conv.bias.zero_()
+
+
+def rows_of_time(x: Tensor, b: int) -> Tensor:
+    """`(b t) c h w -> b c t (h w)`, a view in channels-last memory."""
+    return x.flatten(2).unflatten(0, (b, -1)).transpose(1, 2)
+
+
+def frames_of_time(x: Tensor, shape: torch.Size) -> Tensor:
+    """`b c t (h w) -> (b t) c h w`, a view in channels-last memory; `shape` tells h and w."""
+    return x.transpose(1, 2).flatten(0, 1).unflatten(2, tuple(shape[2:]))
+
+
+def pixels_to_frames(x: Tensor, shape: torch.Size) -> Tensor:
+    """`(b h w) t c -> (b t) c h w`, the given shape; one copy at most, in channels-last memory."""
+    rows, c, h, w = shape
+    x = x.unflatten(0, (-1, h, w)).permute(0, 3, 1, 2, 4)  # (b h w) t c -> b t h w c
+    return x.reshape(rows, h, w, c).permute(0, 3, 1, 2)

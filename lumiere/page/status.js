@@ -1,0 +1,31 @@
+// Step, pace and time left, written with textContent only. The spoken copy follows every few seconds: a screen reader
+// should hear how the work goes on, not every step of it.
+const SPOKEN_EVERY = 4000; // ms
+const root = element.querySelector(".status");
+const workbench = element.closest("#workbench"); // shows Stop in place of Generate while busy
+const bar = element.querySelector(".bar");
+const line = element.querySelector(".line");
+const facts = element.querySelector(".facts");
+const spoken = element.querySelector(".spoken");
+let spokenAt = 0;
+
+bar.setAttribute("aria-label", props.label);
+
+function show(value) {
+  if (!value) return;
+  const part = value.steps ? value.step / value.steps : 0;
+  const changed = root.dataset.state !== value.state;
+  root.dataset.state = value.state;
+  workbench.dataset.state = value.state;
+  bar.firstElementChild.style.transform = `scaleX(${part})`;
+  bar.setAttribute("aria-valuenow", Math.round(part * 100));
+  line.textContent = value.text;
+  facts.textContent = value.facts || "";
+  if (changed || Date.now() - spokenAt > SPOKEN_EVERY) {
+    spoken.textContent = value.text;
+    spokenAt = Date.now();
+  }
+}
+
+watch("value", () => show(props.value));
+show(props.value);

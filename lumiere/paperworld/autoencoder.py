@@ -1,0 +1,81 @@
+"""The autoencoder: 128 × 128 pixels to 4 × 16 × 16 latents, thin where the resolution is high."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+
+from .fit import Schedule, fit
+
+CHANNELS = (16, 32, 64, 96)
+KL_WEIGHT = 5e-4  # keeps latents smooth, so that small errors of the denoiser stay small in pixels
+SUBJECT_WEIGHT = 2.0
+CROP, CROP_SHARE = 64, 0.6  # the first part of the training sees crops: more scenes for the same number of pixels
+
+
+def new_autoencoder():
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=CHANNELS,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=128,
+        mid_block_add_attention=False,
+    )
+
+
+def to_tensor(pixels):
+    """uint8 (n h w c) -> float (n c h w) in [-1, 1], channels last in memory."""
+    images = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
+    return images.float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
+
+
+def train_autoencoder(data, run, steps=4000, batch=4, learning_rate=1.5e-3):
+    """Train on ``data`` (a folder of render_dataset): crops first, then whole frames, ``batch`` frames' worth a step.
+
+    It must end on whole frames: group norm sees other statistics on crops, and colours would shift.
+    """
+    pixels = np.load(Path(data) / "pixels.npy", mmap_mode="r")
+    weights = np.load(Path(data) / "weights.npy", mmap_mode="r")
+    torch.manual_seed(0)
+    model = new_autoencoder().to(memory_format=torch.channels_last)
+
+    def loss(model, generator):
+        rng = np.random.default_rng(generator.initial_seed())
+        side = CROP if generator.initial_seed() < CROP_SHARE * steps else pixels.shape[2]
+        count = batch * (pixels.shape[2] // side) ** 2
+        rows = np.sort(rng.integers(len(pixels), size=count))
+        corners = 8 * rng.integers((pixels.shape[2] - side) // 8 + 1, size=(count, 2))
+        images = to_tensor(np.stack([pixels[r, 0, y : y + side, x : x + side] for r, (y, x) in zip(rows, corners)]))
+        cells = [weights[r, :1, y : y + side // 8, x : x + side // 8] for r, (y, x) in zip(rows, corners // 8)]
+        weight = torch.from_numpy(np.stack(cells).astype(np.float32) / 255)  # b 1 h/8 w/8
+        weight = 1 + SUBJECT_WEIGHT * torch.nn.functional.interpolate(weight, scale_factor=8.0)
+        with torch.autocast("cpu", torch.bfloat16):
+            posterior = model.encode(images).latent_dist
+            noise = torch.randn(posterior.mean.shape, generator=generator)
+            decoded = model.decode(posterior.mean + posterior.std * noise).sample.float()
+        error = (weight * (decoded - images).abs()).mean() / weight.mean()
+        divergence = posterior.kl().mean() / posterior.mean[0].numel()
+        psnr = -10 * torch.log10((decoded.detach() - images).square().mean() / 4)
+        return error + KL_WEIGHT * divergence, {"psnr": psnr.item(), "kl": divergence.item()}
+
+    averaged = fit(model, loss, Schedule(steps, learning_rate, ema=0.995), run)
+    averaged.register_to_config(scaling_factor=1 / latent_deviation(averaged, pixels[:512, 0]))
+    return averaged.eval()
+
+
+@torch.inference_mode()
+def encode(autoencoder, pixels, batch=64):
+    """uint8 frames (n h w c) -> scaled latents, float16 (n 4 h/8 w/8)."""
+    with torch.autocast("cpu", torch.bfloat16):
+        slices = [to_tensor(pixels[i : i + batch]) for i in range(0, len(pixels), batch)]
+        means = torch.cat([autoencoder.encode(images).latent_dist.mean.float() for images in slices])
+    return (means * autoencoder.config.scaling_factor).half().numpy()
+
+
+def latent_deviation(autoencoder, pixels):
+    """Standard deviation of the unscaled latents of uint8 frames (n h w c): one over it makes their variance one."""
+    return float(encode(autoencoder, pixels).astype(np.float32).std() / autoencoder.config.scaling_factor)

@@ -1,0 +1,83 @@
+"""One training loop for the small models of the paper world: exact resume, exponential moving average, metrics."""
+
+import copy
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+
+@dataclass(frozen=True)
+class Schedule:
+    steps: int
+    learning_rate: float
+    warmup: int = 100
+    decay: float = 0.3  # share of the steps, at the end, over which the learning rate falls to zero
+    ema: float = 0.999
+    save_seconds: float = 120.0
+
+    def rate(self, step):
+        """Learning rate relative to its peak: linear warm-up, constant, linear decay to zero."""
+        tail = max(1.0, self.decay * self.steps)
+        return min(1.0, (step + 1) / self.warmup, (self.steps - step) / tail)
+
+
+def fit(model, loss, schedule, folder):
+    """Train ``model`` in place and return its moving average.
+
+    ``loss(model, generator) -> (scalar, dict of floats)`` draws all its randomness from ``generator``, which is seeded
+    by the step, so that a run killed at any moment resumes with the same losses as an unbroken one.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    averaged = copy.deepcopy(model).requires_grad_(False)
+    optimizer = torch.optim.AdamW(model.parameters(), schedule.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+    step = _resume(folder, model, averaged, optimizer)
+    saved, began, first = time.monotonic(), time.monotonic(), step
+    while step < schedule.steps:
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.learning_rate * schedule.rate(step)
+        value, facts = loss(model, torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        _average(averaged, model, min(schedule.ema, step / (step + 10)))
+        if step % 50 == 0 or step == schedule.steps:
+            seconds = (time.monotonic() - began) / (step - first)
+            line = {"step": step, "loss": value.item(), "seconds_per_step": seconds} | facts
+            print(json.dumps({k: round(v, 5) for k, v in line.items()}), flush=True)
+            with open(folder / "metrics.jsonl", "a") as metrics:
+                metrics.write(json.dumps(line) + "\n")
+        if time.monotonic() - saved > schedule.save_seconds or step == schedule.steps:
+            _save(folder, step, model, averaged, optimizer)
+            saved = time.monotonic()
+    return averaged
+
+
+@torch.no_grad()
+def _average(averaged, model, decay):
+    torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), 1 - decay)
+
+
+def _save(folder, step, model, averaged, optimizer):
+    state = {"step": step, "model": model.state_dict(), "averaged": averaged.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(state, folder / "checkpoint.part")
+    os.replace(folder / "checkpoint.part", folder / "checkpoint.pt")
+    save_file({k: v.contiguous() for k, v in averaged.state_dict().items()}, folder / "averaged.safetensors")
+
+
+def _resume(folder, model, averaged, optimizer):
+    path = folder / "checkpoint.pt"
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    model.load_state_dict(state["model"])
+    averaged.load_state_dict(state["averaged"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"]

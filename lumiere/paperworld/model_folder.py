@@ -1,0 +1,59 @@
+"""The embedded model's folder: the diffusers Stable-Diffusion layout, no file over 10 MB."""
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from transformers import AutoTokenizer, CLIPTextModel
+
+from ..folder import PREVIEW
+from ..preview import LatentPreview
+from .base import new_scheduler
+
+SHARD = "9MB"
+INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "_diffusers_version": "0.38.0",
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+
+def save_component(folder, name, component):
+    """Write one component, the UNet in half precision, and the index that makes the folder an ordinary base model."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if name == "unet":
+        component = copy.deepcopy(component).half()
+    sharded = {"max_shard_size": SHARD} if name == "unet" else {}
+    component.save_pretrained(folder / name, **sharded)
+    new_scheduler().save_pretrained(folder / "scheduler")
+    (folder / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n")
+
+
+def load_vae(folder):
+    vae = AutoencoderKL.from_pretrained(Path(folder) / "vae", local_files_only=True)
+    return vae.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+def load_text(folder):
+    """(text encoder, tokenizer)"""
+    encoder = CLIPTextModel.from_pretrained(Path(folder) / "text_encoder", local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(Path(folder) / "tokenizer", local_files_only=True)
+    return encoder.eval().requires_grad_(False), tokenizer
+
+
+def save_preview(folder, pixels):
+    """Fit the latent-to-pixels map of the previews on uint8 frames (n h w c) of this world."""
+    images = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    LatentPreview.fit(load_vae(folder), images).save(Path(folder) / PREVIEW)

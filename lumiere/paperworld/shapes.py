@@ -1,0 +1,85 @@
+"""Signed distances of the subjects and their light details, in the subject's own frame.
+
+Coordinates are in units of the subject's radius: u to the right, v downwards, the subject fills about the unit disc.
+Negative is inside. Distances are exact enough near the edge for one-pixel antialiasing and soft shadows.
+"""
+
+import numpy as np
+
+
+def disc(u, v, cu=0.0, cv=0.0, radius=1.0):
+    return np.hypot(u - cu, v - cv) - radius
+
+
+def rounded_box(u, v, half_u, half_v, radius, cu=0.0, cv=0.0):
+    qu, qv = np.abs(u - cu) - half_u + radius, np.abs(v - cv) - half_v + radius
+    return np.hypot(np.maximum(qu, 0), np.maximum(qv, 0)) + np.minimum(np.maximum(qu, qv), 0) - radius
+
+
+def ellipse(u, v, half_u, half_v, cu=0.0, cv=0.0):
+    """First-order distance: the implicit function over the length of its gradient."""
+    pu, pv = (u - cu) / half_u, (v - cv) / half_v
+    value = np.hypot(pu, pv)
+    gradient = np.hypot(pu / half_u, pv / half_v)
+    return value * (value - 1) / np.maximum(gradient, 1e-6)
+
+
+def polygon(u, v, corners):
+    """Exact distance to a closed polygon given as (u, v) corners."""
+    nearest = np.full_like(u, np.inf)
+    inside = np.zeros(u.shape, bool)
+    for (au, av), (bu, bv) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        eu, ev = bu - au, bv - av
+        along = np.clip(((u - au) * eu + (v - av) * ev) / (eu * eu + ev * ev), 0, 1)
+        nearest = np.minimum(nearest, (u - au - along * eu) ** 2 + (v - av - along * ev) ** 2)
+        if ev:
+            inside ^= ((av > v) != (bv > v)) & (u < au + (v - av) * eu / ev)
+    return np.where(inside, -1, 1) * np.sqrt(nearest)
+
+
+_ANGLES = np.arange(10) * np.pi / 5
+_STAR = np.stack([np.sin(_ANGLES), -np.cos(_ANGLES)], 1) * np.where(np.arange(10) % 2, 0.46, 1.0)[:, None]
+_HEART = np.array([(-0.90, 0.02), (0, -0.45), (0.90, 0.02), (0, 0.98)])
+_TAIL = np.array([(-0.42, 0.0), (-1.05, -0.58), (-0.88, 0.0), (-1.05, 0.58)])
+
+
+def _heart(u, v):
+    lobes = np.minimum(disc(u, v, -0.47, -0.32, 0.53), disc(u, v, 0.47, -0.32, 0.53))
+    return np.minimum(lobes, polygon(u, v, _HEART))
+
+
+def _moon(u, v):
+    return np.maximum(disc(u, v), -disc(u, v, 0.50, -0.14, 0.74))
+
+
+def _fish(u, v):
+    return np.minimum(ellipse(u, v, 0.80, 0.58, 0.22), polygon(u, v, _TAIL) - 0.05)
+
+
+def _mushroom(u, v):
+    cap = np.maximum(disc(u, v, 0, 0.02, 0.98), v - 0.10)
+    return np.minimum(cap, rounded_box(u, v, 0.33, 0.50, 0.14, 0, 0.45))
+
+
+SUBJECTS = {
+    "ball": disc,
+    "star": lambda u, v: polygon(u, v, _STAR) - 0.06,
+    "heart": _heart,
+    "ring": lambda u, v: np.abs(np.hypot(u, v) - 0.71) - 0.27,
+    "box": lambda u, v: rounded_box(u, v, 0.84, 0.84, 0.14),
+    "moon": _moon,
+    "fish": _fish,
+    "mushroom": _mushroom,
+}
+
+# Each subject carries one lighter patch off its centre, so that turning can be seen even on a ball.
+DETAILS = {
+    "ball": lambda u, v: disc(u, v, -0.36, -0.36, 0.34),
+    "star": lambda u, v: disc(u, v, 0.0, -0.42, 0.27),
+    "heart": lambda u, v: disc(u, v, -0.44, -0.34, 0.27),
+    "ring": lambda u, v: np.maximum(np.abs(np.hypot(u, v) - 0.71) - 0.27, rounded_box(u, v, 0.30, 0.5, 0.05, 0, -0.75)),
+    "box": lambda u, v: rounded_box(u, v, 0.20, 0.84, 0.02, -0.36),
+    "moon": lambda u, v: disc(u, v, -0.62, 0.14, 0.22),
+    "fish": lambda u, v: disc(u, v, 0.56, -0.14, 0.20),
+    "mushroom": lambda u, v: np.minimum(disc(u, v, -0.46, -0.30, 0.24), disc(u, v, 0.22, -0.52, 0.20)),
+}

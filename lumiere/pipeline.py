@@ -1,0 +1,275 @@
+"""From a request to the frames of a clip: encode prompt, noise, schedule, denoise, decode."""
+
+import copy
+import threading
+import time
+import unicodedata
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from .folder import PREVIEW, check, locate, motion_folder, read_json, read_limits
+from .inflate import Lumiere
+from .loading import best_dtype, find_device, load_model, load_tokenizer
+from .motion import load_motion
+from .preview import LatentPreview, synthetic_pictures
+from .request import Limits, Request
+from .sampling import Sampler
+
+BATCH_LATENTS = 2**16  # of a clip that is denoised with and without the prompt in one call: 16 frames of 64 x 64
+SLICE_PIXELS = 2**18  # decoded at once: 16 frames of 128 x 128, or one of 512 x 512
+
+
+class GenerationError(RuntimeError):
+    """A run that failed for a reason worth telling the person who asked; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One finished step. seconds: since the run began. preview(): predicted clip, small, uint8 (t h w c)."""
+
+    step: int
+    steps: int
+    seconds: float
+    preview: Callable[[], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The clip: frames uint8 (t h w c), and the request that makes it again, seed included."""
+
+    frames: np.ndarray
+    request: Request
+    steps_done: int
+    stopped: bool
+    seconds: float
+
+
+class LumierePipeline:
+    """A space-time model with its text encoder and autoencoder, ready to make clips.
+
+    Holds no state of a run, so that threads may generate at once; whether the device should is not its affair.
+    """
+
+    def __init__(
+        self,
+        lumiere: Lumiere,
+        vae,
+        text_encoder,
+        tokenizer,
+        scheduler_config: dict,
+        limits: Limits,
+        preview: LatentPreview | None = None,
+    ):
+        self.lumiere, self.vae = lumiere, vae
+        self.text_encoder, self.tokenizer = text_encoder, tokenizer
+        self.scheduler_config, self.limits = scheduler_config, limits
+        weight = next(vae.parameters())
+        self.device, self.dtype = weight.device, weight.dtype
+        self.preview = (preview or LatentPreview.fit(vae, synthetic_pictures())).to(self.device)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        motion: str | Path | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        revision: str | None = None,
+        fresh: bool = False,
+    ) -> "LumierePipeline":
+        """Loads a folder or hub id in the diffusers Stable-Diffusion layout, part by part, from safetensors only.
+
+        motion: folder of the motion weights, `<source>/motion` unless given. fresh: untrained layers in their
+        place, with which every clip is a still. device: cuda, mps or cpu; the first there is unless given.
+        dtype: float32 on the CPU, else bfloat16 or float16. Raises OSError or ValueError in words.
+        """
+        device = find_device(device)
+        dtype = dtype or best_dtype(device)
+        folder = locate(source, revision)
+        check(folder)
+        unet, vae, text_encoder = (
+            load_model(folder, name, dtype).to(device) for name in ("unet", "vae", "text_encoder")
+        )
+        lumiere = Lumiere.from_unet(unet) if fresh else load_motion(unet, motion_folder(folder, motion))
+        return cls(
+            lumiere.to(device, dtype).eval(),
+            vae,
+            text_encoder,
+            load_tokenizer(folder),
+            read_json(folder / "scheduler" / "scheduler_config.json"),
+            read_limits(folder, lumiere.downsample_factor),
+            LatentPreview.load(folder / PREVIEW) if (folder / PREVIEW).is_file() else None,
+        )
+
+    def generate(
+        self, request: Request, stop: threading.Event | Callable[[], bool] | None = None
+    ) -> Iterator[Progress | Result]:
+        """Yields a `Progress` after every step and a `Result` last. On the CPU a seed always gives the same bits.
+
+        stop: looked at before every step. The clip predicted by the last finished step becomes the result;
+        without a finished step there is none. Raises ValueError at once for what this model cannot do, and
+        GenerationError on the way.
+        """
+        request = request.check(self.limits).with_seed()
+        return self._run(request, getattr(stop, "is_set", stop) or (lambda: False))
+
+    def _run(self, request: Request, stopped: Callable[[], bool]) -> Iterator[Progress | Result]:
+        began = time.monotonic()
+        text = self.encode_prompt(request)
+        generator = torch.Generator().manual_seed(request.seed)
+        noise = self._noise(request, generator)
+        sampler = Sampler(request.scheduler, self.scheduler_config, request.steps, generator)
+        sample, clean, done = sampler.start(noise), None, 0
+        for timestep in sampler.timesteps:
+            if stopped():
+                break
+            sample, clean = self._step(sampler, sample, timestep, text, request.guidance)
+            done += 1
+            yield Progress(done, request.steps, time.monotonic() - began, partial(self.preview, clean))
+        if clean is not None:
+            frames = self.decode(sample if done == request.steps else clean)
+            yield Result(frames, request, done, done < request.steps, time.monotonic() - began)
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """The words that the model will not see: not in its vocabulary, or past the end of what it takes."""
+        tokens = self.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        room = self._text_length() - self.tokenizer.num_special_tokens_to_add()
+        words = {}  # of which the keys are kept, once each and in order
+        for place, (token, (start, end)) in enumerate(
+            zip(tokens.input_ids, tokens.offset_mapping, strict=True)
+        ):
+            if (token == self.tokenizer.unk_token_id or place >= room) and _is_word(prompt[start:end]):
+                words[_whole_word(prompt, start, end)] = None
+        return list(words)
+
+    @torch.inference_mode()
+    def encode_prompt(self, request: Request) -> Tensor:
+        """Text states (1 n d), or with guidance (2 n d): of the negative prompt, then of the prompt."""
+        texts = [request.prompt] if request.guidance == 1 else [request.negative_prompt, request.prompt]
+        tokens = self.tokenizer(
+            texts, padding="max_length", truncation=True, max_length=self._text_length(), return_tensors="pt"
+        )
+        return self.text_encoder(tokens.input_ids.to(self.device))[0]
+
+    def _noise(self, request: Request, generator: torch.Generator) -> Tensor:
+        """Unit noise, float32 (1 c t h w), drawn on the CPU: it depends on the seed and the shape alone."""
+        height, width = request.height // self._pixels, request.width // self._pixels
+        shape = (1, self.vae.config.latent_channels, request.frames, height, width)
+        return torch.randn(shape, generator=generator).to(self.device)
+
+    # Around each step, because it must not span a yield: a generator may be resumed on another thread.
+    @torch.inference_mode()
+    def _step(
+        self, sampler: Sampler, sample: Tensor, timestep: Tensor, text: Tensor, guidance: float
+    ) -> tuple[Tensor, Tensor]:
+        """The next sample and the predicted clean latents, both float32 (1 c t h w)."""
+        model_input = sampler.model_input(sample, timestep)
+        output = self._guided(model_input, timestep, text, guidance)
+        clean = sampler.clean(output, model_input, timestep)
+        sample = sampler.step(output, timestep, sample)
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)  # so that time and stop mean this step, not one queued
+        return sample, clean
+
+    def _guided(self, model_input: Tensor, timestep: Tensor, text: Tensor, guidance: float) -> Tensor:
+        """The model's output, float32 (1 c t h w); with two texts, classifier-free guidance (Ho, Salimans 2022).
+
+        A long clip is shown to the model twice rather than twofold: a batch gains less than a tenth of the time,
+        and costs twice the memory.
+        """
+        clip, timestep = model_input.to(self.dtype), timestep.to(self.device)
+        at_once = len(text) if clip[0, 0].numel() <= BATCH_LATENTS else 1
+        outputs = []
+        try:
+            for states in text.split(at_once):  # 1|2 n d
+                clips = clip.expand(len(states), -1, -1, -1, -1)  # 1 c t h w -> 1|2 c t h w
+                output = self.lumiere(clips, timestep, encoder_hidden_states=states, return_dict=False)[0]
+                outputs += output.float().split(1)
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+        if len(outputs) < len(text):  # raised out here: the except block would keep the tensors alive
+            raise GenerationError("the device ran out of memory: lower frames, height or width.")
+        return outputs[0] if guidance == 1 else outputs[0] + guidance * (outputs[1] - outputs[0])
+
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Scaled latents (1 c t h w) -> uint8 (t h w c), a few frames at a time, fewer where memory is short.
+
+        Raises GenerationError when latents or frames hold values that are not numbers.
+        """
+        if not latents.isfinite().all():
+            raise GenerationError(
+                "the model's output is not a number: try less guidance or another scheduler."
+            )
+        stack = rearrange(latents, "1 c t h w -> t c h w") / self.vae.config.scaling_factor
+        count = max(1, SLICE_PIXELS // (stack.shape[-2] * stack.shape[-1] * self._pixels**2))
+        slices, begin = [], 0
+        while begin < len(stack):
+            frames = self._decode_slice(stack[begin : begin + count])
+            if frames is not None:
+                slices.append(frames)
+                begin += len(frames)
+            elif count == 1:
+                raise GenerationError(
+                    "the device ran out of memory for a single frame: lower height or width."
+                )
+            else:
+                count = (count + 1) // 2
+                torch.cuda.empty_cache()
+        return np.concatenate(slices)
+
+    @torch.inference_mode()
+    def _decode_slice(self, latents: Tensor) -> np.ndarray | None:
+        """Latents (n c h w) -> uint8 (n h w c), or None when memory ran out."""
+        try:
+            images = self.vae.decode(latents.to(self.dtype), return_dict=False)[0].float()
+            if self.dtype != torch.float32 and not images.isfinite().all():
+                # Some autoencoders overflow in half precision. A copy: other runs must not see a changed one.
+                images = copy.deepcopy(self.vae).float().decode(latents.float(), return_dict=False)[0]
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            return None
+        if not images.isfinite().all():
+            raise GenerationError("the decoder's output is not a number: try another seed.")
+        images = (images / 2 + 0.5).clamp(0, 1).mul(255).round().byte()
+        return rearrange(images, "n c h w -> n h w c").cpu().numpy()
+
+    @property
+    def _pixels(self) -> int:
+        """Pixels along one side of a latent."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def _text_length(self) -> int:
+        """Tokens that the text encoder takes, start and end included."""
+        return min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    # On the CPU it is a plain RuntimeError of the allocator.
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
+def _is_word(text: str) -> bool:
+    """Whether there is a letter, digit or symbol in it, as opposed to punctuation and spaces alone."""
+    return any(unicodedata.category(character)[0] in "LNS" for character in text)
+
+
+def _whole_word(text: str, start: int, end: int) -> str:
+    """The word around a piece of it: tokenizers split at an apostrophe, and some split words they do not know."""
+    while start and _is_inside(text[start - 1]):
+        start -= 1
+    while end < len(text) and _is_inside(text[end]):
+        end += 1
+    return text[start:end]
+
+
+def _is_inside(character: str) -> bool:
+    return character.isalnum() or character in "'\N{RIGHT SINGLE QUOTATION MARK}"

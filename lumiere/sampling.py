@@ -1,0 +1,122 @@
+"""The schedulers of diffusers by name, set up for one run, and the clean clip that an output predicts."""
+
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+    UniPCMultistepScheduler,
+)
+from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
+from torch import Tensor
+
+
+class Sampler:
+    """One run of one scheduler over one clip.
+
+    name: one of `SCHEDULERS` in request.py. config: the model's scheduler config. steps: 1 to 150.
+    generator: on the CPU; "euler a" and "lcm" draw their noise from it. All latents are float32 `b c t h w`.
+    """
+
+    def __init__(self, name: str, config: dict, steps: int, generator: torch.Generator):
+        self._scheduler = CLASSES[name].from_config(config, **_overrides(config))
+        self._draws = {"generator": generator} if name in STOCHASTIC else {}
+        grid = {"original_inference_steps": _lcm_grid(self._scheduler, steps)} if name == "lcm" else {}
+        self._scheduler.set_timesteps(steps, **grid)
+        _drop_surplus(self._scheduler, steps)
+        self.timesteps = self._scheduler.timesteps
+
+    def start(self, noise: Tensor) -> Tensor:
+        """Unit noise, in the scale this scheduler keeps its samples in."""
+        return noise * self._scheduler.init_noise_sigma
+
+    def model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        """The sample as the model was trained to see it: alpha * clean + sigma * noise."""
+        return self._scheduler.scale_model_input(sample, timestep)
+
+    def clean(self, output: Tensor, model_input: Tensor, timestep: Tensor) -> Tensor:
+        """The clean latents (x0) that the model's output at this timestep predicts."""
+        return predict_clean(self._scheduler, output, model_input, timestep)
+
+    def step(self, output: Tensor, timestep: Tensor, sample: Tensor) -> Tensor:
+        """The sample at the next timestep, or the clean one after the last."""
+        return self._scheduler.step(output, timestep, sample, **self._draws).prev_sample
+
+
+def predict_clean(scheduler, output: Tensor, model_input: Tensor, timestep: Tensor) -> Tensor:
+    """x0 from what the model was shown and what it answered: the same for every scheduler.
+
+    Euler's scheduler keeps clean + (sigma / alpha) * noise, but shows the model alpha * clean + sigma * noise
+    as all others do; so x0 is taken from the input and never from the sample.
+    """
+    alpha, sigma = _alpha_sigma(scheduler.alphas_cumprod, timestep)
+    kind = scheduler.config.prediction_type
+    if kind == "v_prediction":
+        return alpha * model_input - sigma * output
+    if kind == "epsilon":
+        return (model_input - sigma * output) / alpha
+    assert kind == "sample", f"unknown prediction type {kind}"
+    return output
+
+
+class ListedDDIM(DDIMScheduler):
+    """DDIM (Song et al. 2021, eq. 12 with eta 0) that steps to the next timestep of its own list.
+
+    The parent counts back by a whole `num_train_timesteps // steps`, which misses the list wherever the
+    division leaves a remainder: at 150 steps the model is always told of less noise than there is, and what
+    should come out as 1.70 on average comes out as 1.60.
+    """
+
+    def step(self, model_output, timestep, sample, **_):
+        following = self.timesteps[self.timesteps < timestep]
+        product = self.alphas_cumprod[following[0]] if len(following) else self.final_alpha_cumprod
+        alpha, sigma = _alpha_sigma(self.alphas_cumprod, timestep)
+        clean = predict_clean(self, model_output, sample, timestep)
+        if self.config.prediction_type == "v_prediction":
+            noise = alpha * model_output + sigma * sample
+        else:
+            noise = (sample - alpha * clean) / sigma
+        moved = product.sqrt().item() * clean + (1 - product).sqrt().item() * noise
+        return DDIMSchedulerOutput(prev_sample=moved, pred_original_sample=clean)
+
+
+CLASSES = {
+    "ddim": ListedDDIM,
+    "dpm++ 2m": DPMSolverMultistepScheduler,
+    "euler": EulerDiscreteScheduler,
+    "euler a": EulerAncestralDiscreteScheduler,
+    "unipc": UniPCMultistepScheduler,
+    "lcm": LCMScheduler,
+}
+STOCHASTIC = ("euler a", "lcm")
+
+
+def _alpha_sigma(alphas_cumprod: Tensor, timestep: Tensor) -> tuple[float, float]:
+    product = alphas_cumprod[int(timestep)]  # Euler's timesteps are floats
+    return product.sqrt().item(), (1 - product).sqrt().item()
+
+
+def _overrides(config: dict) -> dict:
+    """What a config may not decide: latents are never clipped, and zero terminal SNR starts in pure noise."""
+    fixed = {"clip_sample": False, "thresholding": False}
+    if config.get("rescale_betas_zero_snr"):
+        fixed["timestep_spacing"] = "trailing"
+    return fixed
+
+
+def _drop_surplus(scheduler, steps: int) -> None:
+    """Rounding in diffusers' trailing spacing adds a timestep of -1, at 61, 103, 121 and 122 steps of 1000."""
+    if len(scheduler.timesteps) == steps:
+        return
+    scheduler.timesteps = scheduler.timesteps[:steps]
+    scheduler.num_inference_steps = steps
+    if hasattr(scheduler, "sigmas"):
+        scheduler.sigmas = torch.cat([scheduler.sigmas[:steps], scheduler.sigmas[-1:]])
+
+
+def _lcm_grid(scheduler, steps: int) -> int:
+    """The points LCM chooses its steps from. They include the last timestep only if they divide the total."""
+    total, usual = scheduler.config.num_train_timesteps, scheduler.config.original_inference_steps
+    return next(n for n in range(max(usual, steps), total + 1) if total % n == 0)

@@ -1,0 +1,164 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+
+from lumiere.layers import (
+    AttentionInflationBlock,
+    ConvolutionInflationBlock,
+    TemporalDownsample,
+    TemporalUpsample,
+)
+
+LAYERS = (
+    lambda **options: ConvolutionInflationBlock(dim=16, groups=4, **options),
+    lambda **options: AttentionInflationBlock(dim=16, depth=2, heads=2, dim_head=8, **options),
+    lambda **options: TemporalDownsample(16, **options),
+    lambda **options: TemporalUpsample(16, **options),
+)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def shaken(layer):
+    """The layer away from its initialisation, where projections are zero and kernels are the identity."""
+    with torch.no_grad():
+        for weight in layer.parameters():
+            weight += 0.2 * torch.randn_like(weight)
+    return layer
+
+
+def clip(b=2, c=16, t=6, h=3, w=5):
+    return torch.randn(b, c, t, h, w)
+
+
+def literal(layer, x):
+    """The same arithmetic as in the paper: every pixel a sequence `(b h w) c t`, no view of any kind."""
+    b, _, _, h, w = x.shape
+    if isinstance(layer, ConvolutionInflationBlock):
+        y = layer.spatial_conv(rearrange(x, "b c t h w -> (b t) c h w"))
+        y = rearrange(y, "(b t) c h w -> (b h w) c t", b=b)
+        y = layer.proj_out(layer.temporal_conv(y))
+        return x + rearrange(y, "(b h w) c t -> b c t h w", h=h, w=w)
+    if isinstance(layer, AttentionInflationBlock):
+        y = rearrange(x, "b c t h w -> (b h w) t c")
+        for residual in layer.temporal_attns:
+            norm, attn = residual.fn
+            n = norm(y)
+            q, k, v = (rearrange(f(n), "n t (k d) -> n k t d", k=2) for f in (attn.to_q, attn.to_k, attn.to_v))
+            weights = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
+            y = y + attn.to_out(rearrange(weights @ v, "n k t d -> n t (k d)"))
+        return x + rearrange(layer.proj_out(y), "(b h w) t c -> b c t h w", h=h, w=w)
+    y = layer.conv(rearrange(x, "b c t h w -> (b h w) c t"))
+    return rearrange(y, "(b h w) c t -> b c t h w", h=h, w=w)
+
+
+@pytest.mark.parametrize("make", LAYERS)
+def test_every_layout_gives_the_literal_result(make):
+    layer, x = shaken(make()), clip()
+    expected = literal(layer, x)
+    images = rearrange(x, "b c t h w -> (b t) c h w")
+    flat = rearrange(expected, "b c t h w -> (b t) c h w")
+    torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(layer(images, batch_size=2), flat, atol=1e-5, rtol=1e-5)
+    channels_last = images.contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(layer(channels_last, batch_size=2), flat, atol=1e-5, rtol=1e-5)
+
+    last = make(channel_last=True, time_dim=6)
+    last.load_state_dict(layer.state_dict())
+    given = rearrange(x, "b c t h w -> b t h w c")
+    torch.testing.assert_close(last(given), rearrange(expected, "b c t h w -> b t h w c"), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        last(given.flatten(0, 1)), rearrange(expected, "b c t h w -> (b t) h w c"), atol=1e-5, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("make", LAYERS)
+def test_gradients_are_those_of_the_literal_result(make):
+    layer, x = shaken(make()), clip()
+    target = torch.randn_like(literal(layer, x))
+    wanted = torch.autograd.grad((literal(layer, x) * target).sum(), list(layer.parameters()))
+    found = torch.autograd.grad((layer(x) * target).sum(), list(layer.parameters()))
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("make", LAYERS)
+def test_clips_of_a_batch_do_not_touch(make):
+    layer, x = shaken(make()), clip(b=3)
+    together = layer(x)
+    for i in range(3):
+        torch.testing.assert_close(layer(x[i : i + 1]), together[i : i + 1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("make", LAYERS[:2])
+def test_inflation_starts_as_nothing(make):
+    x = clip()
+    assert torch.equal(make()(x), x)
+
+
+def test_resampling_starts_as_nearest_neighbour():
+    x = clip()
+    assert torch.equal(TemporalDownsample(16)(x), x[:, :, ::2])
+    assert torch.equal(TemporalUpsample(16)(x), x.repeat_interleave(2, dim=2))
+
+
+def test_bilinear_resampling_keeps_a_still_clip_on_every_frame():
+    still = clip(t=1).expand(-1, -1, 6, -1, -1)
+    torch.testing.assert_close(TemporalDownsample(16, init="bilinear")(still), still[:, :, :3])
+    torch.testing.assert_close(TemporalUpsample(16, init="bilinear")(still), still.repeat_interleave(2, dim=2))
+
+
+def test_bilinear_resampling_keeps_a_straight_line():
+    line = torch.arange(8.0).view(1, 1, 8, 1, 1).expand(1, 16, 8, 2, 2)
+    down = TemporalDownsample(16, init="bilinear")(line)
+    torch.testing.assert_close(down[0, 0, :, 0, 0], torch.tensor([0.25, 2, 4, 6]))
+    up = TemporalUpsample(16, init="bilinear")(line[:, :, :3])
+    torch.testing.assert_close(up[0, 0, :, 0, 0], torch.tensor([0, 0.5, 1, 1.5, 2, 2]))
+
+
+def test_parameter_names_are_those_of_the_public_checkpoints():
+    conv, attn, down, up = (set(make().state_dict()) for make in LAYERS)
+    pairs = ("weight", "bias")
+    modules = ("spatial_conv.0", "spatial_conv.1", "temporal_conv.0", "temporal_conv.1", "proj_out")
+    assert conv == {f"{module}.{name}" for module in modules for name in pairs}
+    inner = ("0.g", "1.to_q.weight", "1.to_k.weight", "1.to_v.weight", "1.to_out.weight")
+    layers = {f"temporal_attns.{i}.fn.{name}" for i in range(2) for name in inner}
+    assert attn == layers | {"proj_out.weight", "proj_out.bias"}
+    assert down == up == {"conv.weight", "conv.bias"}
+    bare = AttentionInflationBlock(dim=16, prenorm=False, residual_attn=False, heads=2, dim_head=8)
+    assert "temporal_attns.0.0.to_q.weight" in bare.state_dict()
+
+
+def test_attention_defaults_are_those_of_x_transformers():
+    attention = AttentionInflationBlock(dim=16).temporal_attns[0].fn[1]
+    assert (attention.heads, attention.to_q.weight.shape) == (8, (512, 16))
+
+
+def test_what_does_not_fit_is_refused_in_words():
+    with pytest.raises(ValueError, match="received 4"):
+        ConvolutionInflationBlock(dim=16, conv1d_kernel_size=4)
+    with pytest.raises(ValueError, match="received 2"):
+        ConvolutionInflationBlock(dim=16, conv2d_kernel_size=2)
+    with pytest.raises(ValueError, match="`groups` must divide the 12 channels; received 8"):
+        ConvolutionInflationBlock(dim=12)
+    with pytest.raises(ValueError, match="received 'cubic'"):
+        TemporalDownsample(16, init="cubic")
+    with pytest.raises(ValueError, match="received 5"):
+        TemporalDownsample(16)(clip(t=5))
+    with pytest.raises(ValueError, match="batch_size"):
+        TemporalUpsample(16)(torch.randn(6, 16, 2, 2))
+    with pytest.raises(ValueError, match="7 frames cannot be divided into 2"):
+        TemporalUpsample(16)(torch.randn(7, 16, 2, 2), batch_size=2)
+
+
+@pytest.mark.parametrize("make", LAYERS)
+def test_runs_in_bfloat16_and_on_meta(make):
+    layer, x = shaken(make()), clip()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert F.mse_loss(layer(x).float(), layer.float()(x)) < 0.01 * layer(x).float().var()
+    with torch.device("meta"):
+        assert make()(clip()).shape == layer(x).shape

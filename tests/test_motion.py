@@ -1,0 +1,100 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lumiere.inflate import Lumiere
+from lumiere.motion import load_motion, read_facts, save_motion
+from tests.test_inflate import small_unet, trained
+
+
+@pytest.fixture(scope="module")
+def unet():
+    return small_unet()
+
+
+@pytest.fixture
+def saved(unet, tmp_path):
+    lumiere = trained(unet)
+    save_motion(lumiere, tmp_path / "motion", {"base": "a/base", "steps": 3})
+    return lumiere, tmp_path / "motion"
+
+
+@torch.no_grad()
+def test_save_and_load_are_bit_equal(unet, saved):
+    lumiere, folder = saved
+    loaded = load_motion(unet, folder)
+    assert loaded.model is unet and loaded.downsample_factor == 4
+    assert loaded.state_dict().keys() == lumiere.state_dict().keys()
+    assert all(torch.equal(weight, lumiere.state_dict()[key]) for key, weight in loaded.state_dict().items())
+    clip = torch.randn(1, 4, 4, 8, 8), 5, torch.randn(1, 3, 16)
+    assert torch.equal(loaded(*clip).sample, lumiere(*clip).sample)
+    assert sorted(path.name for path in folder.iterdir()) == ["motion.json", "motion.safetensors"]
+    assert read_facts(folder) == {"base": "a/base", "steps": 3}
+
+
+def test_the_layers_are_made_again_as_they_were(unet, tmp_path):
+    options = {
+        "conv_inflation_kwargs": {"groups": 4, "conv1d_kernel_size": 5},
+        "attn_inflation_kwargs": {"depth": 2, "heads": 2, "dim_head": 8},
+        "downsample_kwargs": {"init": "bilinear"},
+    }
+    lumiere = trained(unet, 2, **options)
+    save_motion(lumiere, tmp_path)
+    loaded = load_motion(unet, tmp_path)
+    assert loaded.kwargs == lumiere.kwargs and loaded.places == lumiere.places
+    clip = torch.randn(1, 4, 4, 8, 8), 5, torch.randn(1, 3, 16)
+    with torch.no_grad():
+        assert torch.equal(loaded(*clip).sample, lumiere(*clip).sample)
+
+
+def test_without_resampling_there_is_nothing_to_save_for_it(unet, tmp_path):
+    save_motion(Lumiere.from_unet(unet, 1), tmp_path)
+    assert load_motion(unet, tmp_path).downsample_factor == 1
+
+
+def test_rounded_weights_are_smaller_and_load_in_the_dtype_of_the_base(unet, saved, tmp_path):
+    lumiere, folder = saved
+    save_motion(lumiere, tmp_path / "half", dtype=torch.float16)
+    whole, half = (f / "motion.safetensors" for f in (folder, tmp_path / "half"))
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    loaded = load_motion(unet, tmp_path / "half").state_dict()
+    for key, weight in lumiere.state_dict().items():
+        assert loaded[key].dtype == torch.float32 and torch.equal(loaded[key], weight.half().float())
+
+
+def test_keys_that_do_not_fit_are_an_error_that_lists_the_first(unet, saved):
+    _, folder = saved
+    path = folder / "motion.safetensors"
+    weights = load_file(path)
+    keys = sorted(weights)
+    broken = {key: weights[key] for key in keys[4:]} | {"extra": torch.zeros(1), keys[9]: torch.zeros(1)}
+    save_file(broken, path)
+    with pytest.raises(ValueError) as error:
+        load_motion(unet, folder)
+    missing = f"4 missing ({', '.join(keys[:3])}, ...)"
+    for words in (missing, "1 unexpected (extra)", f"1 misshapen ({keys[9]})"):
+        assert words in str(error.value)
+
+
+def test_weights_of_another_unet_are_refused(saved):
+    _, folder = saved
+    with pytest.raises(ValueError, match="other blocks or widths"):
+        load_motion(small_unet(block_out_channels=(16, 32, 48)), folder)
+
+
+def test_a_description_that_cannot_be_read_is_refused_in_words(unet, saved):
+    _, folder = saved
+    path = folder / "motion.json"
+    description = json.loads(path.read_text())
+    path.write_text(json.dumps(description | {"format": 99}))
+    with pytest.raises(ValueError, match="has format 99; this version reads format 1"):
+        load_motion(unet, folder)
+    del description["kwargs"]
+    path.write_text(json.dumps(description))
+    with pytest.raises(ValueError, match="lacks kwargs"):
+        load_motion(unet, folder)
+    path.write_text("[")
+    with pytest.raises(ValueError):
+        load_motion(unet, folder)

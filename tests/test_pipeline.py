@@ -1,0 +1,284 @@
+"""The path from a request to frames, on a tiny random model."""
+
+import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import lumiere.pipeline as module
+from lumiere.pipeline import GenerationError, LumierePipeline, Progress, Result
+from lumiere.request import SCHEDULERS, Request
+
+REQUEST = Request("a red ball over the hills", frames=8, height=64, width=64, steps=4, seed=7)
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_model) -> LumierePipeline:
+    return LumierePipeline.from_pretrained(tiny_model, device="cpu")
+
+
+def last(pipeline, request, stop=None) -> Result:
+    return list(pipeline.generate(request, stop))[-1]
+
+
+def test_progress_after_every_step_then_the_clip(pipeline):
+    items = list(pipeline.generate(REQUEST))
+    assert [type(item) for item in items] == [Progress] * 4 + [Result]
+    assert [(item.step, item.steps) for item in items[:4]] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert sorted(item.seconds for item in items) == [item.seconds for item in items]
+    result = items[-1]
+    assert result.frames.shape == (8, 64, 64, 3) and result.frames.dtype == np.uint8
+    assert result.frames.std() > 5 and (result.frames[0] != result.frames[-1]).any()
+    assert result.request == REQUEST and result.steps_done == 4 and not result.stopped
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_every_scheduler_ends_where_its_last_preview_was(pipeline, scheduler):
+    items = list(pipeline.generate(replace(REQUEST, scheduler=scheduler, steps=5)))
+    fresh = copy.deepcopy(items[-2].preview())
+    # The last x0 estimate is the clip, so its preview is that of the end, of half the size.
+    assert fresh.shape == (8, 32, 32, 3) and fresh.dtype == np.uint8
+    assert items[-1].frames.shape == (8, 64, 64, 3)
+
+
+@pytest.mark.parametrize("scheduler", ["dpm++ 2m", "euler a"])
+def test_a_seed_gives_the_same_bits_whatever_happened_before(pipeline, scheduler):
+    request = replace(REQUEST, scheduler=scheduler)
+    expected = last(pipeline, request).frames
+    list(pipeline.generate(request, stop=lambda: True))
+    abandoned = pipeline.generate(request)
+    next(abandoned)
+    abandoned.close()
+    torch.manual_seed(123)
+    assert np.array_equal(last(pipeline, request).frames, expected)
+    assert not np.array_equal(last(pipeline, replace(request, seed=8)).frames, expected)
+
+
+def test_two_runs_at_once_do_not_touch_each_other(pipeline):
+    requests = [REQUEST, replace(REQUEST, seed=8, prompt="a blue star", scheduler="euler a", frames=4)]
+    alone = [last(pipeline, request).frames for request in requests]
+    with ThreadPoolExecutor(2) as threads:
+        together = list(threads.map(lambda request: last(pipeline, request).frames, requests))
+    turns = [pipeline.generate(request) for request in requests]
+    for step in range(4):  # and step by step in turns, each on a thread of its own
+        with ThreadPoolExecutor(1) as thread:
+            assert [thread.submit(next, turn).result().step for turn in turns] == [step + 1] * 2
+    for expected, frames, turn in zip(alone, together, turns, strict=True):
+        assert np.array_equal(frames, expected) and np.array_equal(next(turn).frames, expected)
+
+
+def test_no_inference_mode_leaks_out_of_a_paused_run(pipeline):
+    run = pipeline.generate(REQUEST)
+    next(run)
+    assert not torch.is_inference_mode_enabled() and torch.ones(1, requires_grad=True).mul(2).requires_grad
+
+
+def test_a_missing_seed_is_drawn_and_told(pipeline):
+    request = last(pipeline, replace(REQUEST, seed=None, steps=1, frames=4)).request
+    assert 0 <= request.seed < 2**32 and request == replace(request, seed=request.seed)
+
+
+def test_what_the_model_cannot_do_is_refused_before_the_first_step(pipeline):
+    with pytest.raises(ValueError, match="16 and 20"):
+        pipeline.generate(replace(REQUEST, frames=18))
+
+
+def test_stopping_keeps_the_predicted_clip(pipeline):
+    stop, items = threading.Event(), []
+    for item in pipeline.generate(REQUEST, stop):
+        items.append(item)
+        if len(items) == 2:
+            stop.set()
+    result = items[-1]
+    assert [type(item) for item in items] == [Progress, Progress, Result]
+    assert result.stopped and result.steps_done == 2 and result.frames.shape == (8, 64, 64, 3)
+    assert not np.array_equal(result.frames, last(pipeline, REQUEST).frames)
+
+
+def test_stopping_before_the_first_step_gives_nothing(pipeline):
+    assert list(pipeline.generate(REQUEST, lambda: True)) == []
+
+
+def test_stopping_after_the_last_step_is_too_late(pipeline):
+    done = []
+    items = list(pipeline.generate(REQUEST, lambda: len(done) >= 4 or done.append(1)))
+    assert not items[-1].stopped
+
+
+def test_guidance_is_the_step_from_the_negative_prompt_to_the_prompt(pipeline):
+    text = pipeline.encode_prompt(replace(REQUEST, negative_prompt="a blue fish"))
+    x = torch.randn(1, 4, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    timestep = torch.tensor(500)
+    with torch.inference_mode():
+        negative, positive = (pipeline._guided(x, timestep, states, 1.0) for states in text.split(1))
+        torch.testing.assert_close(pipeline._guided(x, timestep, text, 0.0), negative, atol=1e-5, rtol=1e-4)
+        expected = negative + 4 * (positive - negative)
+        torch.testing.assert_close(pipeline._guided(x, timestep, text, 4.0), expected, atol=1e-5, rtol=1e-4)
+    assert (negative - positive).abs().max() > 1e-4
+
+
+def test_without_guidance_the_model_is_asked_once_and_the_negative_prompt_is_moot(pipeline):
+    request = replace(REQUEST, guidance=1.0)
+    assert pipeline.encode_prompt(request).shape == (1, 12, 16)
+    other = replace(request, negative_prompt="a blue fish")
+    assert np.array_equal(last(pipeline, request).frames, last(pipeline, other).frames)
+    guided = replace(other, guidance=4.0)
+    assert not np.array_equal(last(pipeline, guided).frames, last(pipeline, replace(REQUEST)).frames)
+
+
+def test_a_long_clip_is_guided_in_two_calls_with_the_same_result(pipeline, monkeypatch):
+    expected = last(pipeline, REQUEST).frames.astype(int)
+    monkeypatch.setattr(module, "BATCH_LATENTS", 0)
+    assert np.abs(last(pipeline, REQUEST).frames - expected).max() <= 1
+
+
+def test_noise_is_that_of_one_generator_in_the_layout_of_the_clip(pipeline):
+    noise = pipeline._noise(REQUEST, torch.Generator().manual_seed(7))
+    assert torch.equal(noise, torch.randn(1, 4, 8, 8, 8, generator=torch.Generator().manual_seed(7)))
+
+
+@pytest.mark.parametrize("pixels", [64 * 64, 3 * 64 * 64, 2**18])
+def test_slices_of_the_decoder_do_not_show(pipeline, monkeypatch, pixels):
+    latents = torch.randn(1, 4, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        whole = pipeline.vae.decode(latents[0].transpose(0, 1) / pipeline.vae.config.scaling_factor).sample
+    expected = (whole / 2 + 0.5).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).numpy().astype(int)
+    monkeypatch.setattr(module, "SLICE_PIXELS", pixels)
+    assert np.abs(pipeline.decode(latents) - expected).max() <= 1
+
+
+class Failing(torch.nn.Module):
+    """The decoder of a pipeline in front of which something goes wrong."""
+
+    def __init__(self, vae, fault):
+        super().__init__()
+        self.vae, self.config, self.fault, self.sizes = vae, vae.config, fault, []
+
+    def decode(self, latents, return_dict=True):
+        self.sizes.append(len(latents))
+        return self.fault(latents, self.vae.decode(latents, return_dict=return_dict))
+
+
+def with_decoder(pipeline, fault) -> LumierePipeline:
+    other = copy.copy(pipeline)
+    other.vae = Failing(pipeline.vae, fault)
+    return other
+
+
+def test_a_decoder_short_of_memory_gets_smaller_slices(pipeline):
+    def fault(latents, images):
+        if len(latents) > 3:
+            raise torch.OutOfMemoryError("out of memory")
+        return images
+
+    other = with_decoder(pipeline, fault)
+    frames = last(other, REQUEST).frames
+    assert other.vae.sizes == [8, 4, 2, 2, 2, 2]
+    assert np.abs(frames - last(pipeline, REQUEST).frames.astype(int)).max() <= 1
+
+
+def test_a_decoder_without_memory_for_one_frame_is_an_error_in_words(pipeline):
+    def fault(latents, images):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    with pytest.raises(GenerationError, match="memory .* height or width"):
+        last(with_decoder(pipeline, fault), REQUEST)
+
+
+def test_other_errors_of_the_decoder_are_not_hidden(pipeline):
+    def fault(latents, images):
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        last(with_decoder(pipeline, fault), REQUEST)
+
+
+def test_a_decoder_that_overflows_in_half_precision_is_asked_again_in_full(tiny_model):
+    pipeline = LumierePipeline.from_pretrained(tiny_model, device="cpu", dtype=torch.bfloat16)
+
+    def fault(latents, images):
+        return (images[0] + torch.inf,) if latents.dtype == torch.bfloat16 else images
+
+    other = with_decoder(pipeline, fault)
+    frames = last(other, REQUEST).frames
+    assert frames.std() > 5 and np.abs(frames - last(pipeline, REQUEST).frames.astype(int)).mean() < 3
+    assert next(other.vae.parameters()).dtype == torch.bfloat16
+
+
+def test_numbers_that_are_none_are_an_error_and_never_a_black_clip(pipeline):
+    with pytest.raises(GenerationError, match="decoder"):
+        last(with_decoder(pipeline, lambda latents, images: (images[0] * torch.nan,)), REQUEST)
+    other = copy.copy(pipeline)
+    other.lumiere = lambda clips, *_, **__: (clips * torch.inf,)
+    items = other.generate(REQUEST)
+    assert next(items).preview().shape == (8, 32, 32, 3)  # a preview of it must not be what fails
+    with pytest.raises(GenerationError, match="model"):
+        list(items)
+
+
+def test_a_unet_without_memory_says_what_to_lower(pipeline):
+    other = copy.copy(pipeline)
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    other.lumiere = full
+    with pytest.raises(GenerationError, match="frames, height or width"):
+        last(other, REQUEST)
+    assert last(pipeline, REQUEST).steps_done == 4
+
+
+def test_a_fresh_model_makes_a_still_clip_and_the_stored_one_a_moving_one(tiny_model, pipeline):
+    fresh = LumierePipeline.from_pretrained(tiny_model, device="cpu", fresh=True)
+    text = fresh.encode_prompt(REQUEST)
+    still = torch.randn(1, 4, 1, 8, 8, generator=torch.Generator().manual_seed(0)).expand(-1, -1, 8, -1, -1)
+    with torch.inference_mode():
+        spread = [(p._guided(still, torch.tensor(500), text, 4.0).std(dim=2)).max() for p in (fresh, pipeline)]
+    assert spread[0] < 1e-5 < 1e-3 < spread[1]
+
+
+@pytest.mark.parametrize(
+    "prompt, words",
+    [
+        ("A RED ball, over the hills!", []),
+        ("a red dragon", ["dragon"]),
+        ("a red Dragon and a blue Wyvern, a Dragon", ["Dragon", "Wyvern"]),
+        ("a ball it's", ["it's"]),
+        ("a \N{DRAGON} ball --- ...", ["\N{DRAGON}"]),
+        ("red blue green yellow ball star fish rocket over under in hills sea at", ["in", "hills", "sea", "at"][1:]),
+        ("", []),
+        ("\u0645\u0631\u062d\u0628\u0627 ball", ["\u0645\u0631\u062d\u0628\u0627"]),
+    ],
+)
+def test_unknown_words(pipeline, prompt, words):
+    # The text encoder takes 12 tokens, two of which are the start and the end.
+    if prompt.endswith(" at"):
+        words = ["in", "hills", "sea", "at"]
+        assert pipeline.unknown_words(prompt) == words
+        return
+    assert pipeline.unknown_words(prompt) == words
+
+
+def test_limits_follow_from_the_configs(pipeline):
+    limits = pipeline.limits
+    assert (limits.downsample_factor, limits.size_multiple, limits.min_frames) == (4, 32, 4)
+    assert (limits.default_height, limits.default_width) == (64, 64)
+
+
+def test_a_device_that_is_not_there_is_refused_in_words(tiny_model):
+    for name in ("tpu", "cuda:99"):
+        with pytest.raises(ValueError, match=f"no device {name}"):
+            LumierePipeline.from_pretrained(tiny_model, device=name)
+
+
+def test_the_base_is_an_ordinary_model_of_diffusers(tiny_model):
+    from diffusers import StableDiffusionPipeline
+
+    stills = StableDiffusionPipeline.from_pretrained(tiny_model, local_files_only=True)
+    stills.set_progress_bar_config(disable=True)
+    image = stills("a red ball", num_inference_steps=2, output_type="np").images[0]
+    assert image.shape == (64, 64, 3)

@@ -1,0 +1,120 @@
+"""The six schedulers against denoisers that are known in closed form."""
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+
+from lumiere.request import SCHEDULERS
+from lumiere.sampling import CLASSES, STOCHASTIC, Sampler
+
+SHAPE = (1, 4, 4, 16, 16)
+COMMON = {"beta_start": 0.00085, "beta_end": 0.012, "clip_sample": True, "thresholding": True}
+ZERO_SNR = {"beta_schedule": "scaled_linear", "prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+EPSILON = {"beta_schedule": "linear", "prediction_type": "epsilon", "steps_offset": 1}
+
+
+def config(kind: dict) -> dict:
+    """A config as it comes from a model folder, with clipping on: the sampler has to turn it off."""
+    return dict(DDIMScheduler(**COMMON | kind).config)
+
+
+def optimal_output(kind: str, x, alpha, sigma, mean, deviation):
+    """(model output, its x0) of the best possible denoiser for data that is Gaussian: E[x0 | x], in float64."""
+    clean = mean + alpha * deviation**2 / (alpha**2 * deviation**2 + sigma**2) * (x - alpha * mean)
+    noise = (x - alpha * clean) / sigma
+    return (alpha * noise - sigma * clean if kind == "v_prediction" else noise), clean
+
+
+def run(name, steps, kind, mean, deviation):
+    """(result, unit noise it began with, largest error of any x0 estimate, x0 estimate of the last step)."""
+    generator = torch.Generator().manual_seed(0)
+    sampler = Sampler(name, config(kind), steps, generator)
+    noise = torch.randn(SHAPE, generator=generator)
+    sample, error = sampler.start(noise), 0.0
+    for timestep in sampler.timesteps:
+        seen = sampler.model_input(sample, timestep)
+        product = sampler._scheduler.alphas_cumprod[int(timestep)].double()
+        alpha, sigma = product.sqrt(), (1 - product).sqrt()
+        output, truth = optimal_output(kind["prediction_type"], seen.double(), alpha, sigma, mean, deviation)
+        clean = sampler.clean(output.float(), seen, timestep)
+        error = max(error, (clean - truth).abs().max().item())
+        sample = sampler.step(output.float(), timestep, sample)
+    assert len(sampler.timesteps) == steps
+    return sample, noise, error, clean
+
+
+def test_every_name_of_a_request_has_a_scheduler():
+    assert tuple(CLASSES) == SCHEDULERS
+
+
+@pytest.mark.parametrize("kind", [ZERO_SNR, EPSILON], ids=["zero_snr", "epsilon"])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_picture_that_is_known_comes_out_exactly(name, kind):
+    # Values up to 3: clipping to -1..1 would show. 61 steps are one of the counts that diffusers gets wrong.
+    picture = torch.linspace(-3, 3, 4 * 4 * 16 * 16).view(SHAPE).double()
+    for steps in (1, 2, 7, 61):
+        result, _, error, _ = run(name, steps, kind, picture, 0.0)
+        # At one step alpha is 2**-12 rather than 0 for some schedulers.
+        assert (result - picture).abs().max() < (2e-3 if steps == 1 else 3e-4), steps
+        assert error < 1e-4, steps
+
+
+@pytest.mark.parametrize("name", [name for name in SCHEDULERS if name not in STOCHASTIC])
+def test_deterministic_schedulers_follow_the_flow_of_gaussian_data(name):
+    # From pure noise z the exact flow ends in mean + deviation * z.
+    errors = []
+    for steps in (10, 40, 150):
+        result, noise, _, _ = run(name, steps, ZERO_SNR, 1.7, 0.4)
+        errors.append((result - (1.7 + 0.4 * noise)).square().mean().sqrt().item())
+    assert errors[0] > 2 * errors[1] > 4 * errors[2] and errors[2] < 0.016
+
+
+def test_the_second_order_schedulers_need_fewer_steps():
+    errors = {}
+    for name in ("ddim", "euler", "dpm++ 2m", "unipc"):
+        result, noise, _, _ = run(name, 20, ZERO_SNR, 1.7, 0.4)
+        errors[name] = (result - (1.7 + 0.4 * noise)).square().mean().sqrt().item()
+    assert max(errors["dpm++ 2m"], errors["unipc"]) < 0.8 * min(errors["ddim"], errors["euler"])
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_stochastic_schedulers_draw_from_gaussian_data(name):
+    result, noise, _, _ = run(name, 150, ZERO_SNR, 1.7, 0.4)
+    assert abs(result.mean() - 1.7) < 0.02
+    # LCM steps from one x0 estimate to the next: with a model that is not distilled it loses variance.
+    assert result.std() < 0.45 and result.std() > (0.2 if name == "lcm" else 0.35)
+    assert abs(torch.corrcoef(torch.stack([result.flatten(), noise.flatten()]))[0, 1]) < 0.5
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_the_last_step_ends_in_its_own_estimate(name):
+    result, _, _, clean = run(name, 61, ZERO_SNR, 1.7, 0.4)
+    assert (result - clean).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_all_step_counts_are_kept_and_start_in_pure_noise(name):
+    for steps in range(1, 151):
+        timesteps = Sampler(name, config(ZERO_SNR), steps, torch.Generator()).timesteps
+        assert len(timesteps) == steps and timesteps[0] == 999 and timesteps[-1] >= 0
+        assert (timesteps.diff() < 0).all()
+
+
+def test_ddim_is_that_of_diffusers_where_that_keeps_to_its_list():
+    for kind in (ZERO_SNR, EPSILON):
+        ours, theirs = CLASSES["ddim"].from_config(config(kind)), DDIMScheduler.from_config(config(kind))
+        ours.set_timesteps(20)
+        theirs.set_timesteps(20)
+        x, output = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0)).unbind()
+        theirs.register_to_config(clip_sample=False, thresholding=False)
+        for timestep in theirs.timesteps:
+            expected = theirs.step(output, timestep, x).prev_sample
+            torch.testing.assert_close(ours.step(output, timestep, x).prev_sample, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_seed_is_all_that_the_noise_depends_on(name):
+    torch.manual_seed(1)
+    first = run(name, 5, ZERO_SNR, 1.7, 0.4)[0]
+    torch.manual_seed(2)
+    assert torch.equal(first, run(name, 5, ZERO_SNR, 1.7, 0.4)[0])

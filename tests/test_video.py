@@ -1,0 +1,612 @@
+"""Clips written and read back, an independent decode, failing encoders, and the files that strangers send."""
+
+import http.server
+import os
+import re
+import struct
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+
+from lumiere.request import Request
+from lumiere.video import Header, probe, read_clip, read_settings, write_clip
+
+COLOURS = np.array(
+    [
+        [255, 0, 0],
+        [0, 255, 0],
+        [0, 0, 255],
+        [255, 255, 255],
+        [0, 0, 0],
+        [128, 128, 128],
+        [250, 180, 30],
+        [20, 120, 200],
+    ],
+    np.uint8,
+)
+UNREADABLE = "cannot read a video from this file"
+
+
+def patches(height: int, width: int, frames: int = 3) -> np.ndarray:
+    """Two rows of four flat colours that stand still: uint8 (t h w c)."""
+    rows, columns = np.arange(height) * 2 // height, np.arange(width) * 4 // width
+    return COLOURS[rows[:, None] * 4 + columns][None].repeat(frames, 0)  # h w c -> t h w c
+
+
+def moving(height: int = 48, width: int = 64, frames: int = 8) -> np.ndarray:
+    """Smooth coloured noise that drifts, so that a file holds real data in every frame."""
+    coarse = np.random.default_rng(0).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
+    picture = coarse.repeat(8, 0).repeat(8, 1)
+    return np.stack([np.roll(picture, 3 * t, 1) for t in range(frames)])
+
+
+def ffmpeg(*arguments, **options) -> bytes:
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        "-hide_banner",
+        "-loglevel",
+        "error",
+        "-nostdin",
+        "-y",
+        *arguments,
+    ]
+    return subprocess.run(list(map(str, command)), check=True, capture_output=True, **options).stdout
+
+
+def decode_by_the_book(path: Path, height: int, width: int) -> np.ndarray:
+    """The stored Y, Cb, Cr samples, turned to RGB by the equations of BT.709, not by ffmpeg: (t h w c)."""
+    raw = np.frombuffer(ffmpeg("-i", path, "-f", "rawvideo", "-pix_fmt", "yuv420p", "-"), np.uint8)
+    raw = raw.reshape(-1, height * width * 3 // 2).astype(float)
+    luma, quarter = height * width, height * width // 4
+    y = (raw[:, :luma].reshape(-1, height, width) - 16) / 219
+    cb, cr = (
+        (raw[:, luma + i * quarter :][:, :quarter].reshape(-1, height // 2, width // 2) - 128) / 224
+        for i in (0, 1)
+    )
+    cb, cr = (c.repeat(2, 1).repeat(2, 2) for c in (cb, cr))
+    red, blue = y + 1.5748 * cr, y + 1.8556 * cb
+    green = (y - 0.2126 * red - 0.0722 * blue) / 0.7152
+    return np.stack([red, green, blue], -1).clip(0, 1) * 255
+
+
+def cpu_seconds() -> float:
+    """What finished child processes have used, which does not depend on what else the machine does."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def refuse(path, words: str = UNREADABLE, seconds: float = 1.0, **limits) -> str:
+    """The refusal of this file by `read_clip`: one sentence that does not name it, and little work."""
+    started = cpu_seconds()
+    with pytest.raises(ValueError) as caught:
+        read_clip(path, **limits)
+    assert cpu_seconds() - started < seconds
+    text = str(caught.value)
+    assert type(caught.value) is ValueError and text.endswith(".") and "\n" not in text
+    assert words in text and Path(path).name not in text and str(path) not in text
+    return text
+
+
+@pytest.mark.parametrize("height, width", [(128, 128), (63, 65), (64, 129), (130, 66), (720, 1280)])
+def test_colours_by_an_independent_decode(tmp_path, height, width):
+    frames = patches(height, width)
+    write_clip(tmp_path / "a.mp4", frames, 16)
+    even = height + height % 2, width + width % 2
+    # Away from the borders, where two pixels share a colour sample.
+    flat = np.ones((height, width), bool)
+    flat[height // 2 - 6 : height // 2 + 6] = False
+    for border in (width // 4, width // 2, width * 3 // 4):
+        flat[:, border - 6 : border + 6] = False
+    for decoded in (
+        decode_by_the_book(tmp_path / "a.mp4", *even),
+        read_clip(tmp_path / "a.mp4", max_side=1280)[0],
+    ):
+        assert decoded.shape == (3, *even, 3)
+        difference = np.abs(decoded[:, :height, :width].astype(float) - frames).max(axis=(0, 3))  # h w
+        worst = float(difference[flat].max())
+        assert worst <= 4
+        # What was added to make the sides even is a copy of the last row and column.
+        last = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        rows, columns = (
+            np.abs(decoded[:, -1] - last[:, -1].astype(float)),
+            decoded[:, :, -1] - last[:, :, -1].astype(float),
+        )
+        assert float(np.median(rows)) <= 4 and float(np.median(np.abs(columns))) <= 4
+
+
+def test_the_file_is_what_players_want(tmp_path):
+    path = tmp_path / "a.mp4"
+    write_clip(path, patches(128, 128, 16), 16, "{}")
+    assert probe(path) == Header("h264", 128, 128, 16.0, 1.0)
+    said = subprocess.run(
+        [imageio_ffmpeg.get_ffmpeg_exe(), "-i", path], capture_output=True, text=True
+    ).stderr
+    assert re.search(r"Video: h264 .*yuv420p\(tv, bt709[,)]", said)
+    data = path.read_bytes()
+    assert 0 < data.index(b"moov") < data.index(b"mdat")  # it plays while it loads
+    assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
+
+
+@pytest.mark.parametrize("fps, count", [(1, 2), (12.5, 17), (16, 1), (16, 17), (29.97, 17), (60, 33)])
+def test_every_frame_comes_back_once_and_in_order(tmp_path, fps, count):
+    frames = (
+        np.zeros((count, 32, 32, 3), np.uint8) + (np.arange(count, dtype=np.uint8) * 7)[:, None, None, None]
+    )
+    write_clip(tmp_path / "a.mp4", frames, fps)
+    again, rate = read_clip(tmp_path / "a.mp4")
+    assert rate == fps and again.dtype == np.uint8 and again.shape == frames.shape
+    assert np.abs(again.astype(int) - frames).max() <= 3
+    again[0] = 0  # it belongs to the caller
+
+
+def test_smallest_clip(tmp_path):
+    write_clip(tmp_path / "a.mp4", np.full((1, 1, 1, 3), 200, np.uint8), 16)
+    assert np.abs(read_clip(tmp_path / "a.mp4")[0].astype(int) - 200).max() <= 2
+
+
+def test_the_same_clip_makes_the_same_file(tmp_path):
+    for name in ("a.mp4", "b.mp4"):
+        write_clip(tmp_path / name, moving(), 16, "x")
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+
+
+def test_frames_in_any_memory_layout(tmp_path):
+    frames = moving()
+    write_clip(tmp_path / "a.mp4", frames, 16)
+    write_clip(tmp_path / "b.mp4", np.asfortranarray(frames), 16)
+    write_clip(tmp_path / "c.mp4", frames[::-1][::-1], 16)
+    assert len({(tmp_path / f"{name}.mp4").read_bytes() for name in "abc"}) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"prompt": "a \\"red\\" ball"}',
+        "it's \"quoted\" 'twice' `and` $HOME %s %d",
+        "line\nline\r\nline\n\n",
+        "=;#\\ a=b;c#d\\e\\\\f\\\n= \n;comment=x\n#y\n[STREAM]\ncomment=z\n[",
+        "[x]=y",
+        "=",
+        "\\",
+        " leading and trailing ",
+        "\u00e9 \u4f60\u597d \u05e9\u05dc\u05d5\u05dd \U0001f3c0 \u2028 \x85 \x01 \x1b \u202e",
+        "comment=1\ncomment=2",
+        "-i /etc/passwd",
+        "x" * 100_000,
+    ],
+)
+def test_settings_come_back_exactly(tmp_path, text):
+    write_clip(tmp_path / "a.mp4", moving(frames=1), 16, text)
+    assert read_settings(tmp_path / "a.mp4") == text
+
+
+def test_a_request_comes_back(tmp_path):
+    request = Request('a "red" ball; \\ = # \n \U0001f3c0' + "\x01" * 1900, "no", seed=7).with_seed()
+    write_clip(tmp_path / "a.mp4", moving(frames=1), 16, request.to_json())
+    assert Request.from_json(read_settings(tmp_path / "a.mp4")) == request
+    ffmpeg("-i", tmp_path / "a.mp4", "-c", "copy", tmp_path / "a.mkv")
+    assert Request.from_json(read_settings(tmp_path / "a.mkv")) == request
+
+
+def test_no_settings(tmp_path):
+    write_clip(tmp_path / "a.mp4", moving(frames=1), 16)
+    write_clip(tmp_path / "b.mp4", moving(frames=1), 16, "")
+    assert read_settings(tmp_path / "a.mp4") is read_settings(tmp_path / "b.mp4") is None
+    (tmp_path / "c.mp4").write_bytes(b"no video")
+    with pytest.raises(ValueError, match=UNREADABLE):
+        read_settings(tmp_path / "c.mp4")
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(frames=moving().astype(np.float32)), "frames must be uint8 of shape"),
+        (dict(frames=moving()[0]), "frames must be uint8 of shape"),
+        (dict(frames=moving()[..., :2]), "frames must be uint8 of shape"),
+        (dict(frames=moving()[:0]), "frames must be uint8 of shape"),
+        (dict(frames=moving()[:, :0]), "1 to 4096 pixels a side: received 64 x 0"),
+        (dict(frames=np.zeros((1, 2, 4097, 3), np.uint8)), "1 to 4096 pixels a side: received 4097 x 2"),
+        (dict(fps=0), "fps must be a number from 1 to 60: received 0"),
+        (dict(fps=float("nan")), "fps must be a number from 1 to 60: received nan"),
+        (dict(fps=True), "fps must be a number from 1 to 60: received True"),
+        (dict(fps=61), "fps must be a number from 1 to 60: received 61"),
+        (dict(settings="x" * 100_001), "settings must be at most 100000 bytes: received 100001"),
+        (dict(settings="a\0b"), "settings must be readable text"),
+        (dict(settings="a\ud800b"), "settings must be readable text"),
+        (dict(path="a.webm"), "must end in .mp4"),
+        (dict(path="a"), "must end in .mp4"),
+    ],
+)
+def test_what_the_writer_refuses(tmp_path, change, words):
+    values = {"path": "a.mp4", "frames": moving(), "fps": 16, **change}
+    with pytest.raises(ValueError, match=re.escape(words)):
+        write_clip(tmp_path / values.pop("path"), **values)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        "exit 1",
+        "kill -9 $$",
+        "cat >/dev/null; exit 0",  # nothing written, and no error
+        'cat >/dev/null; for last; do :; done; : > "${last#file:}"; exit 0',  # an empty file, and no error
+        'cat >/dev/null; for last; do :; done; head -c 3000 /dev/urandom > "${last#file:}"; exit 0',
+        'for last; do :; done; head -c 3000 /dev/urandom > "${last#file:}"; kill -9 $$',
+    ],
+)
+@pytest.mark.parametrize("before", [None, b"what was there"])
+def test_a_failing_encoder_leaves_nothing(tmp_path, monkeypatch, encoder, before):
+    folder, script = tmp_path / "clips", tmp_path / "ffmpeg"
+    real = imageio_ffmpeg.get_ffmpeg_exe()
+    folder.mkdir()
+    # Only the encoder fails; the check of its result is done by the real one.
+    script.write_text(f'#!/bin/sh\ncase "$*" in *libx264*) {encoder};; *) exec "{real}" "$@";; esac\n')
+    script.chmod(0o755)
+    if before:
+        (folder / "a.mp4").write_bytes(before)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(script))
+    with pytest.raises(OSError, match=r"^cannot write the clip: .* \d+ MB free") as caught:
+        write_clip(folder / "a.mp4", moving(), 16)
+    assert str(tmp_path) not in str(caught.value)
+    assert [p.name for p in folder.iterdir()] == (["a.mp4"] if before else [])
+    assert not before or (folder / "a.mp4").read_bytes() == before
+
+
+def test_an_encoder_that_loses_frames_is_noticed(tmp_path, monkeypatch):
+    script = tmp_path / "ffmpeg"
+    # A second output under the same name, of three frames, takes the place of the whole one.
+    script.write_text(
+        f"""#!/bin/sh
+real="{imageio_ffmpeg.get_ffmpeg_exe()}"
+for last; do :; done
+case "$*" in *libx264*) exec "$real" "$@" -frames:v 3 -c:v libx264 "$last";; *) exec "$real" "$@";; esac
+"""
+    )
+    script.chmod(0o755)
+    (tmp_path / "clips").mkdir()
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(script))
+    with pytest.raises(OSError, match="^cannot write the clip"):
+        write_clip(tmp_path / "clips" / "a.mp4", moving(), 16)
+    assert not list((tmp_path / "clips").iterdir())
+
+
+def test_a_missing_encoder_is_an_error_in_words(tmp_path, monkeypatch):
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "nothing"))
+    with pytest.raises(OSError, match="^cannot write the clip"):
+        write_clip(tmp_path / "a.mp4", moving(), 16)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_midway_leaves_nothing(tmp_path):
+    code = (
+        "import resource, sys, numpy as np; from lumiere.video import write_clip\n"
+        "noise = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"  # the encoder is killed at this size
+        "try: write_clip(sys.argv[1] + '/a.mp4', noise, 16)\n"
+        "except OSError as error: sys.exit(0 if 'cannot write the clip' in str(error) else 3)\n"
+        "sys.exit(4)\n"
+    )
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    for path in (tmp_path / "missing" / "a.mp4", tmp_path / "file" / "a.mp4"):
+        with pytest.raises(OSError, match="cannot write the clip: its folder does not exist"):
+            write_clip(path, moving(), 16)
+    (tmp_path / "taken.mp4").mkdir()
+    with pytest.raises(OSError, match="cannot write the clip"):
+        write_clip(tmp_path / "taken.mp4", moving(), 16)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "taken.mp4"]
+    if os.geteuid():  # root may write anywhere
+        closed = tmp_path / "closed"
+        closed.mkdir(mode=0o500)
+        with pytest.raises(OSError, match="cannot write the clip"):
+            write_clip(closed / "a.mp4", moving(), 16)
+        assert not list(closed.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name", ["-a.mp4", "a b;$(x)'\".mp4", "http:x.mp4", "%d.mp4", "\u00e9\U0001f3c0.mp4"]
+)
+def test_names_are_only_names(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    write_clip(name, moving(), 16, "x")
+    assert os.listdir(tmp_path) == [name]
+    assert len(read_clip(name)[0]) == 8 and read_settings(name) == "x"
+
+
+@pytest.mark.parametrize("kind", ["mov", "mkv", "webm", "avi", "gif"])
+def test_other_containers(tmp_path, kind):
+    write_clip(tmp_path / "a.mp4", moving(), 10)
+    ffmpeg(
+        "-i",
+        tmp_path / "a.mp4",
+        *(["-c:v", "libvpx", "-b:v", "2M"] if kind == "webm" else []),
+        tmp_path / f"b.{kind}",
+    )
+    (tmp_path / f"b.{kind}").rename(tmp_path / "b")  # the content counts, not the name
+    frames, fps = read_clip(tmp_path / "b")
+    assert frames.shape == (8, 48, 64, 3) and fps == 10
+    assert kind == "gif" or np.abs(frames.astype(int) - moving()).mean() < 8
+
+
+def test_a_rotated_video_comes_upright(tmp_path):
+    write_clip(tmp_path / "a.mp4", moving(), 16)
+    ffmpeg("-display_rotation", 90, "-i", tmp_path / "a.mp4", "-c", "copy", tmp_path / "b.mp4")
+    frames = read_clip(tmp_path / "b.mp4")[0]
+    assert frames.shape == (8, 64, 48, 3)
+    turned = np.rot90(read_clip(tmp_path / "a.mp4")[0], 1, (1, 2))
+    assert (
+        np.abs(frames.astype(int) - turned).mean()
+        < 8
+        < np.abs(frames[:, ::-1, ::-1].astype(int) - turned).mean()
+    )
+
+
+def test_only_the_first_frames_are_read(tmp_path):
+    write_clip(tmp_path / "a.mp4", moving(frames=12), 16)
+    whole = read_clip(tmp_path / "a.mp4", max_frames=12)[0]
+    assert np.array_equal(read_clip(tmp_path / "a.mp4", max_frames=5)[0], whole[:5])
+
+
+def test_a_side_over_the_limit(tmp_path):
+    write_clip(tmp_path / "a.mp4", moving(48, 64), 16)
+    assert read_clip(tmp_path / "a.mp4", max_side=64)[0].shape[1:3] == (48, 64)
+    assert (
+        refuse(tmp_path / "a.mp4", "", max_side=63)
+        == "the video must be at most 63 pixels a side: received 64 x 48."
+    )
+
+
+def test_time_over(tmp_path):
+    write_clip(tmp_path / "a.mp4", moving(frames=64), 16)
+    assert refuse(tmp_path / "a.mp4", max_seconds=0.001).endswith("it took more than 0.001 seconds.")
+
+
+# What strangers send: rows 17 to 21 of the list of tries.
+
+
+def encoded(path: Path, size: str, frames: int, *options) -> Path:
+    source = "testsrc" if int(size.partition("x")[0]) < 1024 else "color"
+    ffmpeg("-f", "lavfi", "-i", f"{source}=s={size}:r=16", "-frames:v", frames, *options, path)
+    return path
+
+
+def test_17_a_small_file_of_huge_frames(tmp_path):
+    huge = [encoded(tmp_path / "a.mp4", "8192x8192", 1, "-c:v", "libx264", "-preset", "ultrafast")]
+    for kind, codec in (("avi", "mjpeg"), ("gif", "gif")):
+        huge.append(encoded(tmp_path / f"a.{kind}", "64x64", 2, "-c:v", codec))
+        word = "<2H" if kind == "gif" else "<2I"
+        data = huge[-1].read_bytes()
+        assert struct.pack(word, 64, 64) in data[:300]
+        huge[-1].write_bytes(data.replace(struct.pack(word, 64, 64), struct.pack(word, 8192, 8192)))
+    for path in huge:
+        text = refuse(path, "", seconds=0.3)
+        assert text == "the video must be at most 1024 pixels a side: received 8192 x 8192."
+
+
+@pytest.mark.parametrize("kind", ["mp4", "mkv"])
+@pytest.mark.parametrize("second", ["128x112", "32x16", "48x64", "2048x2048"])
+def test_18_the_size_changes_midway(tmp_path, kind, second):
+    for name, size in (("a", "64x48"), ("b", second)):
+        encoded(tmp_path / f"{name}.h264", size, 8, "-c:v", "libx264", "-pix_fmt", "yuv420p", "-bf", "0")
+    both = tmp_path / "ab.h264"
+    both.write_bytes((tmp_path / "a.h264").read_bytes() + (tmp_path / "b.h264").read_bytes())
+    path = tmp_path / f"ab.{kind}"
+    ffmpeg(
+        "-fflags", "+genpts", "-r", 16, "-i", both, "-c", "copy", "-bsf:v", "setts=ts=N", tmp_path / "ab.mp4"
+    )
+    if kind == "mkv":
+        ffmpeg("-i", tmp_path / "ab.mp4", "-c", "copy", path)
+    assert probe(path).width == 64
+    if second == "48x64":  # may pass as the same video turned by a quarter, but never in another shape
+        try:
+            frames = read_clip(path)[0]
+        except ValueError as error:
+            assert UNREADABLE in str(error)
+        else:
+            assert frames.shape[1:] == (48, 64, 3)
+        return
+    assert "changes its size" in refuse(path)
+    assert len(read_clip(path, max_frames=4)[0]) == 4  # what lies behind the limit is not looked at
+
+
+def test_18_a_header_that_lies(tmp_path):
+    path = encoded(tmp_path / "a.avi", "2048x2048", 4, "-c:v", "mjpeg")
+    data = bytearray(path.read_bytes())
+    for match in list(re.finditer(re.escape(struct.pack("<2I", 2048, 2048)), bytes(data))):
+        data[match.start() : match.end()] = struct.pack("<2I", 64, 64)
+    (tmp_path / "b.avi").write_bytes(data)
+    refuse(tmp_path / "b.avi", "")
+
+    path = encoded(
+        tmp_path / "a.webm", "2048x2048", 4, "-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", "8"
+    )
+    data = (
+        path.read_bytes()
+        .replace(b"\xb0\x82\x08\x00", b"\xb0\x82\x00\x40")
+        .replace(b"\xba\x82\x08\x00", b"\xba\x82\x00\x40")
+    )
+    assert data != path.read_bytes()
+    (tmp_path / "b.webm").write_bytes(data)
+    refuse(tmp_path / "b.webm", "")
+
+    path = encoded(tmp_path / "a.mp4", "2048x2048", 2, "-c:v", "libx264", "-preset", "ultrafast")
+    data = path.read_bytes().replace(struct.pack(">2H", 2048, 2048), struct.pack(">2H", 64, 64))
+    data = data.replace(struct.pack(">2I", 2048 << 16, 2048 << 16), struct.pack(">2I", 64 << 16, 64 << 16))
+    assert data != path.read_bytes()
+    (tmp_path / "b.mp4").write_bytes(data)
+    refuse(tmp_path / "b.mp4", "")
+
+
+def test_19_many_frames_and_odd_rates(tmp_path):
+    many = tmp_path / "many.mp4"
+    ffmpeg("-f", "lavfi", "-i", "color=s=16x16:r=1000", "-frames:v", 20_000, "-preset", "ultrafast", many)
+    started = cpu_seconds()
+    frames, fps = read_clip(many, max_frames=80)
+    assert frames.shape == (80, 16, 16, 3) and fps == 60
+    assert cpu_seconds() - started < 2
+    assert probe(many).fps == 1000
+
+    # Variable: 8 frames within half a second, then one ten million seconds later.
+    ffmpeg(
+        *("-f", "lavfi", "-i", "testsrc=s=64x48:r=16", "-frames:v", 9, "-fps_mode", "passthrough"),
+        *("-vf", "setpts='if(lt(N,8),N,160000000)/16/TB'", tmp_path / "gap.mkv"),
+    )
+    started = cpu_seconds()
+    frames, fps = read_clip(tmp_path / "gap.mkv", max_frames=80)
+    assert len(frames) <= 80 and 1 <= fps <= 60
+    assert cpu_seconds() - started < 2
+
+    avi = encoded(tmp_path / "a.avi", "64x48", 4, "-c:v", "mjpeg").read_bytes()
+    scale_and_rate = struct.pack("<2I", 1, 16)
+    assert scale_and_rate in avi
+    for number, pair in enumerate([(1, 0), (0, 0), (0, 16), (2**32 - 1, 1), (1, 2**32 - 1)]):
+        path = tmp_path / f"{number}.avi"
+        path.write_bytes(avi.replace(scale_and_rate, struct.pack("<2I", *pair)))
+        started = cpu_seconds()
+        try:
+            frames, fps = read_clip(path, max_frames=20)
+            assert len(frames) <= 20 and 1 <= fps <= 60
+        except ValueError as error:
+            assert UNREADABLE in str(error)
+        assert cpu_seconds() - started < 2
+
+
+@pytest.mark.parametrize("kind", ["mp4", "faststart.mp4", "avi", "mkv"])
+def test_20_truncated(tmp_path, kind):
+    extra = ["-movflags", "+faststart"] if "faststart" in kind else []
+    whole = encoded(tmp_path / f"whole.{kind}", "128x96", 32, *extra, "-g", "8", "-bf", "0")
+    frames, data, path = read_clip(whole)[0], whole.read_bytes(), tmp_path / f"cut.{kind}"
+    assert len(frames) == 32
+    for share in (0.0, 0.02, 0.3, 0.6, 0.98):
+        path.write_bytes(data[: int(len(data) * share)])
+        try:
+            part = read_clip(path)[0]
+        except ValueError as error:
+            assert str(error).startswith(UNREADABLE)
+        else:  # made to be streamed: what is there is intact
+            assert kind == "mkv" and share > 0.02 and np.array_equal(part, frames[: len(part)])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0" * 5000,
+        b"hello",
+        b"\0\0\0\x18ftypmp42" + b"\0" * 100,
+        b"<html><script>x</script></html>",
+        None,
+    ],
+)
+def test_20_no_video_at_all(tmp_path, content):
+    path = tmp_path / "stranger.mp4"
+    path.write_bytes(np.random.default_rng(0).bytes(100_000) if content is None else content)
+    assert refuse(path) == f"{UNREADABLE}."
+    with pytest.raises(ValueError):
+        probe(path)
+
+
+def test_20_sound_only_a_folder_and_nothing(tmp_path):
+    ffmpeg("-f", "lavfi", "-i", "sine=d=1", tmp_path / "sound.mp4")
+    (tmp_path / "folder.mp4").mkdir()
+    for name in ("sound.mp4", "folder.mp4", "missing.mp4"):
+        assert refuse(tmp_path / name) == f"{UNREADABLE}."
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A server of the folder, and the list of what was asked of it."""
+    asked = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=str(tmp_path))
+
+        def log_message(self, *_):
+            asked.append(self.path)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}", asked
+        running.shutdown()
+
+
+PLAYLISTS = {
+    "hls": "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:1\n#EXTINF:1.0,\n{target}\n#EXT-X-ENDLIST\n",
+    "concat": "ffconcat version 1.0\nfile '{target}'\n",
+    "dash": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
+    'mediaPresentationDuration="PT1S"><Period><AdaptationSet><Representation id="1" mimeType="video/mp4" '
+    'bandwidth="1"><BaseURL>{target}</BaseURL></Representation></AdaptationSet></Period></MPD>',
+    "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n"
+    "a=rtpmap:96 H264/90000\na=control:{target}\n",
+    "image": "{target}",
+}
+
+
+@pytest.mark.parametrize("kind", PLAYLISTS)
+def test_21_playlists_open_nothing_else(tmp_path, server, kind):
+    address, asked = server
+    # A transport stream, because a playlist of these would otherwise be refused for its target's sake.
+    ffmpeg(
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc=s=64x48:r=16",
+        "-frames:v",
+        16,
+        "-c:v",
+        "libx264",
+        tmp_path / "secret.ts",
+    )
+    playlist = tmp_path / "list.mp4"
+    for target in ("secret.ts", str(tmp_path / "secret.ts"), f"{address}/secret.ts"):
+        playlist.write_text(PLAYLISTS[kind].format(target=target))
+        opened = os.stat(tmp_path / "secret.ts").st_atime_ns
+        assert refuse(playlist) == f"{UNREADABLE}."
+        with pytest.raises(ValueError):
+            read_settings(playlist)
+        assert os.stat(tmp_path / "secret.ts").st_atime_ns == opened
+    assert asked == []
+
+
+def test_21_the_trap_works(tmp_path, server):
+    """The concat list above is one that ffmpeg does follow when nothing holds it back."""
+    ffmpeg(
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc=s=64x48:r=16",
+        "-frames:v",
+        16,
+        "-c:v",
+        "libx264",
+        tmp_path / "secret.ts",
+    )
+    address, asked = server
+    (tmp_path / "list.mp4").write_text(PLAYLISTS["concat"].format(target="secret.ts"))
+    assert len(ffmpeg("-i", tmp_path / "list.mp4", "-f", "rawvideo", "-pix_fmt", "gray", "-")) == 16 * 64 * 48
+    (tmp_path / "list.m3u8").write_text(PLAYLISTS["hls"].format(target=f"{address}/secret.ts"))
+    ffmpeg("-protocol_whitelist", "file,http,tcp", "-i", tmp_path / "list.m3u8", "-f", "null", "-")
+    assert asked
+
+
+@pytest.mark.parametrize(
+    "address", ["/etc/passwd", "concat:{0}|{0}", "subfile,,start,0,end,9999,,:{0}", "{1}/a.mp4"]
+)
+def test_22_an_address_is_no_file(tmp_path, server, address):
+    write_clip(tmp_path / "a.mp4", moving(), 16)
+    url, asked = server
+    assert refuse(address.format(tmp_path / "a.mp4", url)) == f"{UNREADABLE}."
+    assert asked == []
