@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
@@ -25,11 +26,13 @@ from lumiere.request import MAX_TEXT, Limits, Request
 from lumiere.video import write_clip
 
 HEARTBEAT = 0.5  # s between yields at most: gradio notices a closed tab only when a generator yields
-PLACES = 8  # jobs in the line for the device, which are told their place; more wait in gradio's queue
-QUEUE = 24  # jobs in gradio's queue; whoever comes later is told that it is full
+PLACES = 24  # jobs in the line for the device, each told its place; each holds one of gradio's 40 threads
+QUEUE = 16  # jobs that wait for such a place; whoever comes later is told that the queue is full
+UPLOAD = "1mb"  # nothing on this page takes files
+STOP_SECONDS = 2  # between Generate and the first message of its job, on a slow link
 KEEP = (600, 3600)  # every ten minutes, delete clips older than an hour
 PREVIEW_FRAMES = 24  # of a finished clip, to play under the video until that is loaded
-OUTPUTS = ("theatre", "status", "clip", "download", "seed", "stop")
+OUTPUTS = ("theatre", "status", "clip", "download", "seed", "stop", "note")
 
 log = logging.getLogger("lumiere.app")
 
@@ -79,6 +82,7 @@ class App:
                 changes["theatre"] = sheet(update.preview, request)
                 if not seen:  # the clip before this one stays until there is something in its place
                     changes.update(clip=None, download=gr.DownloadButton(value=None, interactive=False))
+                    changes["note"] = self.note(request.prompt)  # the model may have come after the typing
                 seen = True
             yield show(**changes)
         result = update.result
@@ -165,7 +169,12 @@ class App:
 
     @staticmethod
     def stop(http: gr.Request):
-        jobs.device.stop(http.session_hash)
+        """Stops the visitor's own job; one that is still on its way here is waited for."""
+        deadline = time.monotonic() + STOP_SECONDS
+        while not jobs.device.stop(http.session_hash):
+            if time.monotonic() > deadline:
+                return gr.Button(words.STOP, interactive=True)
+            time.sleep(0.05)
         return gr.Button(words.STOPPING, interactive=False)
 
     def blocks(self, entry: models.Model) -> gr.Blocks:
@@ -173,14 +182,17 @@ class App:
             page = widgets.page(self.limits, entry)
             device = dict(concurrency_id="device", concurrency_limit=PLACES)
             quiet = dict(show_progress="hidden", api_visibility="private")
-            gr.on(
-                [page.generate.click, page.prompt.submit],
+            start = [page.generate.click, page.prompt.submit]
+            gr.on(start, None, page.status, page.status, js=BEGIN, **quiet)
+            made = gr.on(
+                start,
                 self.make,
                 [page.prompt, *page.settings],
                 [getattr(page, name) for name in OUTPUTS],
                 **device,
                 **quiet,
             )
+            made.failure(None, None, page.status, js=LOST, **quiet)
             page.stop.click(self.stop, None, page.stop, queue=False, **quiet)
             page.prompt.change(
                 self.note, page.prompt, page.note, trigger_mode="always_last", queue=False, **quiet
@@ -197,6 +209,11 @@ def show(**changes) -> list:
 def status(state: str, text: str, facts: str = "", step: int = 0, steps: int = 0) -> dict:
     """state: idle, busy, done or refused."""
     return {"state": state, "text": text, "facts": facts, "step": step, "steps": steps}
+
+
+# In the browser: at the press of Generate, before the server has heard of it, and when it cannot be reached.
+BEGIN = f"now => now?.state === 'busy' ? now : ({json.dumps(status('busy', words.STARTING))})"
+LOST = f"() => ({json.dumps(status('refused', words.LOST))})"
 
 
 def told(request: Request, update: jobs.Update) -> dict:
@@ -263,6 +280,7 @@ def main() -> None:
             theme=theme(),
             css=part("page.css"),
             head=part("head.html"),
+            max_file_size=UPLOAD,
             footer_links=[],
             run_history=False,
             show_error=False,

@@ -2,9 +2,9 @@
 
 import copy
 import inspect
+import threading
 import weakref
 from collections.abc import Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -121,11 +121,11 @@ class Lumiere(nn.Module):
         kwargs, rows = self._conditioning(kwargs, b, t)
         images = video.transpose(1, 2).flatten(0, 1)  # b c t h w -> (b t) c h w
         images = images.contiguous(memory_format=torch.channels_last)
-        before = _call.set(_Call(self, self._token, b, rows))
+        before, _thread.call = _thread.call, _Call(self, self._token, b, rows)
         try:
             output = self.model(images, **kwargs)
         finally:
-            _call.reset(before)
+            _thread.call = before
         return _change_first(output, lambda x: x.unflatten(0, (b, t)).transpose(1, 2).contiguous())
 
     @property
@@ -204,7 +204,7 @@ def unet_places(unet: nn.Module, factor: int) -> Places:
     """The places of the paper in a `UNet2DConditionModel` of diffusers.
 
     Convolutions follow every residual(+attention) layer but those of the coarsest level; attention follows
-    those and the middle. A `factor` below the spatial one compresses time at the finest levels: most is saved.
+    those and the middle. A `factor` below the spatial one compresses time at the finest levels, to save most.
     """
     places = Places()
     levels = len(unet.down_blocks)
@@ -278,15 +278,23 @@ class _Call(NamedTuple):
     rows: int  # of conditioning: one per clip or one per frame
 
 
-# The state of a call cannot live on the base, which other wrappers and threads use at the same time, nor on
-# the wrapper. A context variable has a value of its own in each thread, and a hook acts only inside a call of
-# the wrapper it belongs to. How many frames there are at a level is no state: it is the rows of the features
-# over the clips.
-_call: ContextVar[_Call | None] = ContextVar("lumiere_call", default=None)
+class _Thread(threading.local):
+    """The call that this thread is in.
+
+    State of a call cannot live on the base, which other wrappers and threads use at the same time, nor on the
+    wrapper. Hooks act only inside a call of the wrapper they belong to, in the thread of that call. How many
+    frames there are at a level is no state: it is the rows of the features over the clips. (torch.compile
+    follows a thread-local, but not a context variable.)
+    """
+
+    call: _Call | None = None
+
+
+_thread = _Thread()
 
 
 def _current(token: object) -> _Call | None:
-    call = _call.get()
+    call = _thread.call
     return call if call is not None and call.token is token else None
 
 

@@ -22,7 +22,7 @@ from .preview import LatentPreview, synthetic_pictures
 from .request import Limits, Request
 from .sampling import Sampler
 
-BATCH_LATENTS = 2**16  # of a clip that is denoised with and without the prompt in one call: 16 frames of 64 x 64
+BATCH_LATENTS = 2**16  # clips up to here are denoised twofold in one call: 16 frames of 64 x 64
 SLICE_PIXELS = 2**18  # decoded at once: 16 frames of 128 x 128, or one of 512 x 512
 
 
@@ -54,7 +54,7 @@ class Result:
 class LumierePipeline:
     """A space-time model with its text encoder and autoencoder, ready to make clips.
 
-    Holds no state of a run, so that threads may generate at once; whether the device should is not its affair.
+    Holds no state of a run: threads may generate at once. Whether the device should is not its affair.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class LumierePipeline:
         revision: str | None = None,
         fresh: bool = False,
     ) -> "LumierePipeline":
-        """Loads a folder or hub id in the diffusers Stable-Diffusion layout, part by part, from safetensors only.
+        """Loads a folder or hub id of the diffusers Stable-Diffusion layout, part by part, safetensors only.
 
         motion: folder of the motion weights, `<source>/motion` unless given. fresh: untrained layers in their
         place, with which every clip is a still. device: cuda, mps or cpu; the first there is unless given.
@@ -111,7 +111,7 @@ class LumierePipeline:
     def generate(
         self, request: Request, stop: threading.Event | Callable[[], bool] | None = None
     ) -> Iterator[Progress | Result]:
-        """Yields a `Progress` after every step and a `Result` last. On the CPU a seed always gives the same bits.
+        """Yields a `Progress` after each step, a `Result` last. On the CPU a seed always gives the same bits.
 
         stop: looked at before every step. The clip predicted by the last finished step becomes the result;
         without a finished step there is none. Raises ValueError at once for what this model cannot do, and
@@ -179,10 +179,10 @@ class LumierePipeline:
         return sample, clean
 
     def _guided(self, model_input: Tensor, timestep: Tensor, text: Tensor, guidance: float) -> Tensor:
-        """The model's output, float32 (1 c t h w); with two texts, classifier-free guidance (Ho, Salimans 2022).
+        """The model's output, float32 (1 c t h w); classifier-free guidance when given two texts.
 
-        A long clip is shown to the model twice rather than twofold: a batch gains less than a tenth of the time,
-        and costs twice the memory.
+        A long clip is shown to the model twice rather than twofold: a batch saves less than a tenth of the
+        time and takes twice the memory.
         """
         clip, timestep = model_input.to(self.dtype), timestep.to(self.device)
         at_once = len(text) if clip[0, 0].numel() <= BATCH_LATENTS else 1
@@ -263,7 +263,7 @@ def _is_word(text: str) -> bool:
 
 
 def _whole_word(text: str, start: int, end: int) -> str:
-    """The word around a piece of it: tokenizers split at an apostrophe, and some split words they do not know."""
+    """The word around a piece of it: tokenizers split at apostrophes, some also what they do not know."""
     while start and _is_inside(text[start - 1]):
         start -= 1
     while end < len(text) and _is_inside(text[end]):

@@ -107,7 +107,7 @@ def _overrides(config: dict) -> dict:
 
 
 def _drop_surplus(scheduler, steps: int) -> None:
-    """Rounding in diffusers' trailing spacing adds a timestep of -1, at 61, 103, 121 and 122 steps of 1000."""
+    """Rounding in diffusers' trailing spacing adds a timestep of -1 at 61, 103, 121 and 122 steps of 1000."""
     if len(scheduler.timesteps) == steps:
         return
     scheduler.timesteps = scheduler.timesteps[:steps]

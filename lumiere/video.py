@@ -96,8 +96,8 @@ def read_clip(
     returned.
 
     Raises ValueError when a side is over `max_side` (the header tells, before frames are decoded), when a
-    frame differs in size from the header, when `max_seconds` are over, and for anything that is damaged or not
-    an MP4, MOV, MKV, WebM, AVI or GIF video (MKV, WebM and GIF are made to be streamed and may end early).
+    frame differs in size from the header, when `max_seconds` are over, and for anything that is damaged, or
+    not an MP4, MOV, MKV, WebM, AVI or GIF video (MKV, WebM and GIF are made for streaming and may end early).
     """
     header = probe(path)
     wide, high = header.width, header.height
@@ -126,7 +126,8 @@ def read_clip(
     if shape is None:
         raise ValueError(f"{UNREADABLE}.")
     count, rest = divmod(len(pixels), shape[0] * shape[1] * 3)
-    if status != 0 or rest:
+    # Behind the last frame asked for, the decoder may already have met what is wrong with the next.
+    if rest or (status != 0 and count < max_frames):
         raise ValueError(f"{UNREADABLE}: it is damaged, or changes its size, after {count} frames.")
     return np.frombuffer(pixels, np.uint8).reshape(count, *shape), fps  # t h w c
 

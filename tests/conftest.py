@@ -12,8 +12,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 from lumiere.inflate import Lumiere
 from lumiere.motion import save_motion
 
-WORDS = """a an the red blue green yellow ball star fish rocket over under in at on hills sea night snow bouncing
-drifting spinning circling still left right up down fast slowly big small and with paper""".split()
+WORDS = """a an the red blue green yellow ball star fish rocket over under in at on hills sea night snow
+bouncing drifting spinning circling still left right up down fast slowly big small and with paper""".split()
 CLASSES = {
     "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],

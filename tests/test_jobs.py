@@ -1,4 +1,4 @@
-"""Jobs with real threads. Timing is driven by events, never by guesses: a step lasts until the test lets it end."""
+"""Jobs with real threads. Events drive the timing, never guesses: a step lasts until the test lets it end."""
 
 import gc
 import itertools
@@ -345,7 +345,7 @@ def test_real_clip_stopped_early_has_frames(pipeline):
     assert result.stopped and 2 <= result.steps_done < 100 and len(result.frames) == 8
 
 
-def test_no_gradient_is_recorded_in_the_worker(pipeline):
+def test_torch_context_of_the_watcher_is_left_alone(pipeline):
     import torch
 
     job = clip(pipeline, steps=2, seed=1)

@@ -48,7 +48,8 @@ def literal(layer, x):
         for residual in layer.temporal_attns:
             norm, attn = residual.fn
             n = norm(y)
-            q, k, v = (rearrange(f(n), "n t (k d) -> n k t d", k=2) for f in (attn.to_q, attn.to_k, attn.to_v))
+            qkv = attn.to_q(n), attn.to_k(n), attn.to_v(n)
+            q, k, v = (rearrange(z, "n t (k d) -> n k t d", k=2) for z in qkv)
             weights = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
             y = y + attn.to_out(rearrange(weights @ v, "n k t d -> n t (k d)"))
         return x + rearrange(layer.proj_out(y), "(b h w) t c -> b c t h w", h=h, w=w)
@@ -69,11 +70,9 @@ def test_every_layout_gives_the_literal_result(make):
 
     last = make(channel_last=True, time_dim=6)
     last.load_state_dict(layer.state_dict())
-    given = rearrange(x, "b c t h w -> b t h w c")
-    torch.testing.assert_close(last(given), rearrange(expected, "b c t h w -> b t h w c"), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(
-        last(given.flatten(0, 1)), rearrange(expected, "b c t h w -> (b t) h w c"), atol=1e-5, rtol=1e-5
-    )
+    given, expected = (rearrange(z, "b c t h w -> b t h w c") for z in (x, expected))
+    torch.testing.assert_close(last(given), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(last(given.flatten(0, 1)), expected.flatten(0, 1), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("make", LAYERS)
@@ -109,7 +108,8 @@ def test_resampling_starts_as_nearest_neighbour():
 def test_bilinear_resampling_keeps_a_still_clip_on_every_frame():
     still = clip(t=1).expand(-1, -1, 6, -1, -1)
     torch.testing.assert_close(TemporalDownsample(16, init="bilinear")(still), still[:, :, :3])
-    torch.testing.assert_close(TemporalUpsample(16, init="bilinear")(still), still.repeat_interleave(2, dim=2))
+    twice = still.repeat_interleave(2, dim=2)
+    torch.testing.assert_close(TemporalUpsample(16, init="bilinear")(still), twice)
 
 
 def test_bilinear_resampling_keeps_a_straight_line():

@@ -37,12 +37,13 @@ def test_progress_after_every_step_then_the_clip(pipeline):
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_every_scheduler_ends_where_its_last_preview_was(pipeline, scheduler):
-    items = list(pipeline.generate(replace(REQUEST, scheduler=scheduler, steps=5)))
-    fresh = copy.deepcopy(items[-2].preview())
-    # The last x0 estimate is the clip, so its preview is that of the end, of half the size.
-    assert fresh.shape == (8, 32, 32, 3) and fresh.dtype == np.uint8
-    assert items[-1].frames.shape == (8, 64, 64, 3)
+def test_every_scheduler_ends_in_what_its_last_preview_shows(pipeline, scheduler, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(pipeline, "decode", lambda latents: decoded.append(latents) or latents)
+    items = list(pipeline.generate(replace(REQUEST, scheduler=scheduler, steps=3)))
+    shown = items[-2].preview()
+    assert shown.shape == (8, 32, 32, 3) and shown.dtype == np.uint8
+    assert np.abs(shown - pipeline.preview(decoded[0]).astype(int)).max() <= 1
 
 
 @pytest.mark.parametrize("scheduler", ["dpm++ 2m", "euler a"])
@@ -237,7 +238,8 @@ def test_a_fresh_model_makes_a_still_clip_and_the_stored_one_a_moving_one(tiny_m
     text = fresh.encode_prompt(REQUEST)
     still = torch.randn(1, 4, 1, 8, 8, generator=torch.Generator().manual_seed(0)).expand(-1, -1, 8, -1, -1)
     with torch.inference_mode():
-        spread = [(p._guided(still, torch.tensor(500), text, 4.0).std(dim=2)).max() for p in (fresh, pipeline)]
+        outputs = [p._guided(still, torch.tensor(500), text, 4.0) for p in (fresh, pipeline)]
+    spread = [output.std(dim=2).max() for output in outputs]
     assert spread[0] < 1e-5 < 1e-3 < spread[1]
 
 
@@ -249,17 +251,13 @@ def test_a_fresh_model_makes_a_still_clip_and_the_stored_one_a_moving_one(tiny_m
         ("a red Dragon and a blue Wyvern, a Dragon", ["Dragon", "Wyvern"]),
         ("a ball it's", ["it's"]),
         ("a \N{DRAGON} ball --- ...", ["\N{DRAGON}"]),
-        ("red blue green yellow ball star fish rocket over under in hills sea at", ["in", "hills", "sea", "at"][1:]),
+        ("red blue green yellow ball star fish rocket over under in hills sea", ["in", "hills", "sea"]),
         ("", []),
         ("\u0645\u0631\u062d\u0628\u0627 ball", ["\u0645\u0631\u062d\u0628\u0627"]),
     ],
 )
 def test_unknown_words(pipeline, prompt, words):
     # The text encoder takes 12 tokens, two of which are the start and the end.
-    if prompt.endswith(" at"):
-        words = ["in", "hills", "sea", "at"]
-        assert pipeline.unknown_words(prompt) == words
-        return
     assert pipeline.unknown_words(prompt) == words
 
 

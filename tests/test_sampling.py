@@ -8,18 +8,18 @@ from lumiere.request import SCHEDULERS
 from lumiere.sampling import CLASSES, STOCHASTIC, Sampler
 
 SHAPE = (1, 4, 4, 16, 16)
-COMMON = {"beta_start": 0.00085, "beta_end": 0.012, "clip_sample": True, "thresholding": True}
-ZERO_SNR = {"beta_schedule": "scaled_linear", "prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
-EPSILON = {"beta_schedule": "linear", "prediction_type": "epsilon", "steps_offset": 1}
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+ZERO_SNR = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+EPSILON = {"prediction_type": "epsilon", "steps_offset": 1}
 
 
 def config(kind: dict) -> dict:
     """A config as it comes from a model folder, with clipping on: the sampler has to turn it off."""
-    return dict(DDIMScheduler(**COMMON | kind).config)
+    return dict(DDIMScheduler(**BETAS, **kind, clip_sample=True, thresholding=True).config)
 
 
 def optimal_output(kind: str, x, alpha, sigma, mean, deviation):
-    """(model output, its x0) of the best possible denoiser for data that is Gaussian: E[x0 | x], in float64."""
+    """(model output, its x0) of the best denoiser there can be for Gaussian data: E[x0 | x], in float64."""
     clean = mean + alpha * deviation**2 / (alpha**2 * deviation**2 + sigma**2) * (x - alpha * mean)
     noise = (x - alpha * clean) / sigma
     return (alpha * noise - sigma * clean if kind == "v_prediction" else noise), clean
@@ -109,7 +109,8 @@ def test_ddim_is_that_of_diffusers_where_that_keeps_to_its_list():
         theirs.register_to_config(clip_sample=False, thresholding=False)
         for timestep in theirs.timesteps:
             expected = theirs.step(output, timestep, x).prev_sample
-            torch.testing.assert_close(ours.step(output, timestep, x).prev_sample, expected, atol=1e-5, rtol=1e-5)
+            moved = ours.step(output, timestep, x).prev_sample
+            torch.testing.assert_close(moved, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)

@@ -3,6 +3,7 @@
 // decoded, so nothing blanks. Values without a sheet change nothing: the last film keeps playing under the video.
 const FADE = 220; // ms from one sheet to the next: sharpening, not flicker
 const root = element.querySelector(".theatre");
+const stage = element.closest("#stage");
 const canvas = element.querySelector("canvas");
 const paint = canvas.getContext("2d");
 const still = matchMedia("(prefers-reduced-motion: reduce)");
@@ -28,7 +29,7 @@ async function take(value) {
   }
   if (turn < shown) return;
   shown = turn;
-  before = value.first ? null : sheet;
+  before = sheet;
   sheet = { ...value, image };
   since = performance.now();
   if (canvas.width !== sheet.width || canvas.height !== sheet.height) {
@@ -62,12 +63,17 @@ function play(now) {
   requestAnimationFrame(play);
 }
 
+// Phones start a film by themselves only if it is muted and inline.
+new MutationObserver(() => {
+  const film = stage.querySelector("#clip video");
+  if (film) film.muted = film.playsInline = true;
+}).observe(stage, { childList: true, subtree: true });
+
 // Whoever asked for less motion gets the finished clip paused, to be played by hand.
-document.addEventListener(
+stage.addEventListener(
   "play",
-  (event) => {
-    const film = event.target;
-    if (!still.matches || !film.closest("#clip") || film.dataset.calmed === film.currentSrc) return;
+  ({ target: film }) => {
+    if (!still.matches || film.dataset.calmed === film.currentSrc) return;
     film.dataset.calmed = film.currentSrc;
     film.pause();
   },

@@ -5,7 +5,7 @@ INTRO = "Write one sentence and watch it come into focus as a little film."
 
 PROMPT = "What should happen?"
 PLACEHOLDER = "a red ball bouncing over green hills"
-TIP = "A colour, a subject, a place and a motion make a good prompt. Enter starts."
+TIP = "Best with a colour, a subject, a place and a motion."
 GENERATE, STOP, DOWNLOAD = "Generate", "Stop", "Download MP4"
 TRY = "Or start from one of these"
 EXAMPLES = (
@@ -39,6 +39,7 @@ DEVELOPING = "Developing the film …"
 STOPPING = "Stopping after this step …"
 STOPPED_EARLY = "Stopped before the first step; there is nothing to show yet."
 FAILED = "Something went wrong while making this clip. Nothing is lost: try again, or lower frames or steps."
+LOST = "That did not get through. Try again in a moment."
 DISK_FULL = "The disk of this machine is full, so the clip could not be saved."
 
 

@@ -6,12 +6,15 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
+from ..data import write_captions
+from .captions import wordings
+from .dataset import CELL, read_scenes
 from .fit import Schedule, fit
 
 CHANNELS = (16, 32, 64, 96)
 KL_WEIGHT = 5e-4  # keeps latents smooth, so that small errors of the denoiser stay small in pixels
 SUBJECT_WEIGHT = 2.0
-CROP, CROP_SHARE = 64, 0.6  # the first part of the training sees crops: more scenes for the same number of pixels
+CROP, CROP_SHARE = 64, 0.6  # crops first: more scenes for the same number of pixels
 
 
 def new_autoencoder():
@@ -29,12 +32,12 @@ def new_autoencoder():
 
 def to_tensor(pixels):
     """uint8 (n h w c) -> float (n c h w) in [-1, 1], channels last in memory."""
-    images = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
+    images = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2)
     return images.float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
 
 
 def train_autoencoder(data, run, steps=4000, batch=4, learning_rate=1.5e-3):
-    """Train on ``data`` (a folder of render_dataset): crops first, then whole frames, ``batch`` frames' worth a step.
+    """Train on ``data`` (a folder of render_dataset): crops first, then whole frames; ``batch`` is in frames.
 
     It must end on whole frames: group norm sees other statistics on crops, and colours would shift.
     """
@@ -48,11 +51,14 @@ def train_autoencoder(data, run, steps=4000, batch=4, learning_rate=1.5e-3):
         side = CROP if generator.initial_seed() < CROP_SHARE * steps else pixels.shape[2]
         count = batch * (pixels.shape[2] // side) ** 2
         rows = np.sort(rng.integers(len(pixels), size=count))
-        corners = 8 * rng.integers((pixels.shape[2] - side) // 8 + 1, size=(count, 2))
-        images = to_tensor(np.stack([pixels[r, 0, y : y + side, x : x + side] for r, (y, x) in zip(rows, corners)]))
-        cells = [weights[r, :1, y : y + side // 8, x : x + side // 8] for r, (y, x) in zip(rows, corners // 8)]
+        corners = CELL * rng.integers((pixels.shape[2] - side) // CELL + 1, size=(count, 2))
+        places = list(zip(rows, corners // CELL, strict=True))
+        images = to_tensor(
+            np.stack([_window(pixels[r, 0], y * CELL, x * CELL, side) for r, (y, x) in places])
+        )
+        cells = [_window(weights[r, 0], y, x, side // CELL)[None] for r, (y, x) in places]
         weight = torch.from_numpy(np.stack(cells).astype(np.float32) / 255)  # b 1 h/8 w/8
-        weight = 1 + SUBJECT_WEIGHT * torch.nn.functional.interpolate(weight, scale_factor=8.0)
+        weight = 1 + SUBJECT_WEIGHT * torch.nn.functional.interpolate(weight, scale_factor=float(CELL))
         with torch.autocast("cpu", torch.bfloat16):
             posterior = model.encode(images).latent_dist
             noise = torch.randn(posterior.mean.shape, generator=generator)
@@ -77,5 +83,24 @@ def encode(autoencoder, pixels, batch=64):
 
 
 def latent_deviation(autoencoder, pixels):
-    """Standard deviation of the unscaled latents of uint8 frames (n h w c): one over it makes their variance one."""
+    """Standard deviation of the unscaled latents of uint8 frames (n h w c)."""
     return float(encode(autoencoder, pixels).astype(np.float32).std() / autoencoder.config.scaling_factor)
+
+
+def _window(picture, y, x, side):
+    return picture[y : y + side, x : x + side]
+
+
+def encode_dataset(folder, autoencoder):
+    """Write latents.npy float16 (n t 4 h/8 w/8), scaled, and captions.jsonl beside the pixels."""
+    folder = Path(folder)
+    pixels = np.load(folder / "pixels.npy", mmap_mode="r")
+    count, frames, height, width, _ = pixels.shape
+    shape = (count, frames, autoencoder.config.latent_channels, height // CELL, width // CELL)
+    latents = np.lib.format.open_memmap(folder / "latents.npy", "w+", np.float16, shape)
+    per_batch = max(1, 64 // frames)
+    for begin in range(0, count, per_batch):
+        part = pixels[begin : begin + per_batch]
+        encoded = encode(autoencoder, part.reshape(-1, height, width, 3))
+        latents[begin : begin + per_batch] = encoded.reshape(len(part), *shape[1:])
+    write_captions(folder, (wordings(scene) for scene in read_scenes(folder)))

@@ -1,4 +1,4 @@
-"""Seven backgrounds of layered paper: pale, so that the saturated subject stands out; each layer throws a soft shadow."""
+"""Seven backgrounds of layered paper, pale, so that the saturated subject stands out."""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ PALETTES = {
 
 
 def _waves(x, rng, amplitude, wavelength):
-    """A smooth horizon: a few sines of random phase. Returns heights in units of the frame, same shape as x."""
+    """A smooth horizon: a few sines of random phase; heights in units of the frame, shaped like x."""
     total = np.zeros_like(x)
     for harmonic, share in ((1, 1.0), (2, 0.35), (3.3, 0.15)):
         total += share * np.sin(2 * np.pi * (x * harmonic / wavelength + rng.random()))
@@ -61,14 +61,18 @@ def _horizon(kind, layer, x, rng):
 
 
 def _sky_extras(kind, picture, x, y, rng):
-    """Stars at night, a paper sun over sea and desert, clouds over hills; nothing saturated enough to be a subject."""
+    """Stars at night, a paper sun over sea and desert, clouds over hills: all too pale for a subject."""
     if kind == "night":
         for _ in range(14):
             cx, cy = rng.random(), rng.random() * 0.55
             blend(picture, (228, 224, 236), np.hypot(x - cx, y - cy) * 128 - rng.uniform(0.7, 1.5))
     elif kind in ("sea", "desert"):
         cx, cy = rng.uniform(0.15, 0.85), rng.uniform(0.14, 0.3)
-        blend(picture, (255, 248, 214) if kind == "sea" else (255, 232, 190), np.hypot(x - cx, y - cy) * 128 - 13)
+        blend(
+            picture,
+            (255, 248, 214) if kind == "sea" else (255, 232, 190),
+            np.hypot(x - cx, y - cy) * 128 - 13,
+        )
     elif kind == "hills":
         for _ in range(2):
             cx, cy = rng.random(), rng.uniform(0.08, 0.3)
@@ -77,7 +81,7 @@ def _sky_extras(kind, picture, x, y, rng):
 
 
 def blend(picture, colour, distance, opacity=1.0, softness=0.5):
-    """Lay a colour over ``picture`` (… h w 3, 0–255, in place) where ``distance`` (… h w, pixels) is negative."""
+    """Lay a colour over ``picture`` (… h w 3, 0–255, in place) where ``distance`` (… h w, px) is negative."""
     alpha = opacity * np.clip(0.5 - distance / (2 * softness), 0, 1)[..., None]
     picture += alpha * (np.asarray(colour, np.float32) - picture)
 

@@ -1,4 +1,4 @@
-"""The base model: an ordinary latent text-to-image UNet in the Stable-Diffusion layout, trained on single frames."""
+"""The base model: an ordinary latent text-to-image UNet, trained on single frames."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 
+from ..train import noise_and_target, weighted_error
 from .captions import caption_with_truth
 from .dataset import read_scenes
 from .fit import Schedule, fit
@@ -16,7 +17,7 @@ SUBJECT_WEIGHT = 3.0
 
 
 def new_unet():
-    """Text reaches every layer: pooled into the time embedding, which scales and shifts, and by cross-attention below.
+    """Text reaches every layer, pooled into the time embedding, and the coarsest by cross-attention as well.
 
     Attention on the 4 × 4 level only: a third cheaper than on 8 × 8 as well.
     """
@@ -65,25 +66,28 @@ def train_base(data, text_encoder, tokenizer, run, steps=5000, batch=32, learnin
         frames = rng.integers(latents.shape[1], size=batch)
         clean = torch.from_numpy(latents[rows, frames].astype(np.float32))  # b 4 h w
         weight = torch.from_numpy(1 + SUBJECT_WEIGHT / 255 * weights[rows, frames][:, None])  # b 1 h w
-        texts = [caption_with_truth(scenes[r], rng)[0] if rng.random() > CAPTION_DROPOUT else "" for r in rows]
+        texts = [
+            caption_with_truth(scenes[r], rng)[0] if rng.random() > CAPTION_DROPOUT else "" for r in rows
+        ]
         with torch.no_grad():
             states = text_encoder(tokenize(tokenizer, texts)).last_hidden_state
-        return velocity_loss(model, scheduler, clean, states, weight, generator), {}
+        return denoising_loss(model, scheduler, clean, states, weight, generator), {}
 
     return fit(unet, loss, Schedule(steps, learning_rate, ema=0.9985), run).eval()
 
 
-def velocity_loss(model, scheduler, clean, states, weight, generator):
-    """Weighted mean squared error of the predicted velocity at stratified random timesteps."""
+def denoising_loss(model, scheduler, clean, states, weight, generator):
+    """Weighted error of what the model answers to ``clean`` (b 4 h w) with noise, at stratified random timesteps."""
     batch = len(clean)
     spread = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
-    timesteps = (spread * scheduler.config.num_train_timesteps).long()[torch.randperm(batch, generator=generator)]
+    spread = spread[torch.randperm(batch, generator=generator)]
+    timesteps = (spread * scheduler.config.num_train_timesteps).long()
     noise = torch.randn(clean.shape, generator=generator)
-    noisy = scheduler.add_noise(clean, noise, timesteps).contiguous(memory_format=torch.channels_last)
-    target = scheduler.get_velocity(clean, noise, timesteps)
+    noisy, target = noise_and_target(scheduler, clean, noise, timesteps)
     with torch.autocast("cpu", torch.bfloat16):
+        noisy = noisy.contiguous(memory_format=torch.channels_last)
         predicted = model(noisy, timesteps, states, return_dict=False)[0]
-    return (weight * (predicted.float() - target).square()).mean() / weight.mean()
+    return weighted_error(predicted, target, weight)
 
 
 @torch.inference_mode()

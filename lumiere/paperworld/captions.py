@@ -1,7 +1,9 @@
-"""The language of the paper world: canonical captions, paraphrases with synonyms and another order, partial captions.
+"""The language of the paper world: canonical captions, paraphrases, partial captions.
 
 The first wording of each list is the canonical one. Motions come as (present participle, third person).
 """
+
+import numpy as np
 
 COLOUR_WORDS = {
     "red": ("red", "crimson", "scarlet"),
@@ -24,32 +26,85 @@ SUBJECT_WORDS = {
     "mushroom": ("mushroom", "toadstool"),
 }
 BACKGROUND_PHRASES = {
-    "hills": ("over green hills", "above the meadow", "over rolling hills", "in the countryside", "above grassy hills"),
+    "hills": (
+        "over green hills",
+        "above the meadow",
+        "over rolling hills",
+        "in the countryside",
+        "above grassy hills",
+    ),
     "sea": ("over the sea", "above the waves", "over the ocean", "at sea", "on the water"),
     "night": ("at night", "in the night sky", "under the stars", "in the dark", "at midnight"),
     "city": ("in the city", "over the rooftops", "above the town", "over the skyline", "downtown"),
     "desert": ("in the desert", "over sand dunes", "above the dunes", "over the sand"),
     "snow": ("over snowy mountains", "in the snow", "above snowy peaks", "in winter", "over white mountains"),
-    "forest": ("in the forest", "in the woods", "among the pines", "over the trees", "in front of pine trees"),
+    "forest": (
+        "in the forest",
+        "in the woods",
+        "among the pines",
+        "over the trees",
+        "in front of pine trees",
+    ),
 }
 MOTION_PHRASES = {
-    "still": (("standing still", "stands still"), ("resting", "rests"), ("not moving", "does not move"), ("waiting", "waits")),
-    "left": (("drifting left", "drifts left"), ("moving left", "moves left"), ("gliding to the left", "glides to the left"),
-             ("floating leftwards", "floats leftwards"), ("flying left", "flies left")),
-    "right": (("drifting right", "drifts right"), ("moving right", "moves right"),
-              ("gliding to the right", "glides to the right"), ("floating rightwards", "floats rightwards"),
-              ("flying right", "flies right")),
-    "rising": (("rising", "rises"), ("floating up", "floats up"), ("drifting upwards", "drifts upwards"),
-               ("climbing", "climbs"), ("moving up", "moves up")),
-    "falling": (("falling", "falls"), ("sinking", "sinks"), ("dropping down", "drops down"),
-                ("drifting downwards", "drifts downwards"), ("moving down", "moves down")),
-    "bouncing": (("bouncing", "bounces"), ("hopping", "hops"), ("jumping up and down", "jumps up and down"),
-                 ("jumping", "jumps")),
-    "circling": (("circling", "circles"), ("going in circles", "goes in circles"), ("orbiting", "orbits"),
-                 ("moving in a circle", "moves in a circle")),
-    "spinning": (("spinning", "spins"), ("rotating", "rotates"), ("turning around", "turns around"), ("twirling", "twirls")),
-    "pulsing": (("pulsing", "pulses"), ("growing and shrinking", "grows and shrinks"), ("throbbing", "throbs"),
-                ("beating", "beats")),
+    "still": (
+        ("standing still", "stands still"),
+        ("resting", "rests"),
+        ("not moving", "does not move"),
+        ("waiting", "waits"),
+    ),
+    "left": (
+        ("drifting left", "drifts left"),
+        ("moving left", "moves left"),
+        ("gliding to the left", "glides to the left"),
+        ("floating leftwards", "floats leftwards"),
+        ("flying left", "flies left"),
+    ),
+    "right": (
+        ("drifting right", "drifts right"),
+        ("moving right", "moves right"),
+        ("gliding to the right", "glides to the right"),
+        ("floating rightwards", "floats rightwards"),
+        ("flying right", "flies right"),
+    ),
+    "rising": (
+        ("rising", "rises"),
+        ("floating up", "floats up"),
+        ("drifting upwards", "drifts upwards"),
+        ("climbing", "climbs"),
+        ("moving up", "moves up"),
+    ),
+    "falling": (
+        ("falling", "falls"),
+        ("sinking", "sinks"),
+        ("dropping down", "drops down"),
+        ("drifting downwards", "drifts downwards"),
+        ("moving down", "moves down"),
+    ),
+    "bouncing": (
+        ("bouncing", "bounces"),
+        ("hopping", "hops"),
+        ("jumping up and down", "jumps up and down"),
+        ("jumping", "jumps"),
+    ),
+    "circling": (
+        ("circling", "circles"),
+        ("going in circles", "goes in circles"),
+        ("orbiting", "orbits"),
+        ("moving in a circle", "moves in a circle"),
+    ),
+    "spinning": (
+        ("spinning", "spins"),
+        ("rotating", "rotates"),
+        ("turning around", "turns around"),
+        ("twirling", "twirls"),
+    ),
+    "pulsing": (
+        ("pulsing", "pulses"),
+        ("growing and shrinking", "grows and shrinks"),
+        ("throbbing", "throbs"),
+        ("beating", "beats"),
+    ),
 }
 SPEED_WORDS = {"slow": ("slowly", "gently", "lazily"), "fast": ("fast", "quickly", "rapidly")}
 OPENINGS = ("", "", "a paper cartoon of ", "a clip of ", "a picture of ", "here is ")
@@ -63,7 +118,7 @@ ATTRIBUTES = {
 
 
 def canonical(scene, with_speed=False):
-    """"a red ball bouncing over green hills", with "slowly" or "fast" behind the motion when asked for."""
+    """ "a red ball bouncing over green hills", with "slowly" or "fast" behind the motion when asked for."""
     colour, subject = COLOUR_WORDS[scene.colour][0], SUBJECT_WORDS[scene.subject][0]
     motion = MOTION_PHRASES[scene.motion][0][0]
     if with_speed and scene.motion != "still":
@@ -92,6 +147,13 @@ def paraphrase(scene, rng, with_speed=False):
     return f"{pick(OPENINGS)}{_article(f'{adverb} {doing}'.strip())} {' '.join(thing.split()[1:])} {place}"
 
 
+def wordings(scene, count=8):
+    """Canonical captions, without and with the speed, then ``count`` paraphrases: the same every time."""
+    rng = np.random.default_rng(scene.seed)
+    plain = [canonical(scene)] + ([canonical(scene, with_speed=True)] if scene.motion != "still" else [])
+    return plain + [paraphrase(scene, rng, with_speed=i % 2 == 1) for i in range(count)]
+
+
 def caption_with_truth(scene, rng):
     """A training caption and what it says: attribute -> value, None where the caption is silent.
 
@@ -108,16 +170,21 @@ def caption_with_truth(scene, rng):
 
 
 def _partial(scene, rng, truth):
-    colour, subject = (str(rng.choice(words[getattr(scene, name)])) for name, words in
-                       (("colour", COLOUR_WORDS), ("subject", SUBJECT_WORDS)))
-    parts = {"colour": colour, "motion": str(rng.choice(MOTION_PHRASES[scene.motion], axis=0)[0]),
-             "background": str(rng.choice(BACKGROUND_PHRASES[scene.background]))}
+    colour, subject = (
+        str(rng.choice(words[getattr(scene, name)]))
+        for name, words in (("colour", COLOUR_WORDS), ("subject", SUBJECT_WORDS))
+    )
+    parts = {
+        "colour": colour,
+        "motion": str(rng.choice(MOTION_PHRASES[scene.motion], axis=0)[0]),
+        "background": str(rng.choice(BACKGROUND_PHRASES[scene.background])),
+    }
     truth["speed"] = None
     for name in list(parts):
         if rng.random() < 0.5:
             parts[name], truth[name] = "", None
-    return " ".join(f"{_article(parts['colour'] or subject)} {subject if parts['colour'] else ''} {parts['motion']} "
-                    f"{parts['background']}".split()), truth
+    thing = _article(" ".join((parts["colour"], subject)).strip())
+    return " ".join(" ".join((thing, parts["motion"], parts["background"])).split()), truth
 
 
 def _article(words):
@@ -127,5 +194,8 @@ def _article(words):
 def known_words():
     """Every word that a caption can hold, sorted."""
     texts = [text for table in ATTRIBUTES.values() for wordings in table.values() for text in wordings]
-    flat = " ".join(" ".join(text) if isinstance(text, tuple) else text for text in texts) + " ".join(("", *OPENINGS))
-    return sorted(set(flat.split()) | {"a", "an", "the", "is", "and", "of", "in", "over", "at", "with", "on"})
+    flat = [" ".join(text) if isinstance(text, tuple) else text for text in texts]
+    return sorted(
+        set(" ".join((*flat, *OPENINGS)).split())
+        | {"a", "an", "the", "is", "and", "of", "in", "over", "at", "with", "on"}
+    )

@@ -1,4 +1,4 @@
-"""One training loop for the small models of the paper world: exact resume, exponential moving average, metrics."""
+"""One training loop for the small models of the paper world: exact resume, moving average, metrics."""
 
 import copy
 import json
@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+
+from ..train import relative_rate
 
 
 @dataclass(frozen=True)
@@ -21,26 +23,26 @@ class Schedule:
     save_seconds: float = 120.0
 
     def rate(self, step):
-        """Learning rate relative to its peak: linear warm-up, constant, linear decay to zero."""
-        tail = max(1.0, self.decay * self.steps)
-        return min(1.0, (step + 1) / self.warmup, (self.steps - step) / tail)
+        return self.learning_rate * relative_rate(step, self.steps, self.warmup, self.decay)
 
 
 def fit(model, loss, schedule, folder):
     """Train ``model`` in place and return its moving average.
 
-    ``loss(model, generator) -> (scalar, dict of floats)`` draws all its randomness from ``generator``, which is seeded
-    by the step, so that a run killed at any moment resumes with the same losses as an unbroken one.
+    ``loss(model, generator) -> (scalar, dict of floats)`` draws all its randomness from ``generator``, seeded
+    by the step: a run killed at any moment resumes with the losses of an unbroken one.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     averaged = copy.deepcopy(model).requires_grad_(False)
-    optimizer = torch.optim.AdamW(model.parameters(), schedule.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), schedule.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
+    )
     step = _resume(folder, model, averaged, optimizer)
     saved, began, first = time.monotonic(), time.monotonic(), step
     while step < schedule.steps:
         for group in optimizer.param_groups:
-            group["lr"] = schedule.learning_rate * schedule.rate(step)
+            group["lr"] = schedule.rate(step)
         value, facts = loss(model, torch.Generator().manual_seed(step))
         optimizer.zero_grad()
         value.backward()
@@ -66,7 +68,12 @@ def _average(averaged, model, decay):
 
 
 def _save(folder, step, model, averaged, optimizer):
-    state = {"step": step, "model": model.state_dict(), "averaged": averaged.state_dict(), "optimizer": optimizer.state_dict()}
+    state = {
+        "step": step,
+        "model": model.state_dict(),
+        "averaged": averaged.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
     torch.save(state, folder / "checkpoint.part")
     os.replace(folder / "checkpoint.part", folder / "checkpoint.pt")
     save_file({k: v.contiguous() for k, v in averaged.state_dict().items()}, folder / "averaged.safetensors")

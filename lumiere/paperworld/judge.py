@@ -1,51 +1,48 @@
-"""The judge: colour, subject, background and motion of a clip, measured from its pixels alone, without a network.
+"""The judge: colour, subject, background and motion of a clip, measured from its pixels, without a network.
 
-What stands in each frame is in sight.py; here the subject gets its name, and its track is explained by one of the
-motions. Every motion is a small family of curves; within windows of about a second and a half (a little more than
-one cycle of the slowest motion), each family is fitted by least squares, and the one that leaves least unexplained
-wins, if it explains enough. A clip that moves in no known way has no motion (None), which is not the same as "still".
+What stands in each frame is found in sight.py, how it moves in tracks.py. Here they become a verdict, and
+verdicts become figures: how often clips show what was asked, beside chance and the controls that tell what a
+figure means. `python -m lumiere.paperworld judge` prints that table for real renders, and judges MP4 files.
 """
 
+import dataclasses
+import io
 import math
+import re
+import sys
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
+from PIL import Image, ImageFilter
 
-from .scene import DRIFT_SPEED, PERIODS, SIZE
-from .sight import ANGLES, match, see_background, see_colour, see_silhouettes, true_centres
+from ..request import Request
+from ..video import read_clip, read_settings
+from .captions import ATTRIBUTES
+from .scene import DRIFT, DRIFT_SPEED, PERIODS, SIZE, Scene, render, sample_scene
+from .sight import match, see_background, see_colour, see_silhouettes
+from .tracks import explain
 
 LEAST_FRAMES = 8  # fewer cannot tell a bounce from a drift
-WINDOW = 32  # frames: one slow cycle; a cycle that speeds up or slows down over a long clip still fits in each window
-CYCLES = np.geomspace(7, 44, 48)  # frames per cycle that are tried; the world's own are 10 to 32
-PHASES = np.arange(24) / 24
 NAMED = 0.55  # agreement below which a silhouette has no name; real ones reach 0.9, the next best subject 0.8
 COLOUR_FRAMES = 12  # frames are alike in colour: more would only cost time
 SEEN = 0.5  # share of frames in which the subject must be found
-# What counts as motion at all, each about a third or less of the slightest that the world shows.
-LEAST_DRIFT = 0.6  # pixels per frame, of 2
-LEAST_ORBIT = 6.0  # pixels, of 19
-LEAST_BOUNCE = 9.0  # pixels, of 34
-LEAST_PULSE = 0.07  # share of the radius, of 0.22
-LEAST_TURN = 0.03  # agreement gained by letting the silhouette turn, of 0.1 (a blurred ball) and more
-# What may still be called standing still; above it and without a motion that fits, the motion is unknown.
-STILL_SHIFT = 1.8  # pixels, root mean square: soft edges cost less than one
-STILL_SIZE = 0.06  # share of the radius, root mean square
-STILL_TURN = 0.12  # agreement lost by holding the silhouette upright
-EXPLAINED = 0.7  # share of the track's variance; 16 frames in random order stay below it
-AXIS = math.tan(math.radians(35))  # a drift farther than this from its axis is neither of two directions
+JUDGED = ("colour", "subject", "background", "motion")  # what "all" means; speed is told apart
+COLUMNS = (*JUDGED, "all", "speed")
+SHIFTS = 20  # pairings of each verdict with a stranger's truth: enough for chance to within a point
+MAX_FRAMES = 1024  # 50 MB of pixels, about 300 MB while they are judged
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What a clip shows; None where it cannot be told.
 
-    speed: "slow" or "fast", None for what does not move. velocity: mean, pixels per frame, to the right and down.
-    turning: radians per frame, clockwise. period: frames per cycle (circling, spinning, pulsing, bouncing), else None.
-    amplitude: of the motion, in pixels: orbit, height of the bounce, change of the radius, distance drifted.
-    radius: of the subject, in pixels. agreement: intersection over union with the subject's silhouette, 0 to 1.
-    explained: share of the track's variance that the motion accounts for, 0 to 1; 1 for what stands still.
-    distance: mean distance of the picture to its background's palette, in levels (truncated at 48).
+    speed: "slow" or "fast", None for what does not move. velocity: of a drift, mean, pixels per frame to the
+    right and down. turning: radians per frame, clockwise. period: frames per cycle (circling, spinning,
+    pulsing, bouncing), else None. amplitude: of the motion, in pixels: radius of the orbit, height of the
+    bounce, change of the subject's radius, distance drifted. radius: of the subject, in pixels. agreement:
+    intersection over union with the subject's silhouette, 0 to 1. explained: share of the track's variance
+    that the motion accounts for, 0 to 1; 1 for what stands still. distance: mean distance of the picture to
+    its background's palette, in levels (each pixel's truncated at 48).
     """
 
     colour: str | None
@@ -63,22 +60,11 @@ class Verdict:
     distance: float = 0.0
 
 
-@dataclass(frozen=True)
-class _Explanation:
-    motion: str | None
-    explained: float = 0.0
-    amplitude: float = 0.0
-    period: float | None = None
-    turning: float = 0.0
-    velocity: tuple[float, float] = (0.0, 0.0)
-
-
 def judge(frames):
-    """Verdict on a clip of the paper world: uint8 (t h w c), 8 frames or more of 128 x 128; ValueError for others."""
+    """Verdict on a clip: uint8 (t h w c), 8 frames or more of 128 x 128. Raises ValueError for others."""
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != (SIZE, SIZE, 3):
-        raise ValueError(
-            f"the judge takes uint8 frames of shape (t {SIZE} {SIZE} 3): received {frames.dtype} of {frames.shape}."
-        )
+        wanted = f"uint8 frames of shape (t {SIZE} {SIZE} 3)"
+        raise ValueError(f"the judge takes {wanted}: received {frames.dtype} of shape {frames.shape}.")
     if len(frames) < LEAST_FRAMES:
         raise ValueError(f"the judge needs at least {LEAST_FRAMES} frames: received {len(frames)}.")
     background, distance = see_background(frames)
@@ -112,165 +98,190 @@ def judge(frames):
     )
 
 
-def explain(silhouettes, subject, agreement, seen):
-    """The motion of a named subject, as _Explanation, and its median radius in pixels.
-
-    agreement: (t, turns) with that subject. seen: the frames that show it; the others are filled in between.
-    What travels is what one sees first, then what turns, then what changes its size: a motion is looked for in this
-    order, so a subject that circles and turns is circling.
-    """
-    times = np.arange(len(agreement))
-    windows = np.array_split(times, max(1, round(len(times) / WINDOW)))
-    turned = _turning(agreement[:, :ANGLES], windows)
-    upright = agreement[:, [0, *range(ANGLES, agreement.shape[1])]].max(1)
-    held = max(upright.mean(), turned.fixed)
-    spins = turned.agreement - held > LEAST_TURN
-    x, y, radius = true_centres(silhouettes, subject, turned.angle if spins else np.zeros(len(times)))
-    x, y = (np.unwrap(np.interp(times, seen, np.unwrap(a[seen], period=SIZE)), period=SIZE) for a in (x, y))
-    radius = np.interp(times, seen, radius[seen])
-    middle = float(np.median(radius))
-
-    place, shift = _travelling(x, y, windows)
-    pulse, change = _pulsing(np.log(np.maximum(radius, 1)), windows)
-    if place is not None:
-        best = place
-    elif spins:
-        share = (turned.agreement - held) / max(float(agreement[:, :ANGLES].max(1).mean()) - held, 1e-6)
-        best = _Explanation("spinning", min(share, 1.0), 0.0, 2 * np.pi / abs(turned.rate), turned.rate)
-    elif pulse is not None:
-        best = pulse
-    else:
-        lost = float(agreement.max(1).mean()) - held
-        still = shift < STILL_SHIFT and change < STILL_SIZE and lost < STILL_TURN
-        best = _Explanation("still", 1.0) if still else _Explanation(None)
-    return best, middle
-
-
-@dataclass(frozen=True)
-class _Turning:
-    """The best constant rate (radians per frame), the angle in each frame, the mean agreement at it and at no rate."""
-
-    rate: float
-    angle: np.ndarray
-    agreement: float
-    fixed: float
-
-
-def _turning(agreement, windows):
-    """Search over rates of turning: for each, the agreement along the angles it would go through.
-
-    agreement: (t, 48). Shifting every frame's row back by its turn is a phase in the Fourier domain, so all starts
-    of a rate come out of one inverse transform.
-    """
-    rates = np.concatenate([[0.0], 2 * np.pi / CYCLES, -2 * np.pi / CYCLES])
-    spectrum = np.fft.rfft(agreement, axis=1)
-    angles, found, total, fixed = np.zeros(len(agreement)), [], 0.0, 0.0
-    for window in windows:
-        n = np.arange(len(window))
-        phase = np.exp(1j * rates[:, None, None] * n[:, None] * np.arange(spectrum.shape[1]))  # rates t k
-        along = np.fft.irfft((spectrum[window] * phase).sum(1), n=ANGLES, axis=1)  # rates starts
-        rate, start = np.unravel_index(along.argmax(), along.shape)
-        angles[window] = start * 2 * np.pi / ANGLES + rates[rate] * n
-        found.append(rates[rate])
-        total += along.max()
-        fixed += along[0].max()
-    return _Turning(float(np.median(found)), angles, total / len(agreement), fixed / len(agreement))
-
-
-def _travelling(x, y, windows):
-    """Drift, bounce or circle, whichever leaves least; None where nothing fits. Also the shift (rms, pixels)."""
-    total, left = 0.0, {"drift": 0.0, "bouncing": 0.0, "circling": 0.0}
-    steps, bounces, circles = [], [], []
-    for window in windows:
-        place = (x[window] - x[window].mean()) + 1j * (y[window] - y[window].mean())
-        squares = float(np.sum(np.abs(place) ** 2))
-        ramp, arcs, orbits = _curves(len(window))
-        velocity = (ramp @ place) / (ramp @ ramp)
-        left["drift"] += squares - abs(velocity) ** 2 * (ramp @ ramp)
-        up = np.maximum(-(arcs @ place.imag), 0)  # y points down
-        arc = int(np.argmax(up))
-        left["bouncing"] += squares - up[arc] ** 2
-        along = np.abs(orbits.conj() @ place)
-        orbit = int(np.argmax(along))
-        left["circling"] += squares - along[orbit] ** 2
-        total += squares
-        steps.append(velocity)
-        bounces.append((up[arc] * np.ptp(arcs[arc]), CYCLES[arc // len(PHASES)]))
-        circles.append((along[orbit] * np.abs(np.diff(orbits[orbit])).mean(), orbit))
-    shift = math.sqrt(total / len(x))
-    motion = min(left, key=left.get)
-    explained = 1 - left[motion] / max(total, 1e-9)
-    if shift < STILL_SHIFT or explained < EXPLAINED:
-        return None, shift
-    if motion == "drift":
-        return _drift(complex(np.mean(steps)), explained, len(x)), shift
-    if motion == "bouncing":
-        height, period = (float(np.median(a)) for a in zip(*bounces, strict=True))
-        return (_Explanation(motion, explained, height, period) if height >= LEAST_BOUNCE else None), shift
-    rates = np.concatenate([2 * np.pi / CYCLES, -2 * np.pi / CYCLES])[[orbit for _, orbit in circles]]
-    rate = float(np.median(rates))
-    size = float(np.median([step / (2 * abs(math.sin(r / 2))) for (step, _), r in zip(circles, rates, strict=True)]))
-    fits = size >= LEAST_ORBIT
-    return (_Explanation(motion, explained, size, 2 * np.pi / abs(rate), rate) if fits else None), shift
-
-
-def _drift(velocity, explained, frames):
-    along, across = max(abs(velocity.real), abs(velocity.imag)), min(abs(velocity.real), abs(velocity.imag))
-    if along < LEAST_DRIFT or across > AXIS * along:
-        return None
-    if abs(velocity.real) > abs(velocity.imag):
-        motion = "right" if velocity.real > 0 else "left"
-    else:
-        motion = "falling" if velocity.imag > 0 else "rising"
-    return _Explanation(motion, explained, along * frames, None, 0.0, (velocity.real, velocity.imag))
-
-
-def _pulsing(size, windows):
-    """A sine in the logarithm of the radius (t); None where none fits. Also its change (rms, share of the radius)."""
-    total, gained, found = 0.0, 0.0, []
-    for window in windows:
-        curve = size[window] - size[window].mean()
-        waves = _waves(len(window))
-        power = np.square(waves @ curve).sum(1)  # cycles
-        best = int(power.argmax())
-        total += float(curve @ curve)
-        gained += float(power[best])
-        fitted = waves[best].T @ (waves[best] @ curve)
-        found.append((np.ptp(fitted) / 2, CYCLES[best]))
-    change = math.sqrt(total / len(size))
-    amplitude, period = (float(np.median(a)) for a in zip(*found, strict=True))
-    explained = gained / max(total, 1e-9)
-    if amplitude < LEAST_PULSE or explained < EXPLAINED:
-        return None, change
-    return _Explanation("pulsing", explained, amplitude * float(np.exp(size.mean())), period), change
-
-
 def _speed(best):
     """Slow or fast, whichever the measured pace is nearer to, as a ratio."""
     if best.motion in PERIODS:
         paces, pace = PERIODS[best.motion], best.period
-    elif best.motion in ("left", "right", "rising", "falling"):
+    elif best.motion in DRIFT:
         paces, pace = DRIFT_SPEED, max(map(abs, best.velocity))
     else:
         return None
     return min(paces, key=lambda speed: abs(math.log(pace / paces[speed])))
 
 
-@lru_cache(maxsize=16)
-def _curves(frames):
-    """Centred curves over a window: a ramp (t); bounces (cycles * phases, t) and orbits (2 * cycles, t) of unit norm."""
-    n = np.arange(frames)
-    ramp = n - n.mean()
-    arcs = np.abs(np.sin(np.pi * (n / CYCLES[:, None, None] + PHASES[:, None])))  # cycles phases t
-    orbits = np.exp(2j * np.pi * n / np.concatenate([CYCLES, -CYCLES])[:, None])  # 2 * cycles, t
-    arcs, orbits = (a - a.mean(-1, keepdims=True) for a in (arcs.reshape(-1, frames), orbits))
-    return ramp, *(a / np.linalg.norm(a, axis=-1, keepdims=True) for a in (arcs, orbits))
+def score(truth, verdict):
+    """What of the truth the verdict confirms: attribute -> bool, only for what the truth names.
+
+    truth: a Scene, or attribute -> value with None where a caption is silent. "all" is true when those that
+    are named of colour, subject, background and motion are right, and absent when none is; "speed" is told
+    apart.
+    """
+    if isinstance(truth, Scene):
+        truth = dataclasses.asdict(truth)
+    named = [name for name in JUDGED if truth.get(name) is not None]
+    right = {name: getattr(verdict, name) == truth[name] for name in named}
+    if named:
+        right["all"] = all(right.values())
+    if truth.get("speed") is not None and truth.get("motion") != "still":
+        right["speed"] = verdict.speed == truth["speed"]
+    return right
 
 
-@lru_cache(maxsize=16)
-def _waves(frames):
-    """An orthonormal basis of the centred sines of each cycle over a window: (cycles, 2, t)."""
-    turn = 2 * np.pi * np.arange(frames) / CYCLES[:, None]
-    waves = np.stack([np.cos(turn), np.sin(turn)], -1)
-    basis, _ = np.linalg.qr(waves - waves.mean(1, keepdims=True))
-    return np.swapaxes(basis, 1, 2)
+def accuracy(pairs):
+    """Share of (truth, verdict) pairs that are right: attribute -> 0 to 1, where any truth names it."""
+    scores = [score(truth, verdict) for truth, verdict in pairs]
+    table = {name: [s[name] for s in scores if name in s] for name in COLUMNS}
+    return {name: float(np.mean(values)) for name, values in table.items() if values}
+
+
+def chance(pairs, seed=0):
+    """Accuracy of the same verdicts when every one is held against other clips' truths."""
+    order = np.random.default_rng(seed).permutation(len(pairs))
+    shifts = range(1, min(len(pairs), SHIFTS + 1))
+    others = [np.roll(order, shift) for shift in shifts]
+    return accuracy(
+        [(pairs[a][0], pairs[b][1]) for other in others for a, b in zip(other, order, strict=True)]
+    )
+
+
+def frozen(frames):
+    """Control: the first frame for the whole length. Must be right on all but motion, where it is still."""
+    return np.repeat(frames[:1], len(frames), axis=0)
+
+
+def shuffled(frames, rng):
+    """Control: the frames in random order. Must be right on all but motion, unless the clip stands still."""
+    return frames[rng.permutation(len(frames))]
+
+
+def _each(frames, change):
+    return np.stack([np.asarray(change(Image.fromarray(frame))) for frame in frames])
+
+
+def _jpeg(image):
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=40)
+    return Image.open(file).convert("RGB")
+
+
+def _lift(frames, levels):
+    return np.clip(frames + np.asarray(levels), 0, 255).round().astype(np.uint8)
+
+
+# What autoencoders and diffusion do to a clip, each stronger than a good model; frames, rng -> frames.
+DEGRADATIONS = {
+    "blurred, sigma 1.5": lambda frames, rng: _each(
+        frames, lambda image: image.filter(ImageFilter.GaussianBlur(1.5))
+    ),
+    "noise, sigma 6": lambda frames, rng: _lift(frames, rng.normal(0, 6, frames.shape)),
+    "halved and back": lambda frames, rng: _each(
+        frames, lambda image: image.resize((SIZE // 2,) * 2, Image.BOX).resize((SIZE,) * 2, Image.BILINEAR)
+    ),
+    "JPEG, quality 40": lambda frames, rng: _each(frames, _jpeg),
+    "8 levels brighter": lambda frames, rng: _lift(frames, 8),
+    "8 levels darker": lambda frames, rng: _lift(frames, -8),
+    "colours shifted by 12": lambda frames, rng: _lift(frames, rng.choice((-12, 12), 3)),
+}
+
+
+def caption_truth(text):
+    """What a caption in the world's own language says: attribute -> value, None where it is silent.
+
+    The longest wording is read first and its words are used up, so "over green hills" names no green and
+    "jumping up and down" is not "jumping". Of two wordings for one attribute the longer counts.
+    """
+    rest = " ".join(re.findall(r"[a-z]+", text.lower()))
+    truth = dict.fromkeys(ATTRIBUTES)
+    for words, attribute, value in _wordings():
+        found = re.search(rf"\b{words}\b", rest)
+        if found:
+            rest = f"{rest[: found.start()]}|{rest[found.end() :]}"  # nothing may match across the gap
+            truth[attribute] = truth[attribute] or value
+    return truth
+
+
+def _wordings():
+    """Every wording as (words, attribute, value), the longest first."""
+    flat = []
+    for attribute, table in ATTRIBUTES.items():
+        for value, wordings in table.items():
+            alike = [wording if isinstance(wording, tuple) else (wording,) for wording in wordings]
+            flat += [(words, attribute, value) for wording in alike for words in wording]
+    return sorted(flat, key=lambda wording: (-len(wording[0].split()), -len(wording[0])))
+
+
+def judge_renders(count, frames, seed=0, change=lambda frames, rng: frames, held_out=False):
+    """(truth, verdict) of real renders after ``change(frames, rng)``. Scene i depends on seed and i only."""
+    pairs = []
+    for index in range(count):
+        rng = np.random.default_rng((seed, index))
+        scene = sample_scene(rng, held_out)
+        pairs.append((scene, judge(change(render(scene, frames)[0], rng))))
+    return pairs
+
+
+def add_judge_arguments(parser):
+    parser.add_argument("paths", nargs="*", metavar="CLIP", help="MP4 files that this project made")
+    parser.add_argument(
+        "--renders", type=int, default=0, metavar="N", help="judge N real renders and print a table"
+    )
+    parser.add_argument(
+        "--frames", type=int, default=16, metavar="T", help="frames of each render (default 16)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the renders (default 0)")
+    parser.add_argument(
+        "--degraded", action="store_true", help="also judge them blurred, noisy, compressed, shifted"
+    )
+
+
+def run_judge(args):
+    """Runs the command. Exit status: 0, 1 when a clip could not be judged, 2 for wrong arguments."""
+    if not args.paths and args.renders < 1:
+        print("name clips to judge, or ask for --renders of 1 or more: received neither.", file=sys.stderr)
+        return 2
+    if not LEAST_FRAMES <= args.frames <= MAX_FRAMES:
+        limits = f"from {LEAST_FRAMES} to {MAX_FRAMES}"
+        print(f"--frames must be {limits}: received {args.frames}.", file=sys.stderr)
+        return 2
+    if args.renders > 0:
+        _print_table(args)
+    return max([_print_verdict(path) for path in args.paths], default=0)
+
+
+def _print_table(args):
+    pairs = judge_renders(args.renders, args.frames, args.seed)
+    print(f"{args.renders} real renders of {args.frames} frames, seed {args.seed}\n")
+    print("| | " + " | ".join(COLUMNS) + " |\n|---|" + "---|" * len(COLUMNS))
+    _print_row("as rendered (the ceiling)", accuracy(pairs))
+    _print_row("captions shuffled (chance)", chance(pairs) if len(pairs) > 1 else {})
+    changes = {"first frame frozen": lambda frames, rng: frozen(frames), "frames shuffled in time": shuffled}
+    for name, change in (changes | (DEGRADATIONS if args.degraded else {})).items():
+        _print_row(name, accuracy(judge_renders(args.renders, args.frames, args.seed, change)))
+
+
+def _print_row(name, table):
+    cells = [f"{table[column]:.3f}" if column in table else "" for column in COLUMNS]
+    print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+
+
+def _print_verdict(path):
+    try:
+        frames, _ = read_clip(path, MAX_FRAMES, SIZE)
+        verdict = judge(frames)
+        settings = read_settings(path)
+        prompt = Request.from_json(settings).prompt if settings else None
+    except ValueError as error:
+        print(f"{path}: {error}", file=sys.stderr)
+        return 1
+    print(f"{path}: {_in_words(verdict)}")
+    if prompt is not None:
+        right = score(caption_truth(prompt), verdict)
+        wrong = ", ".join(name for name in (*JUDGED, "speed") if not right.get(name, True))
+        result = f"wrong: {wrong}" if wrong else "as asked" if right else "names nothing to judge"
+        print(f"  asked for {prompt!r}: {result}")
+    return 0
+
+
+def _in_words(verdict):
+    seen = [getattr(verdict, name) or f"{name} unknown" for name in JUDGED]
+    return " · ".join(seen + [verdict.speed] * (verdict.speed is not None))

@@ -4,13 +4,13 @@ import copy
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from transformers import AutoTokenizer, CLIPTextModel
 
 from ..folder import PREVIEW
 from ..preview import LatentPreview
+from .autoencoder import to_tensor
 from .base import new_scheduler
 
 SHARD = "9MB"
@@ -30,7 +30,7 @@ INDEX = {
 
 
 def save_component(folder, name, component):
-    """Write one component, the UNet in half precision, and the index that makes the folder an ordinary base model."""
+    """Write one component, the UNet in half precision, and the index of an ordinary base model."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if name == "unet":
@@ -55,5 +55,5 @@ def load_text(folder):
 
 def save_preview(folder, pixels):
     """Fit the latent-to-pixels map of the previews on uint8 frames (n h w c) of this world."""
-    images = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    images = to_tensor(pixels)
     LatentPreview.fit(load_vae(folder), images).save(Path(folder) / PREVIEW)

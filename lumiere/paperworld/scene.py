@@ -39,7 +39,7 @@ HELD_OUT = frozenset(
 
 @dataclass(frozen=True)
 class Scene:
-    """One clip's truth. ``x, y`` (pixels) is the subject's resting place, ``phase`` (0–1) where its cycle starts."""
+    """One clip's truth. ``x, y`` (pixels) is its resting place, ``phase`` (0–1) where its cycle starts."""
 
     colour: str
     subject: str
@@ -58,14 +58,16 @@ class Scene:
 
 
 def sample_scene(rng, held_out=False):
-    """A random scene; its (colour, subject, motion) is one of the held-out tenth exactly when ``held_out`` is true."""
+    """A random scene; its (colour, subject, motion) is a held-out one exactly when ``held_out`` is true."""
     while True:
         colour, subject = rng.choice(list(COLOURS)), rng.choice(list(SUBJECTS))
         motion = rng.choice(MOTIONS)
         if ((colour, subject, motion) in HELD_OUT) == held_out:
             break
     radius = rng.uniform(19, 26)
-    around = radius + 9 if motion != "pulsing" else (radius + 13) * (1 + PULSE) + 2  # room for border and marks
+    around = (
+        radius + 9 if motion != "pulsing" else (radius + 13) * (1 + PULSE) + 2
+    )  # room for border and marks
     low, high = np.array([around, around]), np.array([SIZE - around, SIZE - around])
     if motion == "circling":
         low, high = low + ORBIT - 4, high - ORBIT + 4
@@ -78,7 +80,7 @@ def sample_scene(rng, held_out=False):
 
 
 def choose_held_out(seed=0, share=0.1):
-    """A tenth of the colour × subject × motion combinations, spread evenly over motions; written to held_out.txt."""
+    """A tenth of the colour × subject × motion combinations, evenly over motions, as in held_out.txt."""
     rng = np.random.default_rng(seed)
     pairs = list(itertools.product(COLOURS, SUBJECTS))
     count = round(share * len(pairs))
@@ -87,7 +89,7 @@ def choose_held_out(seed=0, share=0.1):
 
 
 def motion_state(scene, frames, start=0):
-    """Centre x, y (pixels), angle (radians), horizontal and vertical scale of each frame: five arrays of (t,)."""
+    """Centre x, y (pixels), angle (radians), horizontal and vertical scale: five arrays of (t,)."""
     n = np.arange(start, start + frames, dtype=np.float64)
     x, y = np.full(frames, scene.x), np.full(frames, scene.y)
     angle, wide, tall = np.zeros(frames), np.ones(frames), np.ones(frames)
@@ -113,7 +115,7 @@ def motion_state(scene, frames, start=0):
 
 
 def _marks(scene, dx, dy, rest_dx, rest_dy, angle, scale):
-    """Distance (t h w, pixels) to the paper strips that make the motion visible in a still; None when it stands still."""
+    """Distance (t h w, pixels) to the paper strips that tell the motion in a still; None for none."""
     r, fast = scene.radius, scene.speed == "fast"
     if scene.motion in DRIFT:  # speed lines behind it
         mx, my = DRIFT[scene.motion]
@@ -125,17 +127,18 @@ def _marks(scene, dx, dy, rest_dx, rest_dy, angle, scale):
         ground = rest_dy - r - 2
         tilt = 0.45 * np.abs(rest_dx)
         strips = rounded_box(np.abs(rest_dx), ground + tilt, 6.0, 1.7, 1.7, r + 6, 2)
-        return np.minimum(strips, rounded_box(np.abs(rest_dx), ground + tilt, 4.0, 1.7, 1.7, r + 2, -5)) if fast else strips
+        more = rounded_box(np.abs(rest_dx), ground + tilt, 4.0, 1.7, 1.7, r + 2, -5)
+        return np.minimum(strips, more) if fast else strips
     if scene.motion == "circling":  # its dotted path
         count = 16 if fast else 10
         turn = np.arctan2(rest_dy, rest_dx) * count / (2 * np.pi)
         arc = (turn - np.round(turn)) * 2 * np.pi * (ORBIT + r) / count
         return np.hypot(arc, np.hypot(rest_dx, rest_dy) - ORBIT - r + 2) - 2.2
     if scene.motion == "spinning":  # arcs that turn with it
-        count = 3 if fast else 2
+        count, away = (3 if fast else 2), r + 7
         turn = (np.arctan2(dy, dx) - angle) * count / (2 * np.pi)
-        gap = np.abs(turn - np.round(turn)) * 2 * np.pi * (r + 7) / count
-        return np.hypot(np.maximum(gap - 0.26 * 2 * np.pi * (r + 7) / count, 0), np.hypot(dx, dy) - r - 7) - 1.7
+        gap = (np.abs(turn - np.round(turn)) - 0.26) * 2 * np.pi * away / count
+        return np.hypot(np.maximum(gap, 0), np.hypot(dx, dy) - away) - 1.7
     if scene.motion == "pulsing":  # rings around it
         ring = np.abs(disc(dx, dy) + 1 - (r + 7) * scale) - 1.6
         return np.minimum(ring, np.abs(disc(dx, dy) + 1 - (r + 13) * scale) - 1.6) if fast else ring
@@ -148,9 +151,11 @@ def _wrap(distance):
 
 
 def render(scene, frames=16, start=0):
-    """Draw a clip: uint8 (t h w c), and the part of each pixel (t h w, float32 0–1) that shows subject or marks."""
+    """Draw a clip: uint8 (t h w c), and how far (t h w, float32 0–1) each pixel shows subject or marks."""
     rng = np.random.default_rng(scene.seed)
-    x, y, angle, wide, tall = (a.astype(np.float32)[:, None, None] for a in motion_state(scene, frames, start))
+    x, y, angle, wide, tall = (
+        a.astype(np.float32)[:, None, None] for a in motion_state(scene, frames, start)
+    )
     py, px = np.mgrid[:SIZE, :SIZE].astype(np.float32) + 0.5
     dx, dy = _wrap(px - x), _wrap(py - y)  # t h w
     cos, sin = np.cos(angle), np.sin(angle)
@@ -179,7 +184,3 @@ def render(scene, frames=16, start=0):
 def _shadow(clip, distance, offset, opacity, softness):
     moved = np.roll(distance, (offset[1], offset[0]), axis=(-2, -1))
     blend(clip, (40, 36, 60), moved, opacity, softness)
-
-
-if __name__ == "__main__":
-    (Path(__file__).parent / "held_out.txt").write_text("\n".join(" ".join(c) for c in choose_held_out()) + "\n")

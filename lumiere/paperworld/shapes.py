@@ -1,6 +1,6 @@
 """Signed distances of the subjects and their light details, in the subject's own frame.
 
-Coordinates are in units of the subject's radius: u to the right, v downwards, the subject fills about the unit disc.
+Coordinates are in units of the subject's radius, u to the right, v downwards: it fills about the unit disc.
 Negative is inside. Distances are exact enough near the edge for one-pixel antialiasing and soft shadows.
 """
 
@@ -77,7 +77,9 @@ DETAILS = {
     "ball": lambda u, v: disc(u, v, -0.36, -0.36, 0.34),
     "star": lambda u, v: disc(u, v, 0.0, -0.42, 0.27),
     "heart": lambda u, v: disc(u, v, -0.44, -0.34, 0.27),
-    "ring": lambda u, v: np.maximum(np.abs(np.hypot(u, v) - 0.71) - 0.27, rounded_box(u, v, 0.30, 0.5, 0.05, 0, -0.75)),
+    "ring": lambda u, v: np.maximum(
+        np.abs(np.hypot(u, v) - 0.71) - 0.27, rounded_box(u, v, 0.30, 0.5, 0.05, 0, -0.75)
+    ),
     "box": lambda u, v: rounded_box(u, v, 0.20, 0.84, 0.02, -0.36),
     "moon": lambda u, v: disc(u, v, -0.62, 0.14, 0.22),
     "fish": lambda u, v: disc(u, v, 0.56, -0.14, 0.20),

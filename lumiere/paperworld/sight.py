@@ -1,7 +1,7 @@
-"""What a clip shows, frame by frame: the background, the subject's colour, and its silhouette found by matching.
+"""What a clip shows: the background, the subject's colour, and its silhouette, named by matching.
 
-Colours are compared in plain RGB, where the paper world's names lie 60 or more levels apart. Everything that depends
-on a pair of background and colour alone is tabulated once over a coarse RGB cube, so that a frame costs a look-up.
+Colours are compared in plain RGB, where the paper world's lie far enough apart. Whatever depends on a pair of
+background and colour alone is tabulated once over a coarse RGB cube, so that a frame costs a look-up.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,10 @@ SOFT = 20.0  # levels over which a pixel's share fades out: keeps the antialiase
 FAR = 48.0  # levels: whatever is farther from the background than this is something else, however far
 REACH = 70.0  # levels: farther from a colour than this is another colour, or none
 LEAST_AREA = 60.0  # pixels: the smallest silhouette (a star) has about 300
-SEARCH, WINDOW = 4, 42  # pixels per cell of the coarse search; half the window that holds a pulsing star at its largest
+SEARCH, WINDOW = (
+    4,
+    42,
+)  # pixels per cell of the coarse search; half the window that holds a pulsing star at its largest
 GRID, SPAN = 32, 1.9  # samples across a normalised silhouette, and its half width in equivalent radii
 ANGLES = 48  # steps of 7.5 degrees
 SQUASHES = ((1.12, 0.88), (1.24, 0.76))  # what a bounce does at the ground
@@ -34,8 +37,9 @@ SQUASHES = ((1.12, 0.88), (1.24, 0.76))  # what a bounce does at the ground
 class Silhouettes:
     """A clip's subject as seen in each frame, before it has a name.
 
-    x, y: the coloured area's centre of mass in pixels, in the torus (0 to 128); radius: of the disc of equal area,
-    in pixels, 0 where nothing is seen; patches: (t, 32 * 32), 0 to 1, the silhouette in units of that radius.
+    x, y: the coloured area's centre of mass in pixels, on the torus (0 to 128); radius: of the disc of equal
+    area, in pixels, 0 where nothing is seen; patches: (t, 32 * 32), 0 to 1, the silhouette in units of that
+    radius.
     """
 
     x: np.ndarray
@@ -47,11 +51,13 @@ class Silhouettes:
 def see_background(frames):
     """The palette that explains most of the picture, and the mean distance to it in levels (truncated at 48).
 
-    frames: uint8 (t h w 3). What moves is removed by the median over time; what stands still counts as far from
-    every palette alike.
+    frames: uint8 (t h w 3). The median over time removes what moves; what stands still is far from all
+    palettes.
     """
     some = frames[np.linspace(0, len(frames) - 1, min(len(frames), 9)).astype(int)]
-    small = some.reshape(len(some), SIZE // 2, 2, SIZE // 2, 2, 3).mean((2, 4), dtype=np.float32)  # t h/2 w/2 3
+    small = some.reshape(len(some), SIZE // 2, 2, SIZE // 2, 2, 3).mean(
+        (2, 4), dtype=np.float32
+    )  # t h/2 w/2 3
     picture = np.median(small, axis=0)
     height = (np.arange(SIZE // 2) + 0.5) / (SIZE // 2)
     distances = {}
@@ -80,7 +86,7 @@ def see_colour(frames, kind):
 
 
 def see_silhouettes(frames, kind, colour):
-    """Where the pixels of ``colour`` are, given the background: the densest region of each frame, as Silhouettes."""
+    """Where the pixels of ``colour`` are: the densest region of each frame, as Silhouettes."""
     share = _shares(kind, colour)[_cells(frames)]  # t h w
     x, y = _densest(share)
     offsets = np.arange(-WINDOW, WINDOW + 1)
@@ -88,7 +94,9 @@ def see_silhouettes(frames, kind, colour):
     for _ in range(3):
         rows = (np.round(y).astype(int)[:, None] + offsets) % SIZE  # t n, wrapped: the world is a torus
         columns = (np.round(x).astype(int)[:, None] + offsets) % SIZE
-        window = share[np.arange(len(share))[:, None, None], rows[:, :, None], columns[:, None]] * inside  # t n n
+        window = (
+            share[np.arange(len(share))[:, None, None], rows[:, :, None], columns[:, None]] * inside
+        )  # t n n
         area = window.sum((1, 2), dtype=np.float64)
         weight = np.maximum(area, 1e-6)
         x = np.round(x) + (window.sum(1) @ offsets) / weight
@@ -101,7 +109,8 @@ def see_silhouettes(frames, kind, colour):
 def match(patches):
     """Agreement (intersection over union, soft) with every subject at every turn.
 
-    patches: (t, 32 * 32). Returns name -> (t, 48 + 2): the turns by steps of 7.5 degrees, then the two squashes.
+    patches: (t, 32 * 32). Returns name -> (t, 48 + 2): the turns by steps of 7.5 degrees, then the two
+    squashes.
     """
     templates = _templates()
     size = np.square(patches).sum(1)[:, None]
@@ -113,8 +122,10 @@ def match(patches):
 
 
 def true_centres(silhouettes, name, angle):
-    """Centres x, y and radius in pixels (t each) of the subject itself, whose detail and form shift the coloured
-    area's centre of mass off its own. angle: radians (t)."""
+    """Centres x, y and radius in pixels (t each) of the subject itself, from those of its coloured area.
+
+    angle: radians (t), because the two centres differ by a vector that turns with the subject.
+    """
     template = _templates()[name]
     radius = silhouettes.radius / template.radius
     u, v = template.centre
@@ -124,7 +135,7 @@ def true_centres(silhouettes, name, angle):
 
 @dataclass(frozen=True)
 class _Template:
-    """The coloured part of a subject: (50, 32 * 32) masks, its centre of mass and equivalent radius (subject's units)."""
+    """A subject's coloured part: masks (50, 32 * 32), and in its own units its centre of mass and radius."""
 
     masks: np.ndarray
     centre: tuple
@@ -195,7 +206,7 @@ def _names(kind):
 
 @lru_cache(maxsize=len(PALETTES) * len(COLOURS))
 def _shares(kind, colour):
-    """Cube cell -> how much it is the subject's colour (0 to 1) rather than background, border or light detail."""
+    """Cube cell -> how much (0 to 1) it is the colour, not background, border or light detail."""
     tint = np.array(COLOURS[colour]) + TINT * (np.array(CREAM) - np.array(COLOURS[colour]))
     other = np.minimum(_to_background(kind), _distance([tint]))
     return np.clip(0.5 + (other - _to_colour(colour)) / (2 * SOFT), 0, 1).astype(np.float32)

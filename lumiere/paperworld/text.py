@@ -1,8 +1,8 @@
 """The text encoder and its tokenizer.
 
-The encoder learns from captions alone: from the end of the text on, its states must tell colour, subject, background,
-motion and speed (or that the caption is silent about one). It is a tenth of the work of learning the same through the
-denoiser's loss, and takes minutes.
+The encoder learns from captions alone: from the end of the text on, its states must tell colour, subject,
+background, motion and speed (or that the caption is silent about one). That takes minutes; learning the same
+through the denoiser's loss takes hours, in which the denoiser learns little else.
 """
 
 import numpy as np
@@ -29,7 +29,9 @@ def new_tokenizer():
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation("removed")]
     )
     start, end = ((token, vocabulary[token]) for token in SPECIALS[:2])
-    tokenizer.post_processor = processors.TemplateProcessing(f"{start[0]} $A {end[0]}", special_tokens=[start, end])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        f"{start[0]} $A {end[0]}", special_tokens=[start, end]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         model_max_length=LENGTH,
@@ -59,7 +61,9 @@ def new_text_encoder(tokenizer):
 
 def tokenize(tokenizer, texts):
     """Token ids (n LENGTH), padded and cut."""
-    return tokenizer(texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt").input_ids
+    return tokenizer(
+        texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt"
+    ).input_ids
 
 
 class _Reader(nn.Module):
@@ -81,7 +85,7 @@ def train_text_encoder(run, steps=1500, batch=128, learning_rate=1e-3):
         captions = [caption_with_truth(sample_scene(rng), rng) for _ in range(batch)]
         ids = tokenize(tokenizer, [_with_strangers(text, rng) for text, _ in captions])
         states = model.encoder(ids).last_hidden_state
-        after = ids == tokenizer.eos_token_id  # the end of the text and all padding: what has seen the whole caption
+        after = ids == tokenizer.eos_token_id  # end and padding: what has seen the whole caption
         total, right = 0.0, torch.ones(batch, dtype=torch.bool)
         for name, values in VALUES.items():
             truth = torch.tensor([values.index(said[name]) for _, said in captions])
@@ -96,7 +100,7 @@ def train_text_encoder(run, steps=1500, batch=128, learning_rate=1e-3):
 
 
 def _with_strangers(text, rng):
-    """Sometimes words that the model does not know stand in between, or the text is cut: both happen in real prompts."""
+    """Sometimes words that the model does not know stand in between, as in real prompts."""
     words = text.split()
     if rng.random() < 0.15:
         for _ in range(rng.integers(1, 4)):

@@ -25,7 +25,7 @@ ARGUMENTS = (
 SIZES = {"1280": (1280, 800), "390": (390, 844)}
 PATIENCE = 240_000  # ms; machines that test may be busy with a training
 
-# Notes ten times a second what a person sees in the place of the clip. A hash of the canvas tells previews apart.
+# Notes ten times a second what a person sees in the place of the clip.
 WATCH = """() => {
   const canvas = document.querySelector("#stage canvas"), theatre = document.querySelector(".theatre");
   const seen = window.seen = [];
@@ -95,7 +95,7 @@ def browser():
 
 @pytest.fixture
 def visit(browser, address):
-    """Opens the page in a fresh context; afterwards asserts that nothing complained and nothing left loopback."""
+    """Opens the page in a fresh context; in the end nothing may have complained or left loopback."""
     contexts, complaints = [], []
 
     def open_page(width=1280, height=800, **options):

@@ -1,0 +1,149 @@
+"""Clips to train on, as a folder of latents and captions, and what is drawn from them for each step.
+
+latents.npy     float16 (n t c h w), multiplied by the autoencoder's scaling factor
+weights.npy     uint8 (n t h w), optional: share of each latent that shows the subject, 0 to 255
+captions.jsonl  a line per clip: {"text": "...", "texts": ["...", "..."]}, `texts` optional
+"""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LATENTS, WEIGHTS, CAPTIONS = "latents.npy", "weights.npy", "captions.jsonl"
+ORDER, CLIP, TIMES = 1, 2, 3  # what a stream of random numbers is for: no two may be the same
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips `b c t h w` with unit noise for each frame; `subject` is 0 to 1, `b 1 t h w`.
+
+    `times` (b,), one per clip, lie in [0, 1): from almost clean to almost pure noise.
+    """
+
+    latents: Tensor
+    subject: Tensor
+    noise: Tensor
+    times: Tensor
+    texts: list[str]
+
+
+class LatentClips:
+    """A folder of latents and captions; the latents stay on disk.
+
+    Raises ValueError in words when a file is missing, damaged, or does not fit the others.
+    """
+
+    def __init__(self, folder: str | Path):
+        folder = Path(folder)
+        self.latents = _open(folder / LATENTS, "n t c h w", (np.float16, np.float32))
+        self.subject, self.texts = None, read_captions(folder)
+        n, self.frames, self.channels, *size = self.latents.shape
+        if n == 0:
+            raise ValueError(f"{folder / LATENTS} holds no clips.")
+        if len(self.texts) != n:
+            raise ValueError(f"{folder} has {n} clips and captions for {len(self.texts)}.")
+        if (folder / WEIGHTS).exists():
+            self.subject = _open(folder / WEIGHTS, "n t h w", (np.uint8,))
+            if self.subject.shape != (n, self.frames, *size):
+                expected, received = (_times(s) for s in ((n, self.frames, *size), self.subject.shape))
+                raise ValueError(f"{folder / WEIGHTS} should be {expected}; it is {received}.")
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def draw(
+        self, step: int, clips: Sequence[int], batch: int, frames: int, seed: int, caption_dropout: float
+    ) -> Batch:
+        """Some `clips` (0 to batch - 1) of the `batch` of a step: windows of `frames` frames.
+
+        What is drawn depends on the step, the batch, the seed and the number of the clip in the batch alone,
+        so that processes may divide the batch as they like, and a run resumes where it was. All clips are
+        seen once before one is seen again; a caption is left empty with probability `caption_dropout`.
+        """
+        if frames > self.frames:
+            raise ValueError(f"The clips have {self.frames} frames; training on {frames} was asked for.")
+        times = _stratified(batch, np.random.default_rng((TIMES, seed, step)))
+        drawn = [self._clip(step * batch + clip, frames, seed, caption_dropout) for clip in clips]
+        latents, subject, noise, texts = zip(*drawn, strict=True)
+        return Batch(
+            latents=torch.from_numpy(np.stack(latents)).transpose(1, 2),  # b t c h w -> b c t h w
+            subject=torch.from_numpy(np.stack(subject)).unsqueeze(1),  # b t h w -> b 1 t h w
+            noise=torch.from_numpy(np.stack(noise)).transpose(1, 2),
+            times=torch.from_numpy(times[list(clips)]),
+            texts=list(texts),
+        )
+
+    def _clip(self, number: int, frames: int, seed: int, caption_dropout: float) -> tuple:
+        """The clip of this number since the beginning: latents, subject, noise (t ...) and text."""
+        epoch, place = divmod(number, len(self))
+        row = np.random.default_rng((ORDER, seed, epoch)).permutation(len(self))[place]
+        random = np.random.default_rng((CLIP, seed, number))
+        start = random.integers(self.frames - frames + 1)
+        latents = self.latents[row, start : start + frames].astype(np.float32)
+        noise = random.standard_normal(latents.shape, np.float32)
+        if self.subject is None:
+            subject = np.zeros((frames, *latents.shape[2:]), np.float32)
+        else:
+            subject = self.subject[row, start : start + frames].astype(np.float32) / 255
+        text = self.texts[row][random.integers(len(self.texts[row]))]
+        return latents, subject, noise, "" if random.random() < caption_dropout else text
+
+
+def write_captions(folder: str | Path, texts: Iterable[Sequence[str]]) -> None:
+    """Writes captions.jsonl: for each clip its texts, of which the first is the canonical one."""
+    file = Path(folder) / CAPTIONS
+    part = file.with_name(f"{CAPTIONS}.part")
+    with open(part, "w", encoding="utf-8") as lines:
+        for several in texts:
+            lines.write(json.dumps({"text": several[0], "texts": list(several)}, ensure_ascii=False) + "\n")
+    os.replace(part, file)
+
+
+def read_captions(folder: str | Path) -> list[list[str]]:
+    """The texts of each clip, one at least. Raises ValueError, naming the line, when there is none."""
+    file = Path(folder) / CAPTIONS
+    try:
+        lines = file.read_text("utf-8").rstrip("\n").split("\n")  # splitlines() knows other ends of lines too
+    except (OSError, UnicodeDecodeError):
+        raise ValueError(f"There is no {CAPTIONS} in {file.parent} that could be read.") from None
+    captions = []
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line)
+            texts = entry.get("texts") or [entry["text"]]
+        except (ValueError, KeyError, AttributeError):
+            texts = None
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f'Line {number} of {file} should be like {{"text": "..."}}.')
+        captions.append(texts)
+    return captions
+
+
+def _stratified(count: int, random: np.random.Generator) -> np.ndarray:
+    """One number from each of `count` equal parts of [0, 1), in random order."""
+    times = (np.arange(count) + random.random(count)) / count
+    return random.permutation(np.minimum(times, 1 - 1e-7))
+
+
+def _open(file: Path, axes: str, kinds: tuple) -> np.ndarray:
+    try:
+        array = np.load(file, mmap_mode="r")
+    except FileNotFoundError:
+        raise ValueError(f"There is no {file.name} in {file.parent}.") from None
+    except (OSError, ValueError, EOFError):
+        raise ValueError(f"{file} is not an array of numpy, or is cut off.") from None
+    names = " or ".join(np.dtype(kind).name for kind in kinds)
+    if array.ndim != len(axes.split()) or array.dtype not in kinds:
+        received = f"{array.dtype} with {array.ndim} axes"
+        raise ValueError(f"{file} should be {names} with the axes {axes}; it is {received}.")
+    return array
+
+
+def _times(shape: tuple) -> str:
+    return " x ".join(map(str, shape))

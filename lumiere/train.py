@@ -1,0 +1,344 @@
+"""python -m lumiere.train --model assets/models/paper-world --data CLIPS --out RUN
+
+Trains the motion weights of a frozen base model on latents of clips. A run that was stopped, at any moment
+and by anything, goes on from its last checkpoint when the same command is given again.
+"""
+
+import argparse
+import copy
+import json
+import math
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, PartialState
+from diffusers import DDIMScheduler
+from torch import Tensor
+from tqdm import tqdm
+
+from lumiere.data import LatentClips
+from lumiere.folder import check, locate, read_json
+from lumiere.inflate import Lumiere
+from lumiere.loading import load_model, load_tokenizer
+from lumiere.motion import load_motion, save_motion
+
+PRECISIONS = ("no", "bf16")
+CHECKPOINT, METRICS, MOTION = "checkpoint.pt", "metrics.jsonl", "motion"
+DECAY = 0.3  # share of the steps, at the end, over which the learning rate falls to zero
+RECENT = 100  # steps, whose mean loss is told
+
+
+def option(default, help: str):
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One training: the options of the command line. Raises ValueError in words for values that cannot be."""
+
+    model: str
+    data: str
+    out: str
+    init: str | None = None
+    factor: int = option(4, "temporal downsample factor of fresh motion weights")
+    frames: int = option(16, "length of the clips seen")
+    steps: int = option(20_000, "of the optimiser in all; may be raised for a run that is resumed")
+    batch: int = option(2, "clips per step, in all processes together")
+    accumulation: int = option(1, "passes into which a process divides its part of a step, to save memory")
+    learning_rate: float = option(1e-3, "at its peak; it falls to zero over the last third of the steps")
+    warmup: int = option(100, "steps in which the learning rate rises")
+    precision: str = option("bf16", "bf16 computes in half precision, two to three times as fast")
+    ema: float = option(0.999, "decay of the moving average of the weights, which is the result")
+    caption_dropout: float = option(0.1, "share of clips shown without text, which guidance needs")
+    subject_weight: float = option(3.0, "how much more the loss counts where the subject is")
+    save_minutes: float = option(2.0, "between checkpoints")
+    seed: int = option(0, "of fresh weights and all that is drawn")
+
+    def __post_init__(self):
+        for name in ("frames", "steps", "batch", "accumulation", "warmup", "factor"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; received {getattr(self, name)}.")
+        for name in ("ema", "caption_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 0 or more and below 1; received {getattr(self, name):g}.")
+        for name in ("learning_rate", "subject_weight", "save_minutes", "seed"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be 0 or more; received {getattr(self, name):g}.")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is one of {', '.join(PRECISIONS)}; received {self.precision}.")
+
+
+def train(settings: Settings) -> Iterator[dict]:
+    """Yields the metrics of every step, after it is done. Abandoning it is as safe as killing the process.
+
+    Raises ValueError or OSError in words.
+    """
+    trainer = Trainer(settings, Accelerator(mixed_precision=settings.precision))
+    trainer.resume()
+    saved = time.monotonic()
+    while trainer.step < settings.steps:
+        metrics = trainer.advance()
+        if trainer.step == settings.steps or time.monotonic() - saved >= 60 * settings.save_minutes:
+            trainer.save()
+            saved = time.monotonic()
+        yield metrics
+
+
+class Trainer:
+    """A base model, its motion weights with their moving average, and the clips."""
+
+    def __init__(self, settings: Settings, accelerator: Accelerator):
+        self.settings, self.accelerator, self.out = settings, accelerator, Path(settings.out)
+        self.step, self.losses = 0, deque(maxlen=RECENT)
+        parts = accelerator.num_processes * settings.accumulation
+        if settings.batch % parts:
+            raise ValueError(
+                f"The batch must divide into {accelerator.num_processes} processes x {settings.accumulation} "
+                f"passes; received {settings.batch} clips."
+            )
+        folder = locate(settings.model)
+        check(folder)
+        self.scheduler = DDIMScheduler.from_config(read_json(folder / "scheduler" / "scheduler_config.json"))
+        self.clips = LatentClips(settings.data)
+        self.tokenizer = load_tokenizer(folder)
+        text_encoder = load_model(folder, "text_encoder", torch.float32)
+        self.text_encoder = text_encoder.requires_grad_(False).to(accelerator.device)
+        self.lumiere = self._new_lumiere(folder).to(accelerator.device, memory_format=torch.channels_last)
+        self.averaged = copy.deepcopy(self.lumiere).requires_grad_(False)  # of the motion weights alone
+        optimizer = torch.optim.AdamW(self.lumiere.parameters(), settings.learning_rate, betas=(0.9, 0.99))
+        self.model, self.optimizer = accelerator.prepare(self.lumiere, optimizer)
+
+    def advance(self) -> dict:
+        """One step of the optimiser; returns its metrics."""
+        began, s = time.monotonic(), self.settings
+        for group in self.optimizer.param_groups:
+            group["lr"] = s.learning_rate * relative_rate(self.step, s.steps, s.warmup)
+        loss = self._gradients()
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"The loss of step {self.step + 1} is not a number: lower the learning rate of "
+                f"{s.learning_rate:g}; the checkpoint before it is kept."
+            )
+        norm = self.accelerator.clip_grad_norm_(self.lumiere.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self._average(min(s.ema, self.step / (self.step + 10)))
+        self.losses.append(loss)
+        metrics = {
+            "step": self.step,
+            "loss": loss,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "gradient_norm": float(norm),
+            "seconds": time.monotonic() - began,
+        }
+        if self.accelerator.is_main_process:
+            with open(self.out / METRICS, "a", encoding="utf-8") as lines:
+                lines.write(json.dumps(metrics) + "\n")
+        return metrics
+
+    def save(self) -> None:
+        """Checkpoint and averaged motion weights; each file appears whole or not at all. Raises OSError."""
+        if not self.accelerator.is_main_process:
+            return
+        state = {
+            "step": self.step,
+            "motion": self.lumiere.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        part = self.out / f"{CHECKPOINT}.part"
+        try:
+            with open(part, "wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, self.out / CHECKPOINT)
+            save_motion(self.averaged, self.out / MOTION, self.facts())
+        except (OSError, RuntimeError) as error:  # a full disk is either, depending on who writes
+            raise OSError(f"cannot save the step {self.step} in {self.out}: {error}.") from error
+
+    def resume(self) -> None:
+        """Goes back to the checkpoint in `out`, when there is one; later lines of the metrics are dropped."""
+        file = self.out / CHECKPOINT
+        self.out.mkdir(parents=True, exist_ok=True)
+        if file.exists():
+            state = torch.load(file, map_location="cpu", weights_only=True)
+            try:
+                self.lumiere.load_state_dict(state["motion"])
+                self.averaged.load_state_dict(state["averaged"])
+            except RuntimeError:
+                raise ValueError(
+                    f"The checkpoint in {self.out} belongs to another model or factor: name another folder."
+                ) from None
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step = state["step"]
+        lines = _metrics_until(self.out / METRICS, self.step)
+        self.losses.extend(line["loss"] for line in lines)
+        if self.accelerator.is_main_process:
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            (self.out / f"{METRICS}.part").write_text(text, "utf-8")
+            os.replace(self.out / f"{METRICS}.part", self.out / METRICS)
+        self.accelerator.wait_for_everyone()
+
+    def facts(self) -> dict:
+        """What is told about the motion weights beside them."""
+        s = self.settings
+        names = ("frames", "batch", "learning_rate", "ema", "caption_dropout", "subject_weight", "precision")
+        return {
+            "base": Path(s.model).name if Path(s.model).is_dir() else s.model,
+            "data": Path(s.data).name,
+            "clips": len(self.clips),
+            "clips_seen": self.step * s.batch,
+            "steps": self.step,
+            "steps_planned": s.steps,
+            "loss": sum(self.losses) / max(1, len(self.losses)),
+            "seed": s.seed,
+        } | {name: getattr(s, name) for name in names}
+
+    def _new_lumiere(self, folder: Path) -> Lumiere:
+        s = self.settings
+        base = load_model(folder, "unet", torch.float32)
+        if base.config.in_channels != self.clips.channels:
+            raise ValueError(
+                f"The base model takes latents of {base.config.in_channels} channels; "
+                f"those in {s.data} have {self.clips.channels}."
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(s.seed)
+            lumiere = load_motion(base, s.init) if s.init else Lumiere.from_unet(base, s.factor)
+        if s.frames % lumiere.downsample_factor:
+            raise ValueError(
+                f"Frames must be a multiple of {lumiere.downsample_factor}; received {s.frames}."
+            )
+        return lumiere
+
+    def _gradients(self) -> float:
+        """Adds up the gradients of the whole batch; returns its loss, the mean over all processes."""
+        s, total = self.settings, torch.zeros((), device=self.accelerator.device)
+        share = s.batch // (self.accelerator.num_processes * s.accumulation)
+        for part in range(s.accumulation):
+            first = (part * self.accelerator.num_processes + self.accelerator.process_index) * share
+            if part + 1 < s.accumulation:
+                with self.accelerator.no_sync(self.model):
+                    total += self._pass(range(first, first + share))
+            else:
+                total += self._pass(range(first, first + share))
+        return self.accelerator.reduce(total, "mean").item()
+
+    def _pass(self, clips: range) -> Tensor:
+        """Forward and backward for some clips of the batch; returns their part of the loss."""
+        s, device = self.settings, self.accelerator.device
+        batch = self.clips.draw(self.step, clips, s.batch, s.frames, s.seed, s.caption_dropout)
+        clean, noise, subject = (x.to(device) for x in (batch.latents, batch.noise, batch.subject))
+        timesteps = (batch.times * self.scheduler.config.num_train_timesteps).long().to(device)
+        noisy, target = noise_and_target(self.scheduler, clean, noise, timesteps)
+        predicted = self.model(
+            noisy, timesteps, encoder_hidden_states=self._encode(batch.texts), return_dict=False
+        )[0]
+        loss = weighted_error(predicted, target, 1 + s.subject_weight * subject) / s.accumulation
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+    @torch.no_grad()
+    def _encode(self, texts: list[str]) -> Tensor:
+        length = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
+        tokens = self.tokenizer(
+            texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+        )
+        return self.text_encoder(tokens.input_ids.to(self.accelerator.device))[0]  # b n d
+
+    @torch.no_grad()
+    def _average(self, decay: float) -> None:
+        ours, theirs = list(self.averaged.parameters()), list(self.lumiere.parameters())
+        torch._foreach_lerp_(ours, theirs, 1 - decay)
+
+
+def relative_rate(step: int, steps: int, warmup: int, decay: float = DECAY) -> float:
+    """Learning rate of a step, 0 to steps - 1, relative to its peak: linear rise, constant, linear decay."""
+    return min(1.0, (step + 1) / warmup, (steps - step) / max(1.0, decay * steps))
+
+
+def noise_and_target(scheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+    """What the model is shown and should answer, at timesteps (b,), for clean and noise `b ...`."""
+    kind = scheduler.config.prediction_type
+    if kind not in ("v_prediction", "epsilon"):
+        raise ValueError(f"The base model should predict v_prediction or epsilon; its config says {kind}.")
+    target = noise if kind == "epsilon" else scheduler.get_velocity(clean, noise, timesteps)
+    return scheduler.add_noise(clean, noise, timesteps), target
+
+
+def weighted_error(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Mean over the clips (the first axis) of the weighted mean squared error of each.
+
+    Each clip is weighted within itself, so that the mean over parts of a batch is that of the whole.
+    """
+    error = (weight * (predicted.float() - target).square()).flatten(1).mean(1)
+    return (error / weight.flatten(1).mean(1)).mean()
+
+
+def _metrics_until(file: Path, step: int) -> list[dict]:
+    """The lines of earlier steps, each once: a killed run leaves steps that are repeated, or half a line."""
+    lines = []
+    for text in file.read_text("utf-8").splitlines() if file.exists() else []:
+        try:
+            line = json.loads(text)
+        except ValueError:
+            break
+        if line["step"] <= step:
+            lines.append(line)
+    return lines
+
+
+def parser() -> argparse.ArgumentParser:
+    text = argparse.ArgumentParser(
+        prog="python -m lumiere.train",
+        description="Trains the motion weights of a frozen text-to-image model on clips.",
+    )
+    add = text.add_argument
+    add("--model", required=True, help="base model: folder in the diffusers layout, or hub id")
+    add("--data", required=True, help="folder with latents.npy, captions.jsonl and, optionally, weights.npy")
+    add("--out", required=True, help="folder of the run: checkpoint, metrics, and motion/, the result")
+    add("--init", metavar="FOLDER", help="motion weights to start from, instead of fresh ones")
+    for entry in fields(Settings)[4:]:
+        add(
+            f"--{entry.name.replace('_', '-')}",
+            type=type(entry.default),
+            default=entry.default,
+            choices=PRECISIONS if entry.name == "precision" else None,
+            metavar={int: "N", float: "X", str: None}[type(entry.default)],
+            help=f"{entry.metadata['help']} (%(default)s)",
+        )
+    return text
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    try:
+        settings, bar = Settings(**vars(options)), None
+        for metrics in train(settings):
+            if bar is None:
+                quiet, mean = not PartialState().is_main_process, metrics["loss"]
+                bar = tqdm(total=settings.steps, initial=metrics["step"] - 1, unit="step", disable=quiet)
+            mean += 0.02 * (metrics["loss"] - mean)
+            bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
+            bar.update()
+        if bar is None:
+            print(f"{options.out} has had its {options.steps} steps; --steps may be raised.", file=sys.stderr)
+    except (ValueError, OSError) as failure:
+        print(failure, file=sys.stderr)
+        return 2 if isinstance(failure, ValueError) else 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

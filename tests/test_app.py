@@ -1,0 +1,281 @@
+"""The app as programs see it: a real server with the tiny model, real clients, no browser."""
+
+import json
+import re
+import threading
+import time
+from pathlib import Path
+
+import gradio as gr
+import httpx
+import numpy as np
+import pytest
+from gradio_client import Client
+
+import app as lumiere_app
+from lumiere import jobs, models
+from lumiere.page import widgets, words
+from lumiere.pipeline import LumierePipeline
+from lumiere.request import Request
+from lumiere.video import read_clip, read_settings
+
+PATIENCE = 120  # s; only a failing test waits that long
+
+
+@pytest.fixture(scope="module")
+def served(tiny_model, tmp_path_factory):
+    """(app, address) of a running page; the pipeline is loaded like in `main`."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("clips")))
+    patch.setenv(models.VARIABLE, str(tiny_model))
+    app = lumiere_app.App(models.limits())
+    demo = app.blocks(models.entry())
+    demo.launch(quiet=True, prevent_thread_lock=True, show_error=False, footer_links=[], run_history=False)
+    app.model.set_result(LumierePipeline.from_pretrained(tiny_model, device="cpu"))
+    yield app, demo.local_url
+    demo.close()
+    patch.undo()
+
+
+@pytest.fixture
+def client(served):
+    return Client(served[1], verbose=False)
+
+
+def clip(client, prompt="a red ball bouncing", **fields):
+    return client.predict(prompt, api_name="/generate", **({"frames": 8, "steps": 2, "seed": 7} | fields))
+
+
+def refusal(client, *arguments, **fields) -> str:
+    with pytest.raises(Exception) as caught:
+        clip(client, *arguments, **fields)
+    return str(caught.value)
+
+
+def device_is_free() -> bool:
+    deadline = time.monotonic() + PATIENCE
+    while len(jobs.device) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return len(jobs.device) == 0
+
+
+def test_generate_gives_a_file_and_its_settings(served, client):
+    file, settings = clip(client, fps=12)
+    frames, fps = read_clip(file)
+    assert len(frames) == 8 and fps == 12
+    assert settings["seed"] == 7 and settings["steps"] == 2
+    assert (settings["height"], settings["width"]) == (64, 64)  # the model's own
+    assert Request.from_json(read_settings(file)) == Request(**settings)
+
+
+def test_one_seed_gives_one_clip_and_no_seed_gives_another(client):
+    (one, _), (same, _), (other, settings) = clip(client), clip(client), clip(client, seed=None)
+    assert np.array_equal(read_clip(one)[0], read_clip(same)[0])
+    assert settings["seed"] != 7 and not np.array_equal(read_clip(one)[0], read_clip(other)[0])
+
+
+def test_each_clip_is_stored_once(served, client):
+    folder = Path(gr.utils.get_upload_folder())
+    before = set(folder.rglob("*.mp4"))
+    clip(client)
+    assert len(set(folder.rglob("*.mp4")) - before) == 1
+
+
+@pytest.mark.parametrize(
+    "fields, sentence",
+    [
+        ({"prompt": "  "}, "Write a prompt"),
+        ({"prompt": None}, "Prompt must be text: received nothing"),
+        ({"prompt": ["a"]}, "Prompt must be text: received a list"),
+        ({"prompt": "x" * 10_000}, "at most 2000 characters: received 10000"),
+        ({"prompt": "a\0b"}, "readable text"),
+        ({"frames": 18}, "divisible by 4: 18 is not, the nearest are 16 and 20"),
+        ({"frames": 100_000}, "divisible by 4"),
+        ({"frames": 7.3}, "whole number"),
+        ({"steps": 0}, "from 1 to 150: received 0"),
+        ({"steps": True}, "received true"),
+        ({"steps": "10"}, "received text of length 2"),
+        ({"guidance": 1e6}, "from 0 to 30"),
+        ({"seed": -1}, "from 0 to 4294967295: received -1"),
+        ({"seed": 2**70}, "from 0 to 4294967295"),
+        ({"fps": 0}, "from 1 to 60: received 0"),
+        ({"scheduler": "<script>"}, "received text of length 8"),
+        ({"height": 7}, "divisible by"),
+        ({"width": 16384}, "divisible by"),
+    ],
+)
+def test_refusals_are_one_sentence_and_cost_no_device_work(client, monkeypatch, fields, sentence):
+    monkeypatch.setattr(jobs.Job, "start", lambda job: pytest.fail("a job was started"))
+    said = refusal(client, **fields)
+    assert sentence in said and "Traceback" not in said and "<script>" not in said
+    assert said.count("\n") == 0
+
+
+def test_only_generate_is_public(served):
+    listed = Client(served[1], verbose=False).view_api(return_format="dict")
+    assert list(listed["named_endpoints"]) == ["/generate"] and not listed["unnamed_endpoints"]
+    parameters = listed["named_endpoints"]["/generate"]["parameters"]
+    names = [parameter["parameter_name"] for parameter in parameters]
+    assert names[0] == "prompt" and {"frames", "seed", "negative_prompt"} <= set(names)
+
+
+def test_other_files_are_not_served(served):
+    root = Path(lumiere_app.__file__).parent
+    for path in (root / "app.py", "/etc/passwd", "/proc/self/environ", "../app.py"):
+        answer = httpx.get(f"{served[1]}gradio_api/file={path}")
+        assert answer.status_code in (403, 404), path
+
+
+def test_two_clients_get_their_own_clips(served):
+    made = {}
+
+    def ask(seed):
+        made[seed] = clip(Client(served[1], verbose=False), seed=seed, steps=4)
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in (1, 2)]
+    [thread.start() for thread in threads]
+    [thread.join(PATIENCE) for thread in threads]
+    app = served[0]
+    for seed in (1, 2):
+        file, settings = made[seed]
+        assert settings["seed"] == seed
+        *_, alone = app.model.result().generate(Request(**settings))
+        difference = read_clip(file)[0].astype(int) - alone.frames
+        assert np.abs(difference).mean() < 12  # encoded, but nobody else's
+
+
+def test_failure_leaks_nothing_and_the_next_clip_succeeds(served, client, monkeypatch, caplog):
+    def broken(self, request, stop=None):
+        raise RuntimeError("secret path /home/someone")
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LumierePipeline, "generate", broken)
+        assert "secret" not in refusal(client)
+    assert "secret path" in caplog.text  # for the operator
+    assert clip(client)[1]["seed"] == 7
+
+
+def test_out_of_memory_is_explained(served, client, monkeypatch):
+    from lumiere.pipeline import GenerationError
+
+    def exhausted(self, request, stop=None):
+        raise GenerationError("the device ran out of memory: lower frames.")
+        yield
+
+    monkeypatch.setattr(LumierePipeline, "generate", exhausted)
+    assert "The device ran out of memory: lower frames." in refusal(client)
+
+
+def test_client_that_goes_away_frees_the_device(served):
+    away = Client(served[1], verbose=False)
+    job = away.submit("a red ball", frames=8, steps=150, api_name="/generate")
+    deadline = time.monotonic() + PATIENCE
+    while not len(jobs.device) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    began = time.monotonic()
+    job.cancel()
+    away.close()
+    assert device_is_free() and time.monotonic() - began < PATIENCE / 2
+
+
+# The page's own handler, as gradio runs it: what it yields, in which order.
+
+
+class Visitor:
+    session_hash = "visitor"
+
+
+def settings_of(**changes) -> list:
+    usual = {"negative_prompt": "", "frames": 8, "fps": 16, "steps": 4, "guidance": 4, "scheduler": "ddim"}
+    usual |= {"seed": 3, "randomise": False} | changes
+    return [usual[name] for name in widgets.SETTINGS]
+
+
+def yielded(app, prompt="a red ball", **changes) -> list[dict]:
+    made = app.make(Visitor, prompt, *settings_of(**changes))
+    return [dict(zip(lumiere_app.OUTPUTS, values, strict=True)) for values in made]
+
+
+def is_sheet(value) -> bool:
+    return isinstance(value, dict) and "sheet" in value
+
+
+def test_page_shows_previews_then_the_clip_once_and_no_sheet_last(served):
+    seen = yielded(served[0])
+    assert seen[0]["status"]["text"] == words.STARTING
+    assert sum(is_sheet(values["theatre"]) for values in seen) >= 2
+    assert [values for values in seen if isinstance(values["clip"], str)] == [seen[-1]]
+    assert seen[-1]["theatre"] is None and seen[-1]["status"]["state"] == "done"
+    assert seen[-1]["status"]["text"].startswith("Done in") and "seed 3" in seen[-1]["status"]["facts"]
+    assert Request.from_json(read_settings(seen[-1]["clip"])).seed == 3
+    assert json.dumps([values["status"] for values in seen if isinstance(values["status"], dict)])
+
+
+def test_page_writes_the_drawn_seed_back(served):
+    seen = yielded(served[0], randomise=True)
+    seeds = {values["seed"] for values in seen if type(values["seed"]) is int}
+    assert len(seeds) == 1 and f"seed {seeds.pop()}" in seen[-1]["status"]["facts"]
+
+
+def test_page_keeps_the_clip_of_a_stopped_job(served):
+    made, last = served[0].make(Visitor, "a red ball", *settings_of(steps=150)), {}
+    for values in made:
+        last = dict(zip(lumiere_app.OUTPUTS, values, strict=True))
+        if is_sheet(last["theatre"]):
+            served[0].stop(Visitor)
+    assert re.match(r"Stopped at step \d+ of 150\.", last["status"]["text"])
+    assert len(read_clip(last["clip"])[0]) == 8
+
+
+def test_page_refuses_in_words(served):
+    seen = yielded(served[0], prompt=" ")
+    assert seen[-1]["status"]["state"] == "refused"
+    assert seen[-1]["status"]["text"].startswith("Write a prompt")
+    assert len(jobs.device) == 0
+
+
+def test_page_tells_of_a_full_disk(served, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(lumiere_app, "write_clip", full)
+    assert yielded(served[0])[-1]["status"]["text"] == words.DISK_FULL
+
+
+def test_closed_page_frees_the_device(served):
+    made = served[0].make(Visitor, "a red ball", *settings_of(steps=150))
+    for values in made:
+        if is_sheet(values[0]):
+            break
+    made.close()
+    assert device_is_free()
+
+
+def test_page_waits_for_the_model_and_keeps_the_connection_alive(served):
+    app = lumiere_app.App(served[0].limits)
+    made = app.make(Visitor, "a red ball", *settings_of(steps=2))
+    assert next(made)[1]["text"] == words.WARMING
+    assert next(made) == lumiere_app.show()
+    app.model.set_result(served[0].model.result())
+    assert isinstance(list(made)[-1][2], str)
+
+
+def test_note_names_unknown_words_only(served):
+    assert served[0].note("a red ball over green hills") == words.TIP
+    assert "“dragon”" in served[0].note("a red dragon")
+    assert served[0].note(None) == served[0].note("x" * 10_000) == words.TIP
+
+
+def test_templates_hold_no_place_for_values():
+    """Both `${value}` and `{{value}}` in a gr.HTML template execute what people type."""
+    for file in widgets.part.__globals__["FOLDER"].glob("*.html"):
+        assert not re.search(r"\$\{|\{\{", file.read_text()), file.name
+
+
+def test_words_of_the_page():
+    assert words.duration(0.4211) == "0.42 s" and words.duration(3.14) == "3.1 s"
+    assert words.duration(59.7) == "1 min 0 s" and words.duration(125) == "2 min 5 s"
+    assert words.stopped(6, 20).startswith("Stopped at step 6 of 20")
+    assert words.ignored(["dragon"]).endswith("“dragon”.")
+    assert "3 more" in words.ignored(list("abcdefg"))

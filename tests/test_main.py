@@ -1,0 +1,141 @@
+"""The command line."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lumiere import __main__ as command
+from lumiere import models
+from lumiere.request import Request
+from lumiere.video import read_clip, read_settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def model(monkeypatch, tiny_model):
+    monkeypatch.setenv(models.VARIABLE, str(tiny_model))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def test_a_clip_with_its_settings(tmp_path, capsys):
+    clip = tmp_path / "clip.mp4"
+    arguments = ["a red ball", "--frames", "8", "--seed", "7", "--steps", "3", "--fps", "12"]
+    arguments += ["--negative-prompt", "a dragon", "--device", "cpu"]
+    assert command.main([*arguments, "-o", str(clip)]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[0] == str(clip) and "seed 7 · 8 frames at 12 fps" in captured.out
+    assert "step 3 of 3" in captured.err and "ignored" not in captured.err
+    frames, fps = read_clip(clip)
+    assert frames.shape == (8, 64, 64, 3) and fps == 12
+    expected = Request("a red ball", "a dragon", frames=8, fps=12, height=64, width=64, steps=3, seed=7)
+    assert Request.from_json(read_settings(clip)) == expected
+    again = tmp_path / "again.mp4"
+    assert command.main([*arguments, "-o", str(again)]) == 0
+    assert np.array_equal(read_clip(again)[0], frames)
+
+
+def test_without_an_output_the_file_is_named_after_the_seed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert command.main(["../x <script> %s dragon", "--frames", "4", "--steps", "1", "--device", "cpu"]) == 0
+    captured = capsys.readouterr()
+    (clip,) = tmp_path.iterdir()
+    seed = Request.from_json(read_settings(clip)).seed
+    assert clip.name == f"lumiere-{seed}.mp4" and f"seed {seed} " in captured.out
+    assert "ignored" in captured.err and "dragon" in captured.err
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["x", "--frames", "18"], "the nearest are 16 and 20"),
+        (["x", "--frames", "many"], "--frames"),
+        (["x", "--no-such-thing"], "--no-such-thing"),
+        ([], "prompt"),
+        ([""], "write a prompt"),
+        (["x" * 2001], "2001"),
+        (["x", "--steps", "0"], "1 to 150"),
+        (["x", "--guidance", "nan"], "0 to 30"),
+        (["x", "--scheduler", "magic"], "dpm++ 2m"),
+        (["x", "--height", "100"], "divisible by 32"),
+        (["x", "--seed", "-1"], "4294967295"),
+        (["x", "-o", "/nowhere/clip.mp4"], "folder"),
+        (["x", "-o", "clip.gif"], ".mp4"),
+        (["x", "--device", "tpu"], "no device tpu"),
+    ],
+)
+def test_refusals_are_one_sentence_and_status_2(arguments, words, capsys):
+    try:
+        status = command.main(arguments)
+    except SystemExit as error:  # the argument parser leaves by itself
+        status = error.code
+    captured = capsys.readouterr()
+    assert status == 2 and not captured.out
+    assert words in captured.err and len(captured.err.splitlines()) == 1
+
+
+def test_a_model_that_is_missing_is_one_sentence_and_status_1(capsys):
+    assert command.main(["x", "--model", "/nowhere"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_refusal_loads_neither_torch_nor_weights():
+    code = "import sys; from lumiere.__main__ import main; status = main(['x', '--frames', '18']); "
+    code += "sys.exit(9 if 'torch' in sys.modules else status)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+
+
+def test_interrupting_keeps_the_partial_clip(tmp_path, monkeypatch, capsys):
+    clip = tmp_path / "clip.mp4"
+    pipeline = models.get(None, "cpu")
+    generate = pipeline.generate
+
+    def interrupted(request, stop):
+        for item in generate(request, stop):
+            yield item
+            if getattr(item, "step", 0) == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(pipeline, "generate", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    arguments = ["a ball", "--frames", "4", "--steps", "5", "-o", str(clip), "--device", "cpu"]
+    assert command.main(arguments) == 130
+    assert signal.getsignal(signal.SIGINT) is before
+    captured = capsys.readouterr()
+    assert "after step 2 of 5" in captured.err and str(clip) in captured.out
+    assert len(read_clip(clip)[0]) == 4
+
+
+def test_interrupting_while_loading_is_no_traceback(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(models, "get", interrupted)
+    assert command.main(["a ball"]) == 130
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError("cannot write the clip: the encoder failed, with 0 MB free on its disk.")
+
+    monkeypatch.setattr(command, "write_clip", full)
+    arguments = ["a ball", "--frames", "4", "--steps", "1", "-o", str(tmp_path / "c.mp4"), "--device", "cpu"]
+    assert command.main(arguments) == 1
+    assert "0 MB free" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_as_a_program_from_another_folder(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    arguments = ["-m", "lumiere", "a red ball", "--frames", "4", "--steps", "2", "-o", "clip.mp4"]
+    arguments.insert(0, sys.executable)
+    done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and (tmp_path / "clip.mp4").exists(), done.stderr
+    assert "Traceback" not in done.stderr and "Loading weights" not in done.stderr

@@ -1,0 +1,336 @@
+"""Training of the motion weights: exact resume, the frozen base, several processes."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from diffusers import DDIMScheduler
+from safetensors.torch import load_file
+
+from lumiere.data import write_captions
+from lumiere.loading import load_model
+from lumiere.motion import load_motion, read_facts
+from lumiere.train import (
+    Settings,
+    Trainer,
+    main,
+    noise_and_target,
+    relative_rate,
+    train,
+    weighted_error,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    """Accelerate keeps the precision of its first use in a process."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> Path:
+    """Six clips of 10 frames, 4 x 8 x 8: smooth, so that there is something to learn."""
+    folder = tmp_path_factory.mktemp("clips")
+    random = np.random.default_rng(0)
+    still, change = random.standard_normal((2, 6, 1, 4, 8, 8))
+    times = np.linspace(0, 1, 10).reshape(1, 10, 1, 1, 1)
+    np.save(folder / "latents.npy", (still + times * change).astype(np.float16))
+    np.save(folder / "weights.npy", random.integers(0, 256, (6, 10, 8, 8), np.uint8))
+    write_captions(folder, [["a red ball bouncing", "a ball"]] * 6)
+    return folder
+
+
+@pytest.fixture
+def settings(tiny_model, clips, tmp_path):
+    """Makes settings for a run in a folder of this name, in exact arithmetic unless asked otherwise."""
+
+    def make(name: str = "run", **given) -> Settings:
+        given = {"frames": 8, "steps": 6, "batch": 2, "warmup": 2, "precision": "no", "seed": 3} | given
+        return Settings(str(tiny_model), str(clips), str(tmp_path / name), **given)
+
+    return make
+
+
+def trainer(settings: Settings) -> Trainer:
+    made = Trainer(settings, Accelerator(mixed_precision=settings.precision, cpu=True))
+    made.resume()
+    return made
+
+
+def lines(settings: Settings) -> list[dict]:
+    """The metrics on disk, without the time that the steps took."""
+    found = [json.loads(line) for line in (Path(settings.out) / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in found]
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def result(settings: Settings) -> dict:
+    return load_file(Path(settings.out) / "motion" / "motion.safetensors")
+
+
+def command(settings: Settings) -> list[str]:
+    given = {key: value for key, value in vars(settings).items() if value is not None}
+    return [f"--{key.replace('_', '-')}={value}" for key, value in given.items()]
+
+
+def test_interrupted_run_equals_the_unbroken_one_bit_for_bit(settings):
+    whole, broken = settings("whole"), settings("broken", save_minutes=0.0)
+    list(train(whole))
+    for metrics in islice(train(broken), 4):
+        if metrics["step"] == 2:  # as if the steps after it had not been saved before the kill
+            shutil.copy(Path(broken.out) / "checkpoint.pt", Path(broken.out) / "kept.pt")
+    os.replace(Path(broken.out) / "kept.pt", Path(broken.out) / "checkpoint.pt")
+    with open(Path(broken.out) / "metrics.jsonl", "a") as file:
+        file.write('{"step": 5, "lo')
+    assert [metrics["step"] for metrics in train(broken)] == [3, 4, 5, 6]
+    assert [line["step"] for line in lines(whole)] == [1, 2, 3, 4, 5, 6]
+    assert lines(broken) == lines(whole)
+    assert same(result(broken), result(whole))
+
+
+def test_steps_may_be_raised(settings):
+    list(train(settings(steps=2)))
+    assert [metrics["step"] for metrics in train(settings(steps=4))] == [3, 4]
+    assert list(train(settings(steps=4))) == []
+
+
+def test_only_motion_weights_change(settings, tiny_model):
+    run = trainer(settings())
+    before = {key: value.clone() for key, value in run.lumiere.state_dict().items()}
+    for _ in range(3):
+        run.advance()
+    after, base = run.lumiere.state_dict(), run.lumiere.model
+    assert [key for key in before if torch.equal(before[key], after[key])] == []
+    assert same(base.state_dict(), load_model(tiny_model, "unet", torch.float32).state_dict())
+    assert all(weight.grad is None for weight in base.parameters())
+    assert same(before, trainer(settings("other")).lumiere.state_dict()), "fresh weights depend on the seed"
+
+
+def test_the_result_is_the_moving_average_and_can_be_trained_on(settings, tiny_model):
+    made = settings(ema=0.9, steps=3)
+    run = trainer(made)
+    average = {key: value.double() for key, value in run.lumiere.state_dict().items()}
+    for step in range(1, 4):
+        run.advance()
+        decay = min(0.9, step / (step + 10))
+        for key, value in run.lumiere.state_dict().items():
+            average[key] = decay * average[key] + (1 - decay) * value
+    run.save()
+    saved = result(made)
+    assert all(torch.allclose(saved[key].double(), average[key], atol=1e-6) for key in average)
+    facts = read_facts(Path(made.out) / "motion")
+    assert facts["steps"] == 3 and facts["clips_seen"] == 6 and facts["base"] == tiny_model.name
+    assert facts["loss"] == pytest.approx(np.mean([line["loss"] for line in lines(made)]))
+    continued = trainer(settings("continued", init=str(Path(made.out) / "motion")))
+    assert same(continued.lumiere.state_dict(), saved)
+
+
+def test_passes_add_up_to_the_step(settings):
+    """Clip by clip, or all four in one pass: one gradient."""
+    gradients = []
+    for name, passes in (("one", 1), ("four", 4)):
+        run = trainer(settings(name, batch=4, accumulation=passes))
+        loss = run._gradients()
+        gradients.append((loss, [weight.grad.clone() for weight in run.lumiere.parameters()]))
+        AcceleratorState._reset_state(reset_partial_state=True)
+    (loss, one), (same_loss, four) = gradients
+    assert loss == pytest.approx(same_loss, rel=1e-5)
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(one, four, strict=True))
+
+
+def test_half_precision_reaches_the_base(settings):
+    run, seen = trainer(settings(precision="bf16")), []
+    for layer in (run.lumiere.model.conv_in, run.lumiere.model.up_blocks[0].resnets[0].conv1):
+        layer.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
+    assert np.isfinite(run.advance()["loss"])
+    assert seen == [torch.bfloat16, torch.bfloat16]
+    assert {weight.dtype for weight in run.lumiere.parameters()} == {torch.float32}
+
+
+def test_nothing_before_the_first_temporal_layer_is_differentiated(settings):
+    run, seen = trainer(settings()), []
+    run.lumiere.model.conv_in.register_forward_hook(lambda m, args, output: seen.append(output.requires_grad))
+    run.lumiere.model.time_embedding.register_forward_hook(
+        lambda m, args, output: seen.append(output.requires_grad)
+    )
+    run.advance()
+    assert seen == [False, False]
+
+
+def test_error_is_weighted_within_each_clip():
+    torch.manual_seed(0)
+    predicted, target = torch.randn(2, 4, 3, 4, 6, 6)
+    weight = 1 + 3 * torch.rand(4, 1, 4, 6, 6)
+    whole = weighted_error(predicted, target, weight)
+    parts = [weighted_error(predicted[i : i + 2], target[i : i + 2], weight[i : i + 2]) for i in (0, 2)]
+    assert torch.allclose(whole, sum(parts) / 2)
+    assert torch.allclose(
+        weighted_error(predicted, target, torch.ones(1)), (predicted - target).square().mean()
+    )
+    only = torch.zeros(4, 1, 4, 6, 6)
+    only[..., 2, 3] = 5
+    expected = (predicted - target)[..., 2, 3].square().mean()
+    assert torch.allclose(weighted_error(predicted, target, only), expected)
+
+
+@pytest.mark.parametrize("kind", ["v_prediction", "epsilon"])
+def test_target_and_input_give_back_the_clean_clip(kind):
+    scheduler = DDIMScheduler(prediction_type=kind)
+    clean, noise = torch.randn(2, 3, 4, 5, 6, 7, generator=torch.Generator().manual_seed(0))
+    times = torch.tensor([0, 500, 999])
+    noisy, target = noise_and_target(scheduler, clean, noise, times)
+    for clip, time_ in enumerate(times):  # clip by clip and frame by frame, as the scheduler of images would
+        product = scheduler.alphas_cumprod[time_]
+        alpha, sigma = product.sqrt(), (1 - product).sqrt()
+        for frame in range(5):
+            x, y = noisy[clip, :, frame], target[clip, :, frame]
+            found = alpha * x - sigma * y if kind == "v_prediction" else (x - sigma * y) / alpha
+            assert torch.allclose(found, clean[clip, :, frame], atol=1e-3)
+
+
+def test_unknown_predictions_are_refused():
+    x = torch.zeros(1, 4, 4, 2, 2)
+    with pytest.raises(ValueError, match="its config says sample"):
+        noise_and_target(DDIMScheduler(prediction_type="sample"), x, x, torch.tensor([1]))
+
+
+def test_learning_rate_rises_stays_and_falls():
+    rates = [relative_rate(step, 100, 10) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and rates[9:71] == [1.0] * 62
+    assert rates[99] == pytest.approx(1 / 30)
+    assert all(a < b for a, b in zip(rates[:9], rates[1:10], strict=True))
+    assert all(a > b for a, b in zip(rates[70:], rates[71:], strict=False))
+
+
+def test_full_disk_keeps_the_last_checkpoint(settings):
+    made = settings()
+    run = trainer(made)
+    run.advance()
+    run.save()
+    kept = (Path(made.out) / "checkpoint.pt").read_bytes()
+    run.advance()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(OSError, match="cannot save the step 2 in"):
+            run.save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (Path(made.out) / "checkpoint.pt").read_bytes() == kept
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert trainer(made).step == 1
+
+
+def test_loss_that_is_not_a_number_stops_before_it_spoils_the_weights(settings, clips, tmp_path):
+    folder = shutil.copytree(clips, tmp_path / "bad")
+    latents = np.load(folder / "latents.npy")
+    latents[:] = np.inf
+    np.save(folder / "latents.npy", latents)
+    run = trainer(Settings(**(vars(settings()) | {"data": str(folder)})))
+    with pytest.raises(ValueError, match="loss of step 1 is not a number"):
+        run.advance()
+    assert all(weight.isfinite().all() for weight in run.lumiere.parameters())
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"frames": 6}, "multiple of 4; received 6"),
+        ({"frames": 12}, "have 10 frames; training on 12"),
+        ({"batch": 3, "accumulation": 2}, "1 processes x 2 passes; received 3 clips"),
+        ({"factor": 3}, "power of two"),
+        ({"steps": 0}, "steps must be at least 1; received 0"),
+        ({"ema": 1.0}, "ema must be 0 or more and below 1; received 1"),
+        ({"learning_rate": float("nan")}, "learning_rate must be 0 or more; received nan"),
+        ({"precision": "fp8"}, "precision is one of no, bf16; received fp8"),
+        ({"data": "/nowhere"}, "There is no latents.npy in /nowhere"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_in_words(settings, given, words):
+    with pytest.raises(ValueError, match=words):
+        list(train(Settings(**(vars(settings()) | given))))
+
+
+def test_checkpoint_of_another_factor_is_refused(settings):
+    list(train(settings(steps=1)))
+    with pytest.raises(ValueError, match="belongs to another model or factor"):
+        list(train(settings(factor=2, steps=2)))
+
+
+def test_command_line_trains_and_tells_what_is_wrong(settings, tiny_model, capsys):
+    made = settings(steps=2)
+    assert main(command(made)) == 0
+    assert load_motion(load_model(tiny_model, "unet", torch.float32), Path(made.out) / "motion")
+    assert main(command(made)) == 0
+    assert "has had its 2 steps" in capsys.readouterr().err
+    assert main([*command(made), "--data=/nowhere"]) == 2
+    assert main([*command(made), "--model=/nowhere"]) == 1
+    assert "there is no model folder /nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_one_clip_can_be_learnt(settings, clips, tmp_path):
+    folder = tmp_path / "one"
+    folder.mkdir()
+    for name in ("latents.npy", "weights.npy"):
+        np.save(folder / name, np.load(clips / name)[:1, :8])
+    write_captions(folder, [["a red ball bouncing"]])
+    given = {"data": str(folder), "steps": 300, "learning_rate": 1e-2, "caption_dropout": 0.0, "batch": 4}
+    losses = [metrics["loss"] for metrics in train(Settings(**(vars(settings()) | given)))]
+    assert np.mean(losses[-30:]) < 0.5 * np.mean(losses[:5])
+
+
+@pytest.mark.slow
+def test_killed_process_goes_on_as_if_it_had_not_been(settings):
+    whole, broken = settings("whole", steps=12), settings("broken", steps=12, save_minutes=0.0)
+    list(train(whole))
+    start = [sys.executable, "-m", "lumiere.train", *command(broken)]
+    process = subprocess.Popen(start, cwd=ROOT, stderr=subprocess.DEVNULL)
+    metrics = Path(broken.out) / "metrics.jsonl"
+    while process.poll() is None and (not metrics.exists() or len(metrics.read_text().splitlines()) < 4):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    subprocess.run(start, cwd=ROOT, check=True)
+    assert lines(broken) == lines(whole)
+    assert same(result(broken), result(whole))
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(settings):
+    one, two = settings("one", batch=4), settings("two", batch=4)
+    list(train(one))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2"]
+    launch += [
+        "--num_machines=1",
+        "--mixed_precision=no",
+        "--dynamo_backend=no",
+        f"--main_process_port={port}",
+    ]
+    subprocess.run([*launch, "-m", "lumiere.train", *command(two)], cwd=ROOT, check=True)
+    for a, b in zip(lines(one), lines(two), strict=True):
+        assert a == pytest.approx(b, rel=1e-3)
+    ours, theirs = result(one), result(two)
+    assert all(torch.allclose(ours[key], theirs[key], rtol=1e-3, atol=1e-4) for key in ours)
