@@ -132,7 +132,7 @@ class App:
         try:
             for news in self.relay(fields, None):
                 if news is None or not news[1].ended:
-                    yield gr.skip(), gr.skip()
+                    yield None, None  # the type behind gr.api does not take gr.skip()
             result = news[1].result
             yield gr.FileData(path=save(result)), json.loads(result.request.to_json())
         except Sorry as sorry:

@@ -103,8 +103,9 @@ class Lumiere(nn.Module):
         constructor; attention has one head per 64 channels unless `attn_inflation_kwargs` says otherwise.
         """
         places = unet_places(unet, factor)
-        heads = max(1, max(places.attns.values()) // 64)
-        kwargs["attn_inflation_kwargs"] = {"heads": heads} | (kwargs.get("attn_inflation_kwargs") or {})
+        width = next(iter(places.attns.values()))
+        heads = {"heads": max(1, width // 64), "dim_head": width // max(1, width // 64)}
+        kwargs["attn_inflation_kwargs"] = heads | (kwargs.get("attn_inflation_kwargs") or {})
         kwargs |= {"unet_time_kwarg": "timestep", "channels": unet.config.in_channels}
         return cls(unet, places=places, per_clip=True, **kwargs)
 

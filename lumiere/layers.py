@@ -114,6 +114,9 @@ class AttentionInflationBlock(TemporalLayer):
         self.temporal_attns = nn.ModuleList()
         for _ in range(depth):
             attention = Attention(dim=dim, **attn_kwargs)
+            if isinstance(attention.to_out, nn.Identity) and attention.to_v.out_features != dim:
+                width = attention.to_v.out_features  # x-transformers projects several heads back, but not one
+                raise ValueError(f"A single head must have `dim_head` {dim}, the channels; received {width}.")
             layer = nn.Sequential(RMSNorm(dim), attention) if prenorm else nn.Sequential(attention)
             self.temporal_attns.append(Residual(layer) if residual_attn else layer)
         self.proj_out = nn.Linear(dim, dim)

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lumiere.inflate import KINDS, Lumiere
+from lumiere.inflate import KINDS, Lumiere, unet_places
 from lumiere.layers import (
     AttentionInflationBlock,
     ConvolutionInflationBlock,
@@ -65,14 +65,16 @@ def load_motion(unet: nn.Module, folder: str | Path) -> Lumiere:
     """
     folder = Path(folder)
     description = _read(folder)
+    factor = description["downsample_factor"]
+    places = unet_places(unet, factor)
+    if description["placement"] != {kind: getattr(places, kind) for kind in KINDS}:
+        raise ValueError(f"The motion weights in {folder} belong to a UNet with other blocks or widths.")
     options = {}
     for kind, (klass, kwargs) in OPTIONS.items():
         options[kwargs] = description["kwargs"][kind]
         if kind in description["classes"]:  # there are none without temporal resampling
             options[klass] = CLASSES[description["classes"][kind]]
-    lumiere = Lumiere.from_unet(unet, description["downsample_factor"], **options)
-    if description["placement"] != {kind: getattr(lumiere.places, kind) for kind in KINDS}:
-        raise ValueError(f"The motion weights in {folder} belong to a UNet with other blocks or widths.")
+    lumiere = Lumiere.from_unet(unet, factor, **options)
     weights = load_file(folder / "motion.safetensors")
     _check(weights, lumiere.state_dict(), folder)
     lumiere.load_state_dict(weights)

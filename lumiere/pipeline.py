@@ -209,7 +209,8 @@ class LumierePipeline:
                 "the model's output is not a number: try less guidance or another scheduler."
             )
         stack = rearrange(latents, "1 c t h w -> t c h w") / self.vae.config.scaling_factor
-        count = max(1, SLICE_PIXELS // (stack.shape[-2] * stack.shape[-1] * self._pixels**2))
+        most = SLICE_PIXELS // (stack.shape[-2] * stack.shape[-1] * self._pixels**2)
+        count = min(max(1, most), len(stack))
         slices, begin = [], 0
         while begin < len(stack):
             frames = self._decode_slice(stack[begin : begin + count])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 JPEG_QUALITY = 80
 MAX_SHEET_SIDE = 4096  # browsers on phones refuse to decode larger pictures
-RIDGE = 1e-3  # in variances of the latents: keeps the solution tame where pictures leave a direction empty
+RIDGE = 1e-5  # in variances of the latents: keeps the solution tame where pictures leave a direction empty
 
 
 class LatentPreview:

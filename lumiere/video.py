@@ -32,7 +32,7 @@ UNREADABLE = "cannot read a video from this file"
 # Only a container that holds its own data may be opened, whatever the file is called: playlists (HLS,
 # ffconcat, DASH, SDP) name other files and addresses, which ffmpeg would go and open.
 UNTRUSTED = ["-protocol_whitelist", "file", "-format_whitelist", "mov,matroska,webm,avi,gif"]
-# Even for a header ffmpeg decodes a frame or two; larger ones it may not, and still tells their size.
+# Even for a header ffmpeg decodes a frame or two; larger ones it may not, but it still tells their size.
 HEADER_ONLY = [*UNTRUSTED, "-max_pixels", str(2**22)]
 
 # Without the explicit matrix swscale picks BT.601, and players guess by size: colours would shift with it.
@@ -72,9 +72,9 @@ def write_clip(path, frames: np.ndarray, fps: float, settings: str | None = None
     frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")  # t h+ w+ c
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        log = _encode(part, frames, fps, settings)
+        _encode(part, frames, fps, settings)
         if _stored(part) != (frames.shape[2], frames.shape[1], len(frames)):
-            raise RuntimeError(f"ffmpeg: {log or 'no message'}")
+            raise RuntimeError("ffmpeg reported no error, but sizes or frames are missing")
         os.replace(part, path)
     except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:
         # The sentence may end on a page, so the paths in the causes stay in the traceback.
@@ -136,9 +136,9 @@ def probe(path) -> Header:
     """Reads the header of a stranger's video without its frames; raises ValueError when there is none."""
     log = _output([*HEADER_ONLY, "-i", _file(path)], "stderr").decode("utf-8", "replace")
     # `  Stream #0:0[0x1](und): Video: h264 (High) (avc1 / 0x31637661), yuv420p(tv), 64x48 [SAR 1:1], 16 fps`
-    for line in re.findall(r"^ {2,4}Stream #0:\d+.*: (Video: .*)", log, re.MULTILINE):
-        size = re.search(r", (\d{1,6})x(\d{1,6})\b", line)
-        rate = re.search(r", ([\d.]+)(k?) fps\b", line) or re.search(r", ([\d.]+)(k?) tbr\b", line)
+    for line in re.findall(r"^ {2,4}Stream #0:\d+.*: (Video: \w.*)", log, re.MULTILINE):
+        size = re.search(r", (\d{1,6})x(\d{1,6})\b", line) or re.search(r"size (\d+)x(\d+) exceeds", log)
+        rate = re.search(r", (\d+(?:\.\d+)?)(k?) (?:fps|tbr)\b", line)
         if size and rate and float(rate[1]) > 0 and "(attached pic)" not in line:
             break
     else:
@@ -198,8 +198,7 @@ def _check_clip(path: Path, frames: np.ndarray, fps: float, settings: str | None
             )
 
 
-def _encode(path: Path, frames: np.ndarray, fps: float, settings: str | None) -> str:
-    """Runs the encoder to its end, whatever that is, and returns what it said."""
+def _encode(path: Path, frames: np.ndarray, fps: float, settings: str | None) -> None:
     height, width = frames.shape[1:3]
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostdin", "-loglevel", "error", "-y"]
     command += [
@@ -221,7 +220,10 @@ def _encode(path: Path, frames: np.ndarray, fps: float, settings: str | None) ->
         capture_output=True,
         timeout=ENCODE_SECONDS,
     )
-    return done.stderr.decode("utf-8", "replace")[-2000:].strip()
+    if done.returncode != 0:
+        raise RuntimeError(
+            f"ffmpeg ended with {done.returncode}: {done.stderr[-2000:].decode('utf-8', 'replace')}"
+        )
 
 
 def _stored(path: Path) -> tuple[int, int, int] | None:

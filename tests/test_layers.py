@@ -145,6 +145,8 @@ def test_what_does_not_fit_is_refused_in_words():
         ConvolutionInflationBlock(dim=16, conv2d_kernel_size=2)
     with pytest.raises(ValueError, match="`groups` must divide the 12 channels; received 8"):
         ConvolutionInflationBlock(dim=12)
+    with pytest.raises(ValueError, match="`dim_head` 16, the channels; received 8"):
+        AttentionInflationBlock(dim=16, heads=1, dim_head=8)
     with pytest.raises(ValueError, match="received 'cubic'"):
         TemporalDownsample(16, init="cubic")
     with pytest.raises(ValueError, match="received 5"):

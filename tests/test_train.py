@@ -183,9 +183,8 @@ def test_error_is_weighted_within_each_clip():
     whole = weighted_error(predicted, target, weight)
     parts = [weighted_error(predicted[i : i + 2], target[i : i + 2], weight[i : i + 2]) for i in (0, 2)]
     assert torch.allclose(whole, sum(parts) / 2)
-    assert torch.allclose(
-        weighted_error(predicted, target, torch.ones(1)), (predicted - target).square().mean()
-    )
+    even = weighted_error(predicted, target, torch.ones_like(weight))
+    assert torch.allclose(even, (predicted - target).square().mean())
     only = torch.zeros(4, 1, 4, 6, 6)
     only[..., 2, 3] = 5
     expected = (predicted - target)[..., 2, 3].square().mean()

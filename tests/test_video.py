@@ -1,12 +1,9 @@
-"""Clips written and read back, an independent decode, failing encoders, and the files that strangers send."""
+"""Clips written and read back, an independent decode, and encoders that fail."""
 
-import http.server
 import os
 import re
-import struct
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -29,7 +26,6 @@ COLOURS = np.array(
     ],
     np.uint8,
 )
-UNREADABLE = "cannot read a video from this file"
 
 
 def patches(height: int, width: int, frames: int = 3) -> np.ndarray:
@@ -72,24 +68,6 @@ def decode_by_the_book(path: Path, height: int, width: int) -> np.ndarray:
     red, blue = y + 1.5748 * cr, y + 1.8556 * cb
     green = (y - 0.2126 * red - 0.0722 * blue) / 0.7152
     return np.stack([red, green, blue], -1).clip(0, 1) * 255
-
-
-def cpu_seconds() -> float:
-    """What finished child processes have used, which does not depend on what else the machine does."""
-    times = os.times()
-    return times.children_user + times.children_system
-
-
-def refuse(path, words: str = UNREADABLE, seconds: float = 1.0, **limits) -> str:
-    """The refusal of this file by `read_clip`: one sentence that does not name it, and little work."""
-    started = cpu_seconds()
-    with pytest.raises(ValueError) as caught:
-        read_clip(path, **limits)
-    assert cpu_seconds() - started < seconds
-    text = str(caught.value)
-    assert type(caught.value) is ValueError and text.endswith(".") and "\n" not in text
-    assert words in text and Path(path).name not in text and str(path) not in text
-    return text
 
 
 @pytest.mark.parametrize("height, width", [(128, 128), (63, 65), (64, 129), (130, 66), (720, 1280)])
@@ -198,7 +176,7 @@ def test_no_settings(tmp_path):
     write_clip(tmp_path / "b.mp4", moving(frames=1), 16, "")
     assert read_settings(tmp_path / "a.mp4") is read_settings(tmp_path / "b.mp4") is None
     (tmp_path / "c.mp4").write_bytes(b"no video")
-    with pytest.raises(ValueError, match=UNREADABLE):
+    with pytest.raises(ValueError, match="cannot read a video from this file"):
         read_settings(tmp_path / "c.mp4")
 
 
@@ -260,20 +238,25 @@ def test_a_failing_encoder_leaves_nothing(tmp_path, monkeypatch, encoder, before
 
 def test_an_encoder_that_loses_frames_is_noticed(tmp_path, monkeypatch):
     script = tmp_path / "ffmpeg"
-    # A second output under the same name, of three frames, takes the place of the whole one.
-    script.write_text(
-        f"""#!/bin/sh
-real="{imageio_ffmpeg.get_ffmpeg_exe()}"
-for last; do :; done
-case "$*" in *libx264*) exec "$real" "$@" -frames:v 3 -c:v libx264 "$last";; *) exec "$real" "$@";; esac
-"""
-    )
+    lines = [
+        "#!/bin/sh",
+        "n=$#; i=0",
+        "for a; do i=$((i + 1))",
+        '  case "$i-$*" in $n-*libx264*) set -- "$@" -frames:v 3;; esac',  # before the name of the output
+        '  set -- "$@" "$a"; done',
+        "shift $n",
+        f'exec "{imageio_ffmpeg.get_ffmpeg_exe()}" "$@"',
+    ]
+    script.write_text("\n".join(lines))
     script.chmod(0o755)
     (tmp_path / "clips").mkdir()
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(script))
-    with pytest.raises(OSError, match="^cannot write the clip"):
-        write_clip(tmp_path / "clips" / "a.mp4", moving(), 16)
-    assert not list((tmp_path / "clips").iterdir())
+    write_clip(tmp_path / "clips" / "a.mp4", moving(frames=3), 16)
+    with pytest.raises(OSError, match="^cannot write the clip") as caught:
+        write_clip(tmp_path / "clips" / "a.mp4", moving(frames=4), 16)
+    assert "no error" in str(caught.value.__cause__)
+    assert [p.name for p in (tmp_path / "clips").iterdir()] == ["a.mp4"]
+    assert len(read_clip(tmp_path / "clips" / "a.mp4")[0]) == 3
 
 
 def test_a_missing_encoder_is_an_error_in_words(tmp_path, monkeypatch):
@@ -328,16 +311,13 @@ def test_names_are_only_names(tmp_path, monkeypatch, name):
 @pytest.mark.parametrize("kind", ["mov", "mkv", "webm", "avi", "gif"])
 def test_other_containers(tmp_path, kind):
     write_clip(tmp_path / "a.mp4", moving(), 10)
-    ffmpeg(
-        "-i",
-        tmp_path / "a.mp4",
-        *(["-c:v", "libvpx", "-b:v", "2M"] if kind == "webm" else []),
-        tmp_path / f"b.{kind}",
-    )
+    codec = {"webm": ["-c:v", "libvpx", "-b:v", "2M"], "avi": ["-q:v", "2"]}.get(kind, [])
+    ffmpeg("-i", tmp_path / "a.mp4", *codec, tmp_path / f"b.{kind}")
     (tmp_path / f"b.{kind}").rename(tmp_path / "b")  # the content counts, not the name
     frames, fps = read_clip(tmp_path / "b")
     assert frames.shape == (8, 48, 64, 3) and fps == 10
-    assert kind == "gif" or np.abs(frames.astype(int) - moving()).mean() < 8
+    # A neighbouring frame is 26 levels away. (AVI has no place for the colour matrix, GIF a palette only.)
+    assert kind == "gif" or np.abs(frames.astype(int) - moving()).mean() < 12
 
 
 def test_a_rotated_video_comes_upright(tmp_path):
@@ -351,266 +331,3 @@ def test_a_rotated_video_comes_upright(tmp_path):
         < 8
         < np.abs(frames[:, ::-1, ::-1].astype(int) - turned).mean()
     )
-
-
-def test_only_the_first_frames_are_read(tmp_path):
-    write_clip(tmp_path / "a.mp4", moving(frames=12), 16)
-    whole = read_clip(tmp_path / "a.mp4", max_frames=12)[0]
-    assert np.array_equal(read_clip(tmp_path / "a.mp4", max_frames=5)[0], whole[:5])
-
-
-def test_a_side_over_the_limit(tmp_path):
-    write_clip(tmp_path / "a.mp4", moving(48, 64), 16)
-    assert read_clip(tmp_path / "a.mp4", max_side=64)[0].shape[1:3] == (48, 64)
-    assert (
-        refuse(tmp_path / "a.mp4", "", max_side=63)
-        == "the video must be at most 63 pixels a side: received 64 x 48."
-    )
-
-
-def test_time_over(tmp_path):
-    write_clip(tmp_path / "a.mp4", moving(frames=64), 16)
-    assert refuse(tmp_path / "a.mp4", max_seconds=0.001).endswith("it took more than 0.001 seconds.")
-
-
-# What strangers send: rows 17 to 21 of the list of tries.
-
-
-def encoded(path: Path, size: str, frames: int, *options) -> Path:
-    source = "testsrc" if int(size.partition("x")[0]) < 1024 else "color"
-    ffmpeg("-f", "lavfi", "-i", f"{source}=s={size}:r=16", "-frames:v", frames, *options, path)
-    return path
-
-
-def test_17_a_small_file_of_huge_frames(tmp_path):
-    too_large = "the video must be at most 1024 pixels a side: received 8192 x 8192."
-    path = encoded(tmp_path / "a.mp4", "8192x8192", 1, "-c:v", "libx264", "-preset", "ultrafast")
-    assert refuse(path, "", seconds=0.3) == too_large
-
-    path = encoded(tmp_path / "a.webm", "64x64", 2, "-c:v", "libvpx")
-    sides = b"\xb0\x81\x40\xba\x81\x40", b"\xb0\x82\x20\x00\xba\x82\x20\x00"  # width and height in Matroska
-    assert sides[0] in path.read_bytes()
-    path.write_bytes(path.read_bytes().replace(*sides))
-    assert refuse(path, "", seconds=0.3) == too_large
-
-    path = encoded(tmp_path / "a.gif", "64x64", 2)
-    screen = path.read_bytes()
-    path.write_bytes(screen[:6] + struct.pack("<2H", 8192, 8192) + screen[10:])
-    refuse(path, "", seconds=0.3)
-
-
-@pytest.mark.parametrize("kind", ["mp4", "mkv"])
-@pytest.mark.parametrize("second", ["128x112", "32x16", "48x64", "2048x2048"])
-def test_18_the_size_changes_midway(tmp_path, kind, second):
-    for name, size in (("a", "64x48"), ("b", second)):
-        encoded(tmp_path / f"{name}.h264", size, 8, "-c:v", "libx264", "-pix_fmt", "yuv420p", "-bf", "0")
-    both = tmp_path / "ab.h264"
-    both.write_bytes((tmp_path / "a.h264").read_bytes() + (tmp_path / "b.h264").read_bytes())
-    path = tmp_path / f"ab.{kind}"
-    ffmpeg(
-        "-fflags", "+genpts", "-r", 16, "-i", both, "-c", "copy", "-bsf:v", "setts=ts=N", tmp_path / "ab.mp4"
-    )
-    if kind == "mkv":
-        ffmpeg("-i", tmp_path / "ab.mp4", "-c", "copy", path)
-    assert probe(path).width == 64
-    if second == "48x64":  # may pass as the same video turned by a quarter, but never in another shape
-        try:
-            frames = read_clip(path)[0]
-        except ValueError as error:
-            assert UNREADABLE in str(error)
-        else:
-            assert frames.shape[1:] == (48, 64, 3)
-        return
-    assert "changes its size" in refuse(path)
-    assert len(read_clip(path, max_frames=4)[0]) == 4  # what lies behind the limit is not looked at
-
-
-def test_18_a_header_that_lies(tmp_path):
-    path = encoded(tmp_path / "a.avi", "2048x2048", 4, "-c:v", "mjpeg")
-    data = bytearray(path.read_bytes())
-    for match in list(re.finditer(re.escape(struct.pack("<2I", 2048, 2048)), bytes(data))):
-        data[match.start() : match.end()] = struct.pack("<2I", 64, 64)
-    (tmp_path / "b.avi").write_bytes(data)
-    refuse(tmp_path / "b.avi", "")
-
-    path = encoded(
-        tmp_path / "a.webm", "2048x2048", 4, "-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", "8"
-    )
-    data = (
-        path.read_bytes()
-        .replace(b"\xb0\x82\x08\x00", b"\xb0\x82\x00\x40")
-        .replace(b"\xba\x82\x08\x00", b"\xba\x82\x00\x40")
-    )
-    assert data != path.read_bytes()
-    (tmp_path / "b.webm").write_bytes(data)
-    refuse(tmp_path / "b.webm", "")
-
-    path = encoded(tmp_path / "a.mp4", "2048x2048", 2, "-c:v", "libx264", "-preset", "ultrafast")
-    data = path.read_bytes().replace(struct.pack(">2H", 2048, 2048), struct.pack(">2H", 64, 64))
-    data = data.replace(struct.pack(">2I", 2048 << 16, 2048 << 16), struct.pack(">2I", 64 << 16, 64 << 16))
-    assert data != path.read_bytes()
-    (tmp_path / "b.mp4").write_bytes(data)
-    refuse(tmp_path / "b.mp4", "")
-
-
-def test_19_many_frames_and_odd_rates(tmp_path):
-    many = tmp_path / "many.mp4"
-    ffmpeg("-f", "lavfi", "-i", "color=s=16x16:r=1000", "-frames:v", 20_000, "-preset", "ultrafast", many)
-    started = cpu_seconds()
-    frames, fps = read_clip(many, max_frames=80)
-    assert frames.shape == (80, 16, 16, 3) and fps == 60
-    assert cpu_seconds() - started < 2
-    assert probe(many).fps == 1000
-
-    # Variable: 8 frames within half a second, then one ten million seconds later.
-    ffmpeg(
-        *("-f", "lavfi", "-i", "testsrc=s=64x48:r=16", "-frames:v", 9, "-fps_mode", "passthrough"),
-        *("-vf", "setpts='if(lt(N,8),N,160000000)/16/TB'", tmp_path / "gap.mkv"),
-    )
-    started = cpu_seconds()
-    frames, fps = read_clip(tmp_path / "gap.mkv", max_frames=80)
-    assert len(frames) <= 80 and 1 <= fps <= 60
-    assert cpu_seconds() - started < 2
-
-    avi = encoded(tmp_path / "a.avi", "64x48", 4, "-c:v", "mjpeg").read_bytes()
-    scale_and_rate = struct.pack("<2I", 1, 16)
-    assert scale_and_rate in avi
-    for number, pair in enumerate([(1, 0), (0, 0), (0, 16), (2**32 - 1, 1), (1, 2**32 - 1)]):
-        path = tmp_path / f"{number}.avi"
-        path.write_bytes(avi.replace(scale_and_rate, struct.pack("<2I", *pair)))
-        started = cpu_seconds()
-        try:
-            frames, fps = read_clip(path, max_frames=20)
-            assert len(frames) <= 20 and 1 <= fps <= 60
-        except ValueError as error:
-            assert UNREADABLE in str(error)
-        assert cpu_seconds() - started < 2
-
-
-@pytest.mark.parametrize("kind", ["mp4", "faststart.mp4", "avi", "mkv"])
-def test_20_truncated(tmp_path, kind):
-    extra = ["-movflags", "+faststart"] if "faststart" in kind else []
-    whole = encoded(tmp_path / f"whole.{kind}", "128x96", 32, *extra, "-g", "8", "-bf", "0")
-    frames, data, path = read_clip(whole)[0], whole.read_bytes(), tmp_path / f"cut.{kind}"
-    assert len(frames) == 32
-    for share in (0.0, 0.02, 0.3, 0.6, 0.98):
-        path.write_bytes(data[: int(len(data) * share)])
-        try:
-            part = read_clip(path)[0]
-        except ValueError as error:
-            assert str(error).startswith(UNREADABLE)
-        else:  # made to be streamed: what is there is intact
-            assert kind == "mkv" and share > 0.02 and np.array_equal(part, frames[: len(part)])
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"\0" * 5000,
-        b"hello",
-        b"\0\0\0\x18ftypmp42" + b"\0" * 100,
-        b"<html><script>x</script></html>",
-        None,
-    ],
-)
-def test_20_no_video_at_all(tmp_path, content):
-    path = tmp_path / "stranger.mp4"
-    path.write_bytes(np.random.default_rng(0).bytes(100_000) if content is None else content)
-    assert refuse(path) == f"{UNREADABLE}."
-    with pytest.raises(ValueError):
-        probe(path)
-
-
-def test_20_sound_only_a_folder_and_nothing(tmp_path):
-    ffmpeg("-f", "lavfi", "-i", "sine=d=1", tmp_path / "sound.mp4")
-    (tmp_path / "folder.mp4").mkdir()
-    for name in ("sound.mp4", "folder.mp4", "missing.mp4"):
-        assert refuse(tmp_path / name) == f"{UNREADABLE}."
-
-
-@pytest.fixture
-def server(tmp_path):
-    """A server of the folder, and the list of what was asked of it."""
-    asked = []
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *arguments):
-            super().__init__(*arguments, directory=str(tmp_path))
-
-        def log_message(self, *_):
-            asked.append(self.path)
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}", asked
-        running.shutdown()
-
-
-PLAYLISTS = {
-    "hls": "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:1\n#EXTINF:1.0,\n{target}\n#EXT-X-ENDLIST\n",
-    "concat": "ffconcat version 1.0\nfile '{target}'\n",
-    "dash": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
-    'mediaPresentationDuration="PT1S"><Period><AdaptationSet><Representation id="1" mimeType="video/mp4" '
-    'bandwidth="1"><BaseURL>{target}</BaseURL></Representation></AdaptationSet></Period></MPD>',
-    "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n"
-    "a=rtpmap:96 H264/90000\na=control:{target}\n",
-    "image": "{target}",
-}
-
-
-@pytest.mark.parametrize("kind", PLAYLISTS)
-def test_21_playlists_open_nothing_else(tmp_path, server, kind):
-    address, asked = server
-    # A transport stream, because a playlist of these would otherwise be refused for its target's sake.
-    ffmpeg(
-        "-f",
-        "lavfi",
-        "-i",
-        "testsrc=s=64x48:r=16",
-        "-frames:v",
-        16,
-        "-c:v",
-        "libx264",
-        tmp_path / "secret.ts",
-    )
-    playlist = tmp_path / "list.mp4"
-    for target in ("secret.ts", str(tmp_path / "secret.ts"), f"{address}/secret.ts"):
-        playlist.write_text(PLAYLISTS[kind].format(target=target))
-        opened = os.stat(tmp_path / "secret.ts").st_atime_ns
-        assert refuse(playlist) == f"{UNREADABLE}."
-        with pytest.raises(ValueError):
-            read_settings(playlist)
-        assert os.stat(tmp_path / "secret.ts").st_atime_ns == opened
-    assert asked == []
-
-
-def test_21_the_trap_works(tmp_path, server):
-    """The concat list above is one that ffmpeg does follow when nothing holds it back."""
-    ffmpeg(
-        "-f",
-        "lavfi",
-        "-i",
-        "testsrc=s=64x48:r=16",
-        "-frames:v",
-        16,
-        "-c:v",
-        "libx264",
-        tmp_path / "secret.ts",
-    )
-    address, asked = server
-    (tmp_path / "list.mp4").write_text(PLAYLISTS["concat"].format(target="secret.ts"))
-    assert len(ffmpeg("-i", tmp_path / "list.mp4", "-f", "rawvideo", "-pix_fmt", "gray", "-")) == 16 * 64 * 48
-    (tmp_path / "list.m3u8").write_text(PLAYLISTS["hls"].format(target=f"{address}/secret.ts"))
-    ffmpeg("-protocol_whitelist", "file,http,tcp", "-i", tmp_path / "list.m3u8", "-f", "null", "-")
-    assert asked
-
-
-@pytest.mark.parametrize(
-    "address", ["/etc/passwd", "concat:{0}|{0}", "subfile,,start,0,end,9999,,:{0}", "{1}/a.mp4"]
-)
-def test_22_an_address_is_no_file(tmp_path, server, address):
-    write_clip(tmp_path / "a.mp4", moving(), 16)
-    url, asked = server
-    assert refuse(address.format(tmp_path / "a.mp4", url)) == f"{UNREADABLE}."
-    assert asked == []

@@ -38,6 +38,11 @@ def main(argv=None):
     judge = commands.add_parser("judge", help="measure real renders or generated clips")
     add_judge_arguments(judge)
     judge.set_defaults(do=run_judge)
+    from .evaluate import add_evaluate_arguments, run_evaluate
+
+    evaluate = commands.add_parser("evaluate", help="generate clips of random prompts and measure them")
+    add_evaluate_arguments(evaluate)
+    evaluate.set_defaults(do=run_evaluate)
     arguments = parser.parse_args(argv)
     return arguments.do(arguments)
 

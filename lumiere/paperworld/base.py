@@ -46,6 +46,7 @@ def new_scheduler():
         prediction_type="v_prediction",
         rescale_betas_zero_snr=True,
         timestep_spacing="trailing",
+        steps_offset=1,  # without effect on trailing timesteps; diffusers warns about 0
         clip_sample=False,
         set_alpha_to_one=True,
     )
@@ -77,7 +78,7 @@ def train_base(data, text_encoder, tokenizer, run, steps=5000, batch=32, learnin
 
 
 def denoising_loss(model, scheduler, clean, states, weight, generator):
-    """Weighted error of what the model answers to ``clean`` (b 4 h w) with noise, at stratified random timesteps."""
+    """Weighted error of the answers to ``clean`` (b 4 h w) with noise, at stratified random timesteps."""
     batch = len(clean)
     spread = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
     spread = spread[torch.randperm(batch, generator=generator)]

@@ -11,6 +11,7 @@ import math
 import re
 import sys
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -19,11 +20,12 @@ from ..request import Request
 from ..video import read_clip, read_settings
 from .captions import ATTRIBUTES
 from .scene import DRIFT, DRIFT_SPEED, PERIODS, SIZE, Scene, render, sample_scene
-from .sight import match, see_background, see_colour, see_silhouettes
+from .sight import UPRIGHT, match, see_background, see_colour, see_silhouettes
 from .tracks import explain
 
 LEAST_FRAMES = 8  # fewer cannot tell a bounce from a drift
 NAMED = 0.55  # agreement below which a silhouette has no name; real ones reach 0.9, the next best subject 0.8
+UPRIGHT_BONUS = 0.06  # most subjects stand upright: blur makes half a box a tilted heart, by less than this
 COLOUR_FRAMES = 12  # frames are alike in colour: more would only cost time
 SEEN = 0.5  # share of frames in which the subject must be found
 JUDGED = ("colour", "subject", "background", "motion")  # what "all" means; speed is told apart
@@ -78,12 +80,12 @@ def judge(frames):
     if len(seen) < SEEN * len(frames):
         return nothing
     agreement = match(silhouettes.patches)  # name -> t turns
-    means = {name: float(a[seen].max(1).mean()) for name, a in agreement.items()}
-    subject = max(means, key=means.get)
+    subject = max(agreement, key=lambda name: _likeness(agreement[name][seen]))
+    agreed = float(agreement[subject][seen].max(1).mean())
     best, radius = explain(silhouettes, subject, agreement[subject], seen)
     return Verdict(
         colour=colour,
-        subject=subject if means[subject] >= NAMED else None,
+        subject=subject if agreed >= NAMED else None,
         background=background,
         motion=best.motion,
         speed=_speed(best),
@@ -92,10 +94,15 @@ def judge(frames):
         period=best.period,
         amplitude=best.amplitude,
         radius=radius,
-        agreement=means[subject],
+        agreement=agreed,
         explained=best.explained,
         distance=distance,
     )
+
+
+def _likeness(agreement):
+    """Mean agreement (t, turns) with a subject however it is turned or, with a bonus, upright."""
+    return max(agreement.max(1).mean(), agreement[:, UPRIGHT].max(1).mean() + UPRIGHT_BONUS)
 
 
 def _speed(best):
@@ -200,6 +207,7 @@ def caption_truth(text):
     return truth
 
 
+@lru_cache(maxsize=1)
 def _wordings():
     """Every wording as (words, attribute, value), the longest first."""
     flat = []

@@ -21,6 +21,7 @@ SKY_EXTRAS = ((228, 224, 236), (255, 248, 214), (255, 232, 190), (250, 252, 252)
 TINT = 0.72  # how far a subject's light detail lies from its colour towards cream
 BITS = 5  # per channel of the RGB cube: steps of 8 levels, far below the distances between names
 SOFT = 20.0  # levels over which a pixel's share fades out: keeps the antialiased edge, drowns noise
+CAST = 16.0  # levels per channel: a cast over the whole picture up to this is not held against a background
 FAR = 48.0  # levels: whatever is farther from the background than this is something else, however far
 REACH = 70.0  # levels: farther from a colour than this is another colour, or none
 LEAST_AREA = 60.0  # pixels: the smallest silhouette (a star) has about 300
@@ -31,6 +32,7 @@ SEARCH, WINDOW = (
 GRID, SPAN = 32, 1.9  # samples across a normalised silhouette, and its half width in equivalent radii
 ANGLES = 48  # steps of 7.5 degrees
 SQUASHES = ((1.12, 0.88), (1.24, 0.76))  # what a bounce does at the ground
+UPRIGHT = [0, *range(ANGLES, ANGLES + len(SQUASHES))]  # the templates that are not turned
 
 
 @dataclass(frozen=True)
@@ -63,14 +65,25 @@ def see_background(frames):
     distances = {}
     for kind, (top, horizon, *layers) in PALETTES.items():
         top, horizon = np.array(top, np.float32), np.array(horizon, np.float32)
-        sky = top + (horizon - top) * np.clip(height / 0.65, 0, 1)[:, None]  # h/2 3
-        nearest = np.full(picture.shape[:2], FAR, np.float32)
-        for shade in SHADES:
-            for colour in (sky[:, None], *np.array(layers, np.float32)):
-                nearest = np.minimum(nearest, np.linalg.norm(picture - shade * colour, axis=-1))
-        distances[kind] = float(nearest.mean())
+        sky = (top + (horizon - top) * np.clip(height / 0.65, 0, 1)[:, None])[:, None]  # h/2 1 3
+        paper = [shade * colour for shade in SHADES for colour in (sky, *np.array(layers, np.float32))]
+        _, cast = _residual(picture, paper)
+        cast = np.clip(np.median(cast.reshape(-1, 3), axis=0), -CAST, CAST)
+        nearest, _ = _residual(picture - cast, paper)
+        distances[kind] = float(np.minimum(nearest, FAR).mean())
     best = min(distances, key=distances.get)
     return best, distances[best]
+
+
+def _residual(picture, paper):
+    """Distance (h w) of each pixel to the nearest of the papers, and the difference from it (h w 3)."""
+    nearest, difference = np.full(picture.shape[:2], np.inf, np.float32), np.zeros_like(picture)
+    for colour in paper:
+        from_it = picture - colour
+        distance = np.sqrt(np.einsum("hwc,hwc->hw", from_it, from_it))
+        closer = distance < nearest
+        nearest[closer], difference[closer] = distance[closer], from_it[closer]
+    return nearest, difference
 
 
 def see_colour(frames, kind):

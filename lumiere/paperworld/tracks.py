@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 from .scene import BOUNCE, SIZE
-from .sight import ANGLES, true_centres
+from .sight import ANGLES, UPRIGHT, true_centres
 
 WINDOW = 32  # frames: one slow cycle; over a long clip a pace may change and still fit in each window
 CYCLES = np.geomspace(7, 44, 48)  # frames per cycle that are tried; the world's own are 10 to 32
@@ -56,7 +56,7 @@ def explain(silhouettes, subject, agreement, seen):
     times = np.arange(len(agreement))
     windows = np.array_split(times, max(1, round(len(times) / WINDOW)))
     turned = _turning(agreement[:, :ANGLES], windows)
-    upright = agreement[:, [0, *range(ANGLES, agreement.shape[1])]].max(1)
+    upright = agreement[:, UPRIGHT].max(1)
     held = max(upright.mean(), turned.fixed)
     gained, freely = turned.agreement - held, float(agreement.max(1).mean()) - held
     spins = turned.rate != 0 and gained > max(LEAST_TURN, SPUN * freely)
