@@ -120,8 +120,7 @@ class Lumiere(nn.Module):
         b, _, t, _, _ = self._check(video)
         kwargs |= zip(self._input_names[1:], args, strict=False)
         kwargs, rows = self._conditioning(kwargs, b, t)
-        images = video.transpose(1, 2).flatten(0, 1)  # b c t h w -> (b t) c h w
-        images = images.contiguous(memory_format=torch.channels_last)
+        images = video.transpose(1, 2).flatten(0, 1).contiguous()  # b c t h w -> (b t) c h w
         before, _thread.call = _thread.call, _Call(self, self._token, b, rows)
         try:
             output = self.model(images, **kwargs)

@@ -4,8 +4,10 @@ Every layer takes a clip `b c t h w`, or its frames as a stack of images `(b t) 
 `batch_size` (or with `time_dim`, the number of frames, given at construction). With `channel_last=True` the
 channels are the last axis of both. Parameter names are those of lumiere-pytorch, so that its checkpoints fit.
 
-In channels-last memory a stack of images `(b t) c h w` and `b c t (h w)` are two views of the same numbers,
-and a convolution over time is a 2d convolution over the second view: no copy is made for it.
+In channels-last memory a stack of images `(b t) c h w` and `b c t (h w)` are two views of the same numbers, and a
+convolution over time is a 2d convolution over the second view: one copy into that memory serves a whole layer. The
+memory of a result is that of what was given, for the sake of the base: on a CPU, group norm over groups of few
+channels is up to forty times slower in channels-last memory.
 """
 
 import torch
@@ -35,13 +37,14 @@ class TemporalLayer(nn.Module):
             batch_size = x.shape[0] // self.time_dim
         if batch_size < 1 or x.shape[0] % batch_size:
             raise ValueError(f"{x.shape[0]} frames cannot be divided into {batch_size} equally long clips.")
-        x = self.over_time(x.contiguous(memory_format=torch.channels_last), batch_size)
+        memory = torch.contiguous_format if x.is_contiguous() else torch.channels_last
+        x = self.over_time(x, batch_size).contiguous(memory_format=memory)
         if is_clip:
             x = x.unflatten(0, (batch_size, -1)).transpose(1, 2)  # (b t) c h w -> b c t h w
         return x.movedim(1, -1) if self.channel_last else x
 
     def over_time(self, x: Tensor, b: int) -> Tensor:
-        """`(b t) c h w` in channels-last memory -> `(b t') c h w`."""
+        """`(b t) c h w -> (b t') c h w`."""
         raise NotImplementedError
 
 
@@ -85,11 +88,12 @@ class ConvolutionInflationBlock(TemporalLayer):
         conv, norm, act = self.temporal_conv
         y = rows_of_time(self.spatial_conv(x), b)  # (b t) c h w -> b c t (h w)
         y = F.conv2d(y, conv.weight.unsqueeze(-1), conv.bias, padding=(conv.padding[0], 0))
-        # The norm looks at one pixel at a time: the one copy puts pixels outermost, channels stay innermost.
-        y = y.permute(0, 3, 2, 1).flatten(0, 1)  # b c t (h w) -> (b h w) t c
-        y = act(norm(y.unsqueeze(2).permute(0, 3, 1, 2)))  # (b h w) c t 1
-        y = F.linear(y.squeeze(3).transpose(1, 2), self.proj_out.weight.squeeze(-1), self.proj_out.bias)
-        return x + pixels_to_frames(y, x.shape)
+        # The norm looks at one pixel at a time, in float32: for bfloat16 it is slow on a CPU, and not exact.
+        z = y.permute(0, 3, 2, 1).flatten(0, 1).float()  # b c t (h w) -> (b h w) t c
+        z = z.unsqueeze(2).permute(0, 3, 1, 2)  # (b h w) t c -> (b h w) c t 1
+        z = act(F.group_norm(z, norm.num_groups, norm.weight.float(), norm.bias.float(), norm.eps)).to(y.dtype)
+        z = F.linear(z.squeeze(3).transpose(1, 2), self.proj_out.weight.squeeze(-1), self.proj_out.bias)
+        return x + pixels_to_frames(z, x.shape)
 
 
 class AttentionInflationBlock(TemporalLayer):
@@ -201,7 +205,8 @@ def init_kernel_(conv: nn.Conv1d | nn.ConvTranspose1d, kernels: dict[str, tuple]
 
 
 def rows_of_time(x: Tensor, b: int) -> Tensor:
-    """`(b t) c h w -> b c t (h w)`, a view in channels-last memory."""
+    """`(b t) c h w -> b c t (h w)`, in channels-last memory, where this is a view."""
+    x = x.contiguous(memory_format=torch.channels_last)
     return x.flatten(2).unflatten(0, (b, -1)).transpose(1, 2)
 
 
@@ -211,7 +216,6 @@ def frames_of_time(x: Tensor, shape: torch.Size) -> Tensor:
 
 
 def pixels_to_frames(x: Tensor, shape: torch.Size) -> Tensor:
-    """`(b h w) t c -> (b t) c h w`, the given shape; one copy at most, in channels-last memory."""
-    rows, c, h, w = shape
-    x = x.unflatten(0, (-1, h, w)).permute(0, 3, 1, 2, 4)  # (b h w) t c -> b t h w c
-    return x.reshape(rows, h, w, c).permute(0, 3, 1, 2)
+    """`(b h w) t c -> (b t) c h w`, the given shape."""
+    x = x.unflatten(0, (-1, *shape[2:]))  # (b h w) t c -> b h w t c
+    return x.permute(0, 3, 4, 1, 2).reshape(shape)

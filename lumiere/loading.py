@@ -1,5 +1,6 @@
 """The parts of a base model, each loaded by its own class, from safetensors and never from a pickle."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import diffusers
@@ -7,7 +8,6 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from torch import nn
-from transformers.utils import logging as transformers_logging
 
 from .folder import component_class
 
@@ -18,22 +18,18 @@ def load_model(folder: Path, name: str, dtype: torch.dtype) -> nn.Module:
     Raises OSError in words when its file is damaged, lacks weights, has misshapen ones, or holds NaN or inf:
     the libraries would go on with random numbers in their place, or say so only in a log.
     """
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()  # it counts the tensors of one small file
     try:
-        model, report = _class(folder, name).from_pretrained(
-            folder / name,
-            torch_dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        with _quiet():
+            model, report = _class(folder, name).from_pretrained(
+                folder / name,
+                torch_dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0].rstrip(".")
         raise OSError(f"cannot read the {name} in {folder}: {reason}.") from error
-    finally:
-        if bars:
-            transformers_logging.enable_progress_bar()
     faults = sorted(map(str, report["missing_keys"])) + sorted(
         str(key[0]) for key in report["mismatched_keys"]
     )
@@ -77,3 +73,20 @@ def best_dtype(device: torch.device) -> torch.dtype:
 def _class(folder: Path, name: str):
     klass = component_class(folder, name)
     return getattr(diffusers, klass, None) or getattr(transformers, klass)
+
+
+@contextmanager
+def _quiet():
+    """Without the libraries' progress bars, which count tensors and shards of what takes a second."""
+    shown = [
+        library.utils.logging
+        for library in (diffusers, transformers)
+        if library.utils.logging.is_progress_bar_enabled()
+    ]
+    for logging in shown:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for logging in shown:
+            logging.enable_progress_bar()

@@ -13,6 +13,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -53,7 +54,7 @@ class Settings:
     accumulation: int = option(1, "passes into which a process divides its part of a step, to save memory")
     learning_rate: float = option(1e-3, "at its peak; it falls to zero over the last third of the steps")
     warmup: int = option(100, "steps in which the learning rate rises")
-    precision: str = option("bf16", "bf16 computes in half precision, two to three times as fast")
+    precision: str = option("bf16", "bf16 computes in half precision, which is faster")
     ema: float = option(0.999, "decay of the moving average of the weights, which is the result")
     caption_dropout: float = option(0.1, "share of clips shown without text, which guidance needs")
     subject_weight: float = option(3.0, "how much more the loss counts where the subject is")
@@ -88,6 +89,7 @@ def train(settings: Settings) -> Iterator[dict]:
             trainer.save()
             saved = time.monotonic()
         yield metrics
+    trainer.accelerator.end_training()  # lets go of the other processes
 
 
 class Trainer:
@@ -169,7 +171,12 @@ class Trainer:
         file = self.out / CHECKPOINT
         self.out.mkdir(parents=True, exist_ok=True)
         if file.exists():
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            try:
+                state = torch.load(file, map_location="cpu", weights_only=True)
+            except Exception as error:  # of many kinds, as what is in a damaged file
+                raise OSError(
+                    f"cannot read {file} ({type(error).__name__}): remove it to begin anew."
+                ) from error
             try:
                 self.lumiere.load_state_dict(state["motion"])
                 self.averaged.load_state_dict(state["averaged"])
@@ -296,10 +303,19 @@ def _metrics_until(file: Path, step: int) -> list[dict]:
     return lines
 
 
+EXAMPLES = """examples:
+  python -m lumiere.train --model assets/models/paper-world --data data/clips --out runs/motion
+  accelerate launch --num_processes 2 -m lumiere.train --model assets/models/paper-world \\
+      --data data/clips --out runs/motion --batch 8 --steps 50000
+"""
+
+
 def parser() -> argparse.ArgumentParser:
     text = argparse.ArgumentParser(
         prog="python -m lumiere.train",
         description="Trains the motion weights of a frozen text-to-image model on clips.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = text.add_argument
     add("--model", required=True, help="base model: folder in the diffusers layout, or hub id")
@@ -319,18 +335,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Trains under a progress bar and returns the exit status; what goes wrong is one sentence on stderr."""
     options = parser().parse_args(arguments)
     try:
-        settings, bar = Settings(**vars(options)), None
-        for metrics in train(settings):
-            if bar is None:
-                quiet, mean = not PartialState().is_main_process, metrics["loss"]
-                bar = tqdm(total=settings.steps, initial=metrics["step"] - 1, unit="step", disable=quiet)
-            mean += 0.02 * (metrics["loss"] - mean)
-            bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
-            bar.update()
-        if bar is None:
-            print(f"{options.out} has had its {options.steps} steps; --steps may be raised.", file=sys.stderr)
+        show(Settings(**vars(options)))
     except (ValueError, OSError) as failure:
         print(failure, file=sys.stderr)
         return 2 if isinstance(failure, ValueError) else 1
@@ -338,6 +346,22 @@ def main(arguments: list[str] | None = None) -> int:
         print("stopped; the same command goes on from the last checkpoint.", file=sys.stderr)
         return 130
     return 0
+
+
+def show(settings: Settings) -> None:
+    """Trains under a progress bar, which tells the time left and the loss, smoothed."""
+    with ExitStack() as stack:
+        bar = None
+        for metrics in train(settings):
+            if bar is None:  # only now: what was done before a resumed run is part of it
+                quiet, mean = not PartialState().is_main_process, metrics["loss"]
+                bar = tqdm(total=settings.steps, initial=metrics["step"] - 1, unit="step", disable=quiet)
+                stack.enter_context(bar)
+            mean += 0.02 * (metrics["loss"] - mean)
+            bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
+            bar.update()
+    if bar is None:
+        print(f"{settings.out} has had its {settings.steps} steps; --steps may be raised.", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -200,37 +200,25 @@ def _check_clip(path: Path, frames: np.ndarray, fps: float, settings: str | None
 
 def _encode(path: Path, frames: np.ndarray, fps: float, settings: str | None) -> None:
     height, width = frames.shape[1:3]
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostdin", "-loglevel", "error", "-y"]
-    command += [
-        "-f",
-        "rawvideo",
-        "-pix_fmt",
-        "rgb24",
-        "-video_size",
-        f"{width}x{height}",
-        "-framerate",
-        f"{fps:g}",
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        *"-hide_banner -nostdin -loglevel error -y -f rawvideo".split(),
     ]
-    command += ["-i", "pipe:0", "-vf", TO_BT709, "-c:v", "libx264", "-crf", "18", "-movflags", "+faststart"]
+    command += f"-pix_fmt rgb24 -video_size {width}x{height} -framerate {fps:g} -i pipe:0".split()
+    command += ["-vf", TO_BT709, *"-c:v libx264 -crf 18 -movflags +faststart".split()]
     command += ["-metadata", f"comment={settings}"] if settings else []
     command += ["-f", "mp4", _file(path)]
-    done = subprocess.run(
-        command,
-        input=memoryview(np.ascontiguousarray(frames)).cast("B"),
-        capture_output=True,
-        timeout=ENCODE_SECONDS,
-    )
+    pixels = memoryview(np.ascontiguousarray(frames)).cast("B")
+    done = subprocess.run(command, input=pixels, capture_output=True, timeout=ENCODE_SECONDS)
     if done.returncode != 0:
-        raise RuntimeError(
-            f"ffmpeg ended with {done.returncode}: {done.stderr[-2000:].decode('utf-8', 'replace')}"
-        )
+        words = done.stderr[-2000:].decode("utf-8", "replace")
+        raise RuntimeError(f"ffmpeg ended with {done.returncode}: {words}")
 
 
 def _stored(path: Path) -> tuple[int, int, int] | None:
     """Width, height and number of frames that really lie in a file of ours; None when it holds no video."""
-    listing = _output(
-        ["-i", _file(path), "-map", "0:v:0", "-c", "copy", "-f", "framecrc", "pipe:1"], "stdout"
-    )
+    arguments = ["-i", _file(path), "-map", "0:v:0", "-c", "copy", "-f", "framecrc", "pipe:1"]
+    listing = _output(arguments, "stdout")
     size = re.search(rb"^#dimensions 0: (\d+)x(\d+)$", listing, re.MULTILINE)
     return (int(size[1]), int(size[2]), len(re.findall(rb"^0,", listing, re.MULTILINE))) if size else None
 

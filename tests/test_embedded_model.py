@@ -8,6 +8,7 @@ import torch
 
 from lumiere import models
 from lumiere.motion import read_facts
+from lumiere.page import words
 from lumiere.paperworld.captions import canonical
 from lumiere.paperworld.judge import judge
 from lumiere.paperworld.scene import sample_scene
@@ -83,3 +84,7 @@ def test_the_base_is_an_ordinary_base_model_of_diffusers():
     assert picture.size == (128, 128)
     red = (pixels[..., 0] > 150) & (pixels[..., 1] < 90) & (pixels[..., 2] < 90)
     assert red.mean() > 0.03, "no red ball in it"
+
+
+def test_the_examples_of_the_page_use_words_it_knows(pipeline):
+    assert [word for text in words.EXAMPLES for word in pipeline.unknown_words(text)] == []

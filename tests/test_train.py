@@ -269,6 +269,14 @@ def test_settings_that_cannot_be_are_refused_in_words(settings, given, words):
         list(train(Settings(**(vars(settings()) | given))))
 
 
+def test_damaged_checkpoint_is_refused_in_words(settings):
+    file = Path(settings().out) / "checkpoint.pt"
+    list(train(settings(steps=1)))
+    file.write_bytes(file.read_bytes()[:-5000])
+    with pytest.raises(OSError, match="cannot read .*checkpoint.pt .*: remove it to begin anew"):
+        list(train(settings(steps=2)))
+
+
 def test_checkpoint_of_another_factor_is_refused(settings):
     list(train(settings(steps=1)))
     with pytest.raises(ValueError, match="belongs to another model or factor"):

@@ -11,12 +11,12 @@ TRY = "Or start from one of these"
 EXAMPLES = (
     "a red ball bouncing over green hills",
     "a yellow star drifting right at night",
-    "a white boat drifting left on the sea",
-    "a purple fish circling under water",
-    "an orange leaf falling in the snow",
+    "a purple fish drifting left over the sea",
     "a pink heart pulsing in the desert",
-    "a blue bird rising over the city",
-    "a green ring spinning at sunset",
+    "a blue moon rising over the city",
+    "an orange ring circling in the forest",
+    "a black box falling over snowy mountains",
+    "a green ball hopping in the countryside",
 )
 
 SETTINGS = "Settings"

@@ -21,6 +21,12 @@ SKY_EXTRAS = ((228, 224, 236), (255, 248, 214), (255, 232, 190), (250, 252, 252)
 TINT = 0.72  # how far a subject's light detail lies from its colour towards cream
 BITS = 5  # per channel of the RGB cube: steps of 8 levels, far below the distances between names
 SOFT = 20.0  # levels over which a pixel's share fades out: keeps the antialiased edge, drowns noise
+BANDS = (
+    (0, 0.76),
+    (0.33, 0.85),
+    (0.5, 0.97),
+    (0.66, 1),
+)  # of the height: where sky and layers occur, in any land
 CAST = 16.0  # levels per channel: a cast over the whole picture up to this is not held against a background
 FAR = 48.0  # levels: whatever is farther from the background than this is something else, however far
 REACH = 70.0  # levels: farther from a colour than this is another colour, or none
@@ -61,24 +67,34 @@ def see_background(frames):
         (2, 4), dtype=np.float32
     )  # t h/2 w/2 3
     picture = np.median(small, axis=0)
-    height = (np.arange(SIZE // 2) + 0.5) / (SIZE // 2)
     distances = {}
-    for kind, (top, horizon, *layers) in PALETTES.items():
-        top, horizon = np.array(top, np.float32), np.array(horizon, np.float32)
-        sky = (top + (horizon - top) * np.clip(height / 0.65, 0, 1)[:, None])[:, None]  # h/2 1 3
-        paper = [shade * colour for shade in SHADES for colour in (sky, *np.array(layers, np.float32))]
-        _, cast = _residual(picture, paper)
+    for kind in PALETTES:
+        papers = _papers(kind)
+        _, cast = _residual(picture, papers)
         cast = np.clip(np.median(cast.reshape(-1, 3), axis=0), -CAST, CAST)
-        nearest, _ = _residual(picture - cast, paper)
+        nearest, _ = _residual(picture - cast, papers)
         distances[kind] = float(np.minimum(nearest, FAR).mean())
     best = min(distances, key=distances.get)
     return best, distances[best]
 
 
-def _residual(picture, paper):
+@lru_cache(maxsize=len(PALETTES))
+def _papers(kind):
+    """The colours of sky and layers in each row where they can occur, at each shade: a list of (h/2 1 3)."""
+    height = ((np.arange(SIZE // 2, dtype=np.float32) + 0.5) / (SIZE // 2))[:, None, None]
+    top, horizon, *layers = np.array(PALETTES[kind], np.float32)
+    sky = top + (horizon - top) * np.clip(height / 0.65, 0, 1)
+    papers = []
+    for (first, last), colour in zip(BANDS, (sky, *layers), strict=True):
+        there = (first <= height) & (height <= last)
+        papers += [np.where(there, shade * colour, np.float32(1e4)) for shade in SHADES]
+    return papers
+
+
+def _residual(picture, papers):
     """Distance (h w) of each pixel to the nearest of the papers, and the difference from it (h w 3)."""
     nearest, difference = np.full(picture.shape[:2], np.inf, np.float32), np.zeros_like(picture)
-    for colour in paper:
+    for colour in papers:
         from_it = picture - colour
         distance = np.sqrt(np.einsum("hwc,hwc->hw", from_it, from_it))
         closer = distance < nearest

@@ -30,6 +30,7 @@ STILL_SHIFT = 1.8  # pixels, root mean square: soft edges cost less than one
 STILL_SIZE = 0.06  # share of the radius, root mean square
 STILL_TURN = 0.12  # agreement lost by holding the silhouette upright
 EXPLAINED = 0.7  # share of the track's variance; 16 frames in random order stay below it
+PULSED = 0.8  # the same for the radius, which is one number a frame where the place is two
 SPUN = 0.6  # share of what free turning gains that a steady turn must gain; in random order it stays near 0.3
 AXIS = math.tan(math.radians(35))  # a drift farther than this from its axis is neither of two directions
 
@@ -178,7 +179,7 @@ def _pulsing(size, windows):
     change = math.sqrt(total / len(size))
     amplitude, period = (float(np.median(a)) for a in zip(*found, strict=True))
     explained = gained / max(total, 1e-9)
-    if amplitude < LEAST_PULSE or explained < EXPLAINED:
+    if amplitude < LEAST_PULSE or explained < PULSED:
         return None, change
     return Explanation("pulsing", explained, amplitude * float(np.exp(size.mean())), period), change
 
