@@ -87,7 +87,7 @@ class LumierePipeline:
         """Loads a folder or hub id of the diffusers Stable-Diffusion layout, part by part, safetensors only.
 
         motion: folder of the motion weights, `<source>/motion` unless given. fresh: untrained layers in their
-        place, with which frames know little of each other. device: cuda, mps or cpu; the first there is unless
+        place: frames know little of each other. device: cuda, mps or cpu; the first there is unless
         given. dtype: float32 on the CPU, else bfloat16 or float16. Raises OSError or ValueError in words.
         """
         device = find_device(device)

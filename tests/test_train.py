@@ -17,7 +17,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file
 
 from lumiere.data import write_captions
@@ -295,15 +295,20 @@ def test_command_line_trains_and_tells_what_is_wrong(settings, tiny_model, capsy
 
 
 @pytest.mark.slow
-def test_one_clip_can_be_learnt(settings, clips, tmp_path):
-    folder = tmp_path / "one"
+def test_one_clip_can_be_learnt(settings, tiny_model, clips, tmp_path):
+    """On a base of random weights, which hands the noise on only if it is wide enough."""
+    folder, model = tmp_path / "one", shutil.copytree(tiny_model, tmp_path / "wide")
     folder.mkdir()
-    for name in ("latents.npy", "weights.npy"):
-        np.save(folder / name, np.load(clips / name)[:1, :8])
+    np.save(folder / "latents.npy", np.load(clips / "latents.npy")[:1, :8])
     write_captions(folder, [["a red ball bouncing"]])
-    given = {"data": str(folder), "steps": 300, "learning_rate": 1e-2, "caption_dropout": 0.0, "batch": 4}
-    losses = [metrics["loss"] for metrics in train(Settings(**(vars(settings()) | given)))]
-    assert np.mean(losses[-30:]) < 0.5 * np.mean(losses[:5])
+    config = UNet2DConditionModel.load_config(model / "unet")
+    torch.manual_seed(0)
+    config |= {"block_out_channels": (32, 32, 32), "norm_num_groups": 8}
+    UNet2DConditionModel.from_config(config).save_pretrained(model / "unet")
+    given = {"model": str(model), "data": str(folder), "caption_dropout": 0.0}
+    made = settings(steps=120, batch=4, warmup=10, learning_rate=1e-2)
+    losses = [metrics["loss"] for metrics in train(Settings(**(vars(made) | given)))]
+    assert np.mean(losses[-20:]) < 0.5 * np.mean(losses[:3])
 
 
 @pytest.mark.slow
