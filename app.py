@@ -290,6 +290,7 @@ def main() -> None:
         print(words.opened(demo.local_url), flush=True)
         # The model follows on this thread: if it cannot be loaded, no half-alive page stays behind.
         app.model.set_result(models.get())
+        print(words.READY, flush=True)
     except (OSError, ValueError) as error:
         sys.exit(words.unloadable(error))
     demo.block_thread()

@@ -2,12 +2,13 @@
 
 Every layer takes a clip `b c t h w`, or its frames as a stack of images `(b t) c h w` together with
 `batch_size` (or with `time_dim`, the number of frames, given at construction). With `channel_last=True` the
-channels are the last axis of both. Parameter names are those of lumiere-pytorch, so that its checkpoints fit.
+channels are the last axis of both. Parameter names are those of lumiere-pytorch, so that its checkpoints
+fit.
 
-In channels-last memory a stack of images `(b t) c h w` and `b c t (h w)` are two views of the same numbers, and a
-convolution over time is a 2d convolution over the second view: one copy into that memory serves a whole layer. The
-memory of a result is that of what was given, for the sake of the base: on a CPU, group norm over groups of few
-channels is up to forty times slower in channels-last memory.
+In channels-last memory a stack of images `(b t) c h w` and `b c t (h w)` are two views of the same numbers,
+and a convolution over time is a 2d convolution over the second view: one copy into that memory serves a
+layer. The result has the memory of what was given, for the sake of the base: on a CPU, group norm over
+groups of few channels is up to forty times slower in channels-last memory.
 """
 
 import torch
@@ -37,8 +38,7 @@ class TemporalLayer(nn.Module):
             batch_size = x.shape[0] // self.time_dim
         if batch_size < 1 or x.shape[0] % batch_size:
             raise ValueError(f"{x.shape[0]} frames cannot be divided into {batch_size} equally long clips.")
-        memory = torch.contiguous_format if x.is_contiguous() else torch.channels_last
-        x = self.over_time(x, batch_size).contiguous(memory_format=memory)
+        x = self.over_time(x, batch_size)
         if is_clip:
             x = x.unflatten(0, (batch_size, -1)).transpose(1, 2)  # (b t) c h w -> b c t h w
         return x.movedim(1, -1) if self.channel_last else x
@@ -88,12 +88,14 @@ class ConvolutionInflationBlock(TemporalLayer):
         conv, norm, act = self.temporal_conv
         y = rows_of_time(self.spatial_conv(x), b)  # (b t) c h w -> b c t (h w)
         y = F.conv2d(y, conv.weight.unsqueeze(-1), conv.bias, padding=(conv.padding[0], 0))
-        # The norm looks at one pixel at a time, in float32: for bfloat16 it is slow on a CPU, and not exact.
+        # The norm looks at one pixel at a time, in float32: for bfloat16 it is slow on a CPU, and not
+        # exact.
         z = y.permute(0, 3, 2, 1).flatten(0, 1).float()  # b c t (h w) -> (b h w) t c
         z = z.unsqueeze(2).permute(0, 3, 1, 2)  # (b h w) t c -> (b h w) c t 1
-        z = act(F.group_norm(z, norm.num_groups, norm.weight.float(), norm.bias.float(), norm.eps)).to(y.dtype)
+        z = F.group_norm(z, norm.num_groups, norm.weight.float(), norm.bias.float(), norm.eps)
+        z = act(z).to(y.dtype)
         z = F.linear(z.squeeze(3).transpose(1, 2), self.proj_out.weight.squeeze(-1), self.proj_out.bias)
-        return x + pixels_to_frames(z, x.shape)
+        return x + pixels_to_frames(z, x)
 
 
 class AttentionInflationBlock(TemporalLayer):
@@ -131,7 +133,7 @@ class AttentionInflationBlock(TemporalLayer):
         y = rows_of_time(x, b).permute(0, 3, 2, 1).flatten(0, 1)  # (b t) c h w -> (b h w) t c
         for attention in self.temporal_attns:
             y = attention(y)
-        return x + pixels_to_frames(self.proj_out(y), x.shape)
+        return x + pixels_to_frames(self.proj_out(y), x)
 
 
 class Residual(nn.Module):
@@ -146,9 +148,9 @@ class Residual(nn.Module):
 class TemporalDownsample(TemporalLayer):
     """Halves the frames, an even number of them: convolution with kernel 3 and stride 2.
 
-    `init="nearest"` starts by keeping every second frame, the first included. `init="bilinear"` starts as the
-    mean `¼ ½ ¼`, with the first frame continued before the clip, so that a still clip stays itself on every
-    frame.
+    `init="nearest"` starts by keeping every second frame, the first included. `init="bilinear"` starts as
+    the mean `¼ ½ ¼`, with the first frame continued before the clip, so that a still clip stays itself on
+    every frame.
     """
 
     def __init__(
@@ -167,7 +169,7 @@ class TemporalDownsample(TemporalLayer):
         if self.continues:
             y, padding = torch.cat((y[:, :, :1], y), dim=2), 0
         y = F.conv2d(y, self.conv.weight.unsqueeze(-1), self.conv.bias, stride=(2, 1), padding=(padding, 0))
-        return frames_of_time(y, x.shape)  # b c t/2 (h w) -> (b t/2) c h w
+        return frames_of_time(y, x)  # b c t/2 (h w) -> (b t/2) c h w
 
 
 class TemporalUpsample(TemporalLayer):
@@ -191,7 +193,7 @@ class TemporalUpsample(TemporalLayer):
             y = torch.cat((y, y[:, :, -1:]), dim=2)
         weight = self.conv.weight.unsqueeze(-1)
         y = F.conv_transpose2d(y, weight, self.conv.bias, (2, 1), padding=(1, 0), output_padding=(1, 0))
-        return frames_of_time(y[:, :, : 2 * frames], x.shape)  # b c 2t (h w) -> (b 2t) c h w
+        return frames_of_time(y[:, :, : 2 * frames], x)  # b c 2t (h w) -> (b 2t) c h w
 
 
 def init_kernel_(conv: nn.Conv1d | nn.ConvTranspose1d, kernels: dict[str, tuple], init: str) -> None:
@@ -210,12 +212,19 @@ def rows_of_time(x: Tensor, b: int) -> Tensor:
     return x.flatten(2).unflatten(0, (b, -1)).transpose(1, 2)
 
 
-def frames_of_time(x: Tensor, shape: torch.Size) -> Tensor:
-    """`b c t (h w) -> (b t) c h w`, a view in channels-last memory; `shape` tells h and w."""
-    return x.transpose(1, 2).flatten(0, 1).unflatten(2, tuple(shape[2:]))
+def frames_of_time(x: Tensor, like: Tensor) -> Tensor:
+    """`b c t (h w) -> (b t) c h w`, in the memory of `like`, which also tells h and w."""
+    x = x.transpose(1, 2).flatten(0, 1).unflatten(2, like.shape[2:])
+    return x.contiguous(memory_format=_memory(like))
 
 
-def pixels_to_frames(x: Tensor, shape: torch.Size) -> Tensor:
-    """`(b h w) t c -> (b t) c h w`, the given shape."""
-    x = x.unflatten(0, (-1, *shape[2:]))  # (b h w) t c -> b h w t c
-    return x.permute(0, 3, 4, 1, 2).reshape(shape)
+def pixels_to_frames(x: Tensor, like: Tensor) -> Tensor:
+    """`(b h w) t c -> (b t) c h w`, in the shape and the memory of `like`."""
+    frames, c, h, w = like.shape
+    x = x.unflatten(0, (-1, h, w)).permute(0, 3, 1, 2, 4)  # (b h w) t c -> b t h w c
+    # Two steps, each of which torch has fast code for; in one it would copy number by number.
+    return x.reshape(frames, h, w, c).permute(0, 3, 1, 2).contiguous(memory_format=_memory(like))
+
+
+def _memory(x: Tensor) -> torch.memory_format:
+    return torch.contiguous_format if x.is_contiguous() else torch.channels_last

@@ -303,12 +303,12 @@ def test_one_clip_can_be_learnt(settings, tiny_model, clips, tmp_path):
     write_captions(folder, [["a red ball bouncing"]])
     config = UNet2DConditionModel.load_config(model / "unet")
     torch.manual_seed(0)
-    config |= {"block_out_channels": (32, 32, 32), "norm_num_groups": 8}
+    config |= {"block_out_channels": (64, 64, 64), "norm_num_groups": 8}
     UNet2DConditionModel.from_config(config).save_pretrained(model / "unet")
     given = {"model": str(model), "data": str(folder), "caption_dropout": 0.0}
-    made = settings(steps=120, batch=4, warmup=10, learning_rate=1e-2)
+    made = settings(steps=100, batch=4, warmup=10, learning_rate=3e-3)
     losses = [metrics["loss"] for metrics in train(Settings(**(vars(made) | given)))]
-    assert np.mean(losses[-20:]) < 0.5 * np.mean(losses[:3])
+    assert np.mean(losses[-20:]) < 0.3 * np.mean(losses[:3])
 
 
 @pytest.mark.slow

@@ -4,9 +4,11 @@ import http.server
 import os
 import re
 import struct
+import subprocess
 import threading
 from pathlib import Path
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from test_video import ffmpeg, moving
@@ -246,51 +248,41 @@ PLAYLISTS = {
 }
 
 
-@pytest.mark.parametrize("kind", PLAYLISTS)
-def test_21_playlists_open_nothing_else(tmp_path, server, kind):
+@pytest.fixture(params=PLAYLISTS)
+def playlist(request, tmp_path):
+    """The text of a playlist, and the name of a video beside it of a kind that such a list may hold."""
+    name = "secret.ts" if request.param == "hls" else "secret.mp4"
+    ffmpeg("-f", "lavfi", "-i", "testsrc=s=64x48:r=16", "-frames:v", 16, "-c:v", "libx264", tmp_path / name)
+    return PLAYLISTS[request.param], name
+
+
+def test_21_playlists_open_nothing_else(tmp_path, server, playlist):
     address, asked = server
-    # A transport stream, because a playlist of these would otherwise be refused for its target's sake.
-    ffmpeg(
-        "-f",
-        "lavfi",
-        "-i",
-        "testsrc=s=64x48:r=16",
-        "-frames:v",
-        16,
-        "-c:v",
-        "libx264",
-        tmp_path / "secret.ts",
-    )
-    playlist = tmp_path / "list.mp4"
-    for target in ("secret.ts", str(tmp_path / "secret.ts"), f"{address}/secret.ts"):
-        playlist.write_text(PLAYLISTS[kind].format(target=target))
-        opened = os.stat(tmp_path / "secret.ts").st_atime_ns
-        assert refuse(playlist) == f"{UNREADABLE}."
+    text, name = playlist
+    for target in (name, str(tmp_path / name), f"{address}/{name}"):
+        (tmp_path / "list.mp4").write_text(text.format(target=target))
+        opened = os.stat(tmp_path / name).st_atime_ns
+        assert refuse(tmp_path / "list.mp4") == f"{UNREADABLE}."
         with pytest.raises(ValueError):
-            read_settings(playlist)
-        assert os.stat(tmp_path / "secret.ts").st_atime_ns == opened
+            read_settings(tmp_path / "list.mp4")
+        assert os.stat(tmp_path / name).st_atime_ns == opened
     assert asked == []
 
 
-def test_21_the_trap_works(tmp_path, server):
-    """The concat list above is one that ffmpeg does follow when nothing holds it back."""
-    ffmpeg(
-        "-f",
-        "lavfi",
-        "-i",
-        "testsrc=s=64x48:r=16",
-        "-frames:v",
-        16,
-        "-c:v",
-        "libx264",
-        tmp_path / "secret.ts",
-    )
+@pytest.mark.parametrize("playlist", ["hls", "concat"], indirect=True)
+def test_21_the_traps_work(tmp_path, server, playlist):
+    """Two of the lists above are followed when nothing holds ffmpeg back."""
     address, asked = server
-    (tmp_path / "list.mp4").write_text(PLAYLISTS["concat"].format(target="secret.ts"))
-    assert len(ffmpeg("-i", tmp_path / "list.mp4", "-f", "rawvideo", "-pix_fmt", "gray", "-")) == 16 * 64 * 48
-    (tmp_path / "list.m3u8").write_text(PLAYLISTS["hls"].format(target=f"{address}/secret.ts"))
-    ffmpeg("-protocol_whitelist", "file,http,tcp", "-i", tmp_path / "list.m3u8", "-f", "null", "-")
-    assert asked
+    text, name = playlist
+    if name == "secret.ts":
+        (tmp_path / "list.m3u8").write_text(text.format(target=f"{address}/{name}"))
+        followed = ["-protocol_whitelist", "file,http,tcp", "-i", tmp_path / "list.m3u8", "-f", "null", "-"]
+        subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), *followed], capture_output=True)
+        assert asked
+    else:
+        (tmp_path / "list.mp4").write_text(text.format(target=name))
+        gray = ffmpeg("-i", tmp_path / "list.mp4", "-f", "rawvideo", "-pix_fmt", "gray", "-")
+        assert len(gray) == 16 * 64 * 48
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,13 @@ let spokenAt = 0;
 
 bar.setAttribute("aria-label", props.label);
 
+// A line breaks between facts, never inside one.
+function unbroken(fact, index) {
+  const span = document.createElement("span");
+  span.textContent = fact;
+  return index ? [" · ", span] : [span];
+}
+
 function show(value) {
   if (!value) return;
   const part = value.steps ? value.step / value.steps : 0;
@@ -20,7 +27,7 @@ function show(value) {
   bar.firstElementChild.style.transform = `scaleX(${part})`;
   bar.setAttribute("aria-valuenow", Math.round(part * 100));
   line.textContent = value.text;
-  facts.textContent = value.facts || "";
+  facts.replaceChildren(...(value.facts || "").split(" · ").flatMap(unbroken));
   if (changed || Date.now() - spokenAt > SPOKEN_EVERY) {
     spoken.textContent = value.text;
     spokenAt = Date.now();

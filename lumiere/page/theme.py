@@ -81,7 +81,7 @@ def theme() -> Base:
         input_shadow="none",
         input_shadow_focus="0 0 0 3px rgb(230 95 56 / 0.18)",
         input_placeholder_color="*neutral_400",
-        input_placeholder_color_dark="*neutral_500",
+        input_placeholder_color_dark="#8b8a94",
         slider_color="*primary_500",
         slider_color_dark="*primary_400",
         button_border_width="1px",

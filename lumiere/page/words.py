@@ -51,6 +51,9 @@ def length(frames: int, fps: int) -> str:
     return f"{frames / fps:.1f} seconds at {fps} frames per second"
 
 
+READY = "The model is ready."
+
+
 def opened(url: str) -> str:
     return f"Lumiere is open at {url} (the model follows in a moment; Ctrl+C ends it)"
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from lumiere.page import words
+
 sync_api = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.slow
 
@@ -72,7 +74,7 @@ def address(tiny_model, tmp_path_factory):
         )
         try:
             deadline = time.monotonic() + PATIENCE / 1000
-            while "open at" not in (text := (folder / "log").read_text()):
+            while words.READY not in (text := (folder / "log").read_text()):
                 assert app.poll() is None and time.monotonic() < deadline, text
                 time.sleep(0.2)
             yield f"http://127.0.0.1:{port}/"
@@ -224,7 +226,7 @@ def test_blank_prompt_is_refused_in_one_sentence(visit):
 
 def test_unknown_words_are_named_and_markup_stays_text(visit):
     page = visit()
-    ask(page, "a red <img src=x onerror=window.hurt=1> ${window.hurt=1} {{hurt}} dragon", steps=2)
+    ask(page, "a red dragon <img src=x onerror=window.hurt=1> ${window.hurt=1} {{hurt}}", steps=2)
     page.wait_for_function("document.querySelector('#note p').textContent.includes('dragon')")
     state(page, "done")
     assert page.evaluate("window.hurt") is None
