@@ -88,11 +88,11 @@ class ConvolutionInflationBlock(TemporalLayer):
         conv, norm, act = self.temporal_conv
         y = rows_of_time(self.spatial_conv(x), b)  # (b t) c h w -> b c t (h w)
         y = F.conv2d(y, conv.weight.unsqueeze(-1), conv.bias, padding=(conv.padding[0], 0))
-        # The norm looks at one pixel at a time, in float32: for bfloat16 it is slow on a CPU, and not
-        # exact.
-        z = y.permute(0, 3, 2, 1).flatten(0, 1).float()  # b c t (h w) -> (b h w) t c
+        # One pixel at a time, in float32 at least: bfloat16 is slow on a CPU, and not exact.
+        exact = torch.promote_types(y.dtype, torch.float32)
+        z = y.permute(0, 3, 2, 1).flatten(0, 1).to(exact)  # b c t (h w) -> (b h w) t c
         z = z.unsqueeze(2).permute(0, 3, 1, 2)  # (b h w) t c -> (b h w) c t 1
-        z = F.group_norm(z, norm.num_groups, norm.weight.float(), norm.bias.float(), norm.eps)
+        z = F.group_norm(z, norm.num_groups, norm.weight.to(exact), norm.bias.to(exact), norm.eps)
         z = act(z).to(y.dtype)
         z = F.linear(z.squeeze(3).transpose(1, 2), self.proj_out.weight.squeeze(-1), self.proj_out.bias)
         return x + pixels_to_frames(z, x)
