@@ -129,20 +129,21 @@ def pictures(tmp_path_factory) -> Path:
     return folder
 
 
-def ask(page, prompt, steps=None):
-    if steps:
-        set_steps(page, steps)
+def ask(page, prompt, **settings):
+    """Fills in numbers of the settings (steps, frames), then the prompt, and starts."""
+    for name, value in settings.items():
+        set_number(page, name, value)
     page.fill("#prompt textarea", prompt)
     page.keyboard.press("Enter") if page.locator("#prompt textarea").evaluate(
         "e => e === document.activeElement"
     ) else page.click("#generate")
 
 
-def set_steps(page, steps):
-    if not page.locator("#steps").is_visible():
+def set_number(page, name, value):
+    if not page.locator(f"#{name}").is_visible():
         page.click("#settings > button")
-    field = page.locator("#steps input[type=number]")
-    field.fill(str(steps))
+    field = page.locator(f"#{name} input[type=number]")
+    field.fill(str(value))
     field.blur()
 
 
@@ -204,7 +205,7 @@ def test_second_clip_replaces_the_first_without_a_gap(visit):
 
 def test_stop_keeps_the_clip_so_far(visit, pictures):
     page = visit()
-    ask(page, "a red ball bouncing", steps=150)
+    ask(page, "a red ball bouncing", steps=150, frames=128)  # long enough to be stopped on a busy machine
     page.wait_for_function("document.querySelector('.theatre').dataset.sheets > 1")
     page.click("#stop")
     state(page, "done")
@@ -212,7 +213,7 @@ def test_stop_keeps_the_clip_so_far(visit, pictures):
     page.wait_for_function("document.querySelector('#clip video').readyState >= 2")
     assert page.locator("#generate").is_visible() and page.locator("#generate").is_enabled()
     page.screenshot(path=pictures / "stopped-1280-light.png")
-    ask(page, "a red ball bouncing", steps=2)  # the page is ready again
+    ask(page, "a red ball bouncing", steps=2, frames=16)  # the page is ready again
     page.wait_for_function("document.querySelector('.status .line').textContent.startsWith('Done')")
 
 
@@ -235,7 +236,7 @@ def test_unknown_words_are_named_and_markup_stays_text(visit):
 
 def test_example_fills_and_runs(visit):
     page = visit()
-    set_steps(page, 2)
+    set_number(page, "steps", 2)
     chip = page.locator("#chips button").first
     chip.click()
     state(page, "busy")
