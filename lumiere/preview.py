@@ -10,76 +10,106 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 JPEG_QUALITY = 80
 MAX_SHEET_SIDE = 4096  # browsers on phones refuse to decode larger pictures
 RIDGE = 1e-5  # in variances of the latents: keeps the solution tame where pictures leave a direction empty
+WIDTH, DEPTH = 64, 4  # of the network: a fortieth of the cost of decoding a frame of the embedded model
+LATENT_NOISE = 0.3  # what is shown half way is not quite a latent of any picture
 
 
-class LatentPreview:
-    """A linear map from each 3x3 neighbourhood of latents to a patch of p x p RGB pixels.
+class LatentPreview(nn.Module):
+    """A map from each 3x3 neighbourhood of latents to a patch of p x p RGB pixels, colours 0..1.
 
-    Autoencoders of latent diffusion keep colour almost linearly, so that one convolution shows the picture
-    at half size for a thousandth of the decoder's cost. weight (3pp c 3 3), bias (3pp); colours are 0..1.
+    It is linear, and needs no more for autoencoders that keep colour linearly, as those of Stable Diffusion do.
+    For others a small network adds what the linear map leaves out. weight (3pp c 3 3), bias (3pp).
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor):
-        self.weight, self.bias = weight, bias
+    def __init__(self, weight: Tensor, bias: Tensor, network: "Network | None" = None):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(weight, False), nn.Parameter(bias, False)
+        self.network = network
         self.patch = math.isqrt(len(bias) // 3)
         assert len(weight) == len(bias) == 3 * self.patch**2
 
     @classmethod
-    @torch.inference_mode()
-    def fit(cls, vae, images: Tensor, patch: int | None = None) -> "LatentPreview":
-        """Least squares on images (n 3 h w) in -1..1. patch: half of the autoencoder's factor by default."""
+    def fit(cls, vae, images: Tensor, patch: int | None = None, steps: int = 0) -> "LatentPreview":
+        """Least squares on images (n 3 h w) in -1..1; then, if asked, so many steps of training for the network.
+
+        patch: half of the autoencoder's factor unless given, which shows pictures at half their size.
+        """
         weight = next(vae.parameters())
-        latents = torch.cat([_encode(vae, image[None].to(weight)) for image in images])  # n c h/f w/f
-        latents, images = latents.float().cpu(), images.float().cpu()
+        with torch.no_grad():
+            latents = torch.cat([_encode(vae, image[None].to(weight)) for image in images]).float().cpu()
         factor = images.shape[-1] // latents.shape[-1]
         patch = patch or max(1, factor // 2)
-        colours = F.interpolate(images / 2 + 0.5, scale_factor=patch / factor, mode="area")
-        targets = rearrange(F.pixel_unshuffle(colours, patch), "n c h w -> (n h w) c").double()
-        inputs = rearrange(
-            F.unfold(_pad(latents), 3), "n k l -> (n l) k"
-        ).double()  # k = (channel, row, column)
-        # About the means the bias drops out; the normal equations are 9c x 9c, however many pixels there are.
-        x, y = inputs - inputs.mean(0), targets - targets.mean(0)
-        gram = x.mT @ x / len(x)
-        gram += RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
-        solution = torch.linalg.solve(gram, x.mT @ y / len(x))  # 9c 3pp
-        bias = targets.mean(0) - inputs.mean(0) @ solution
-        return cls(solution.mT.reshape(-1, latents.shape[1], 3, 3).float().contiguous(), bias.float())
+        colours = F.interpolate(images.float().cpu() / 2 + 0.5, scale_factor=patch / factor, mode="area")
+        preview = cls(*_least_squares(latents, F.pixel_unshuffle(colours, patch)))
+        if steps:
+            preview.network = Network(latents.shape[1], len(preview.bias))
+            _train(preview, latents, colours, steps)
+        return preview.eval()
 
     @classmethod
     def load(cls, path) -> "LatentPreview":
-        tensors = load_file(path)
-        return cls(tensors["weight"], tensors["bias"])
+        """Reads what `save` wrote. Raises OSError in words for anything else."""
+        try:
+            tensors = load_file(path)
+            preview = cls(tensors["weight"], tensors["bias"])
+            if "network.first.weight" in tensors:
+                preview.network = Network(preview.weight.shape[1], len(preview.bias))
+            preview.load_state_dict(tensors)
+        except (SafetensorError, KeyError, AssertionError, RuntimeError) as error:
+            raise OSError(f"{path} does not hold a map for previews.") from error
+        return preview.eval()
 
     def save(self, path) -> None:
-        save_file({"weight": self.weight.cpu().contiguous(), "bias": self.bias.cpu().contiguous()}, path)
+        save_file({key: value.cpu().contiguous() for key, value in self.state_dict().items()}, path)
 
-    def to(self, device) -> "LatentPreview":
-        return LatentPreview(self.weight.to(device), self.bias.to(device))
+    def colours(self, latents: Tensor) -> Tensor:
+        """Scaled latents (n c h w) -> pictures (n 3 ph pw)."""
+        patches = F.conv2d(_pad(latents), self.weight, self.bias)  # n c h w -> n 3pp h w
+        if self.network is not None:
+            patches = patches + self.network(latents)
+        return F.pixel_shuffle(patches, self.patch)  # n 3pp h w -> n 3 ph pw
 
     @torch.inference_mode()
-    def __call__(self, latents: Tensor, max_frames: int = 24, max_side: int = 256) -> np.ndarray:
+    def forward(self, latents: Tensor, max_frames: int = 24, max_side: int = 256) -> np.ndarray:
         """Scaled latents of one clip (1 c t h w) -> uint8 (t h w c): at most `max_frames`, evenly spaced.
 
         Pictures whose longer side would be over `max_side` are shrunk before they leave the device.
         """
         stack = rearrange(latents, "1 c t h w -> t c h w")
         count = min(len(stack), max_frames)
-        stack = stack[torch.arange(count) * len(stack) // count].float()
-        patches = F.conv2d(_pad(stack), self.weight, self.bias)  # t c h w -> t 3pp h w
-        pictures = F.pixel_shuffle(patches, self.patch)  # t 3pp h w -> t 3 ph pw
+        pictures = self.colours(stack[torch.arange(count) * len(stack) // count].float())
         longest = max(pictures.shape[-2:])
         if longest > max_side:
             size = [max(1, side * max_side // longest) for side in pictures.shape[-2:]]
             pictures = F.interpolate(pictures, size=size, mode="area")
         pictures = pictures.nan_to_num().clamp(0, 1).mul(255).round().byte()
         return rearrange(pictures, "t c h w -> t h w c").cpu().numpy()
+
+
+class Network(nn.Module):
+    """What the linear map leaves out: residual 3x3 convolutions (n c h w) -> (n 3pp h w) that begin at zero."""
+
+    def __init__(self, channels: int, outputs: int):
+        super().__init__()
+        form = {"kernel_size": 3, "padding": 1, "padding_mode": "replicate"}
+        self.first = nn.Conv2d(channels, WIDTH, **form)
+        self.layers = nn.ModuleList(nn.Conv2d(WIDTH, WIDTH, **form) for _ in range(DEPTH))
+        self.last = nn.Conv2d(WIDTH, outputs, **form)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        x = self.first(latents)
+        for layer in self.layers:
+            x = x + layer(F.silu(x))
+        return self.last(F.silu(x))
 
 
 @dataclass(frozen=True)
@@ -145,6 +175,41 @@ def synthetic_pictures(count: int = 24, side: int = 128) -> Tensor:
             picture = torch.where(reach < size, uniform(3, 1, 1), picture)
         pictures.append(picture)
     return torch.stack(pictures) * 2 - 1
+
+
+def _least_squares(latents: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The best linear map from 3x3 neighbourhoods of (n c h w) to (n k h w): weight (k c 3 3), bias (k)."""
+    x = rearrange(F.unfold(_pad(latents), 3), "n k l -> (n l) k").double()  # k = (channel, row, column)
+    y = rearrange(targets, "n k h w -> (n h w) k").double()
+    # About the means the bias drops out; the normal equations are 9c x 9c, however many pixels there are.
+    x_mean, y_mean = x.mean(0), y.mean(0)
+    x, y = x - x_mean, y - y_mean
+    gram = x.mT @ x / len(x)
+    gram += RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    solution = torch.linalg.solve(gram, x.mT @ y / len(x))  # 9c k
+    weight = solution.mT.reshape(-1, latents.shape[1], 3, 3).float().contiguous()
+    return weight, (y_mean - x_mean @ solution).float()
+
+
+def _train(preview: LatentPreview, latents: Tensor, colours: Tensor, steps: int, batch: int = 16) -> None:
+    """Trains the network of a preview on what is left of the colours (n 3 ph pw)."""
+    generator = torch.Generator().manual_seed(0)
+    for weight in preview.network.parameters():  # seeded, without touching the global generator
+        if weight.ndim > 1 and weight.any():
+            weight.data.normal_(0, weight[0].numel() ** -0.5, generator=generator)
+    optimizer = torch.optim.AdamW(preview.network.parameters(), betas=(0.9, 0.95))
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 3e-3 * min(1, step / 50) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
+        rows = torch.randint(len(latents), (batch,), generator=generator)
+        noise = torch.randn(latents[rows].shape, generator=generator)
+        level = LATENT_NOISE * torch.rand(batch, 1, 1, 1, generator=generator)
+        loss = (preview.colours(latents[rows] + level * noise) - colours[rows]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(preview.network.parameters(), 1.0)
+        optimizer.step()
+    preview.requires_grad_(False)
 
 
 def _encode(vae, images: Tensor) -> Tensor:

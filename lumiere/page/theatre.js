@@ -63,11 +63,14 @@ function play(now) {
   requestAnimationFrame(play);
 }
 
-// Phones start a film by themselves only if it is muted and inline.
+// The finished clip lies over the canvas and is uncovered once it has a picture, so that its player's empty box never
+// shows. Phones start a film by themselves only if it is muted and inline.
 new MutationObserver(() => {
   const film = stage.querySelector("#clip video");
   if (film) film.muted = film.playsInline = true;
+  if (!film || film.readyState < 2) delete stage.dataset.film;
 }).observe(stage, { childList: true, subtree: true });
+stage.addEventListener("loadeddata", () => (stage.dataset.film = "drawn"), true);
 
 // Whoever asked for less motion gets the finished clip paused, to be played by hand.
 stage.addEventListener(

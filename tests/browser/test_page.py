@@ -3,6 +3,9 @@
 LUMIERE_SCREENSHOTS names the folder for the pictures, LUMIERE_CHROMIUM the browser.
 """
 
+import base64
+import contextlib
+import io
 import os
 import re
 import socket
@@ -11,7 +14,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from lumiere.page import words
 
@@ -292,15 +297,37 @@ def test_reduced_motion(visit):
 
 
 def test_no_blank_on_a_slow_link(visit):
+    """Judged by every picture that the browser composes, from the first preview until the clip plays."""
     page = visit()
     link = page.context.new_cdp_session(page)
     slow = {"offline": False, "latency": 150, "downloadThroughput": -1, "uploadThroughput": -1}
     link.send("Network.emulateNetworkConditions", slow)
     page.evaluate(WATCH)
-    ask(page, "a red ball bouncing over green hills", steps=80)
+    stage, film = page.locator(".theatre").bounding_box(), []
+    ask(page, "a red ball bouncing over green hills", steps=40)
+    page.evaluate("scrollTo(0, 0)")
+    link.on("Page.screencastFrame", lambda frame: film.append(frame) or acknowledge(link, frame))
+    link.send("Page.startScreencast", {"format": "jpeg", "quality": 60})
     state(page, "busy")
     state(page, "done")
-    page.wait_for_function("document.querySelector('#clip video').readyState >= 2")
+    page.wait_for_function("(document.querySelector('#clip video') || {}).currentTime > 0.5")
+    link.send("Page.stopScreencast")
     page.wait_for_timeout(500)
     watched = check_samples(page.evaluate("seen"), distinct=3)
-    print(f"{len(watched)} samples, {len({s['sheet'] for s in watched})} previews, 0 blank")
+    flat = [contrast(frame["data"], stage) < 12 for frame in film]
+    assert len(film) > 20 and not any(flat), f"{sum(flat)} of {len(film)} pictures are blank"
+    print(
+        f"{len(film)} pictures, {len(watched)} samples, {len({s['sheet'] for s in watched})} previews, 0 blank"
+    )
+
+
+def acknowledge(link, frame):
+    with contextlib.suppress(sync_api.Error):  # the page may be gone
+        link.send("Page.screencastFrameAck", {"sessionId": frame["sessionId"]})
+
+
+def contrast(picture: str, box: dict) -> float:
+    """Standard deviation of the pixels inside of a box of the page, shown without scaling."""
+    x, y, width, height = (round(box[side]) for side in ("x", "y", "width", "height"))
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB"), np.float32)
+    return float(pixels[y + 20 : y + height - 20, x + 20 : x + width - 20].std())
