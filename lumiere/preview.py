@@ -24,7 +24,7 @@ LATENT_NOISE = 0.3  # what is shown half way is not quite a latent of any pictur
 class LatentPreview(nn.Module):
     """A map from each 3x3 neighbourhood of latents to a patch of p x p RGB pixels, colours 0..1.
 
-    It is linear, and needs no more for autoencoders that keep colour linearly, as those of Stable Diffusion do.
+    It is linear, which is enough for autoencoders that keep colour linearly, as those of Stable Diffusion do.
     For others a small network adds what the linear map leaves out. weight (3pp c 3 3), bias (3pp).
     """
 
@@ -37,7 +37,7 @@ class LatentPreview(nn.Module):
 
     @classmethod
     def fit(cls, vae, images: Tensor, patch: int | None = None, steps: int = 0) -> "LatentPreview":
-        """Least squares on images (n 3 h w) in -1..1; then, if asked, so many steps of training for the network.
+        """Least squares on images (n 3 h w) in -1..1; then, if asked, so many steps of training a network.
 
         patch: half of the autoencoder's factor unless given, which shows pictures at half their size.
         """
@@ -49,7 +49,9 @@ class LatentPreview(nn.Module):
         colours = F.interpolate(images.float().cpu() / 2 + 0.5, scale_factor=patch / factor, mode="area")
         preview = cls(*_least_squares(latents, F.pixel_unshuffle(colours, patch)))
         if steps:
-            preview.network = Network(latents.shape[1], len(preview.bias))
+            with torch.random.fork_rng([]):  # the same network every time, and no trace on others' numbers
+                torch.manual_seed(0)
+                preview.network = Network(latents.shape[1], len(preview.bias))
             _train(preview, latents, colours, steps)
         return preview.eval()
 
@@ -94,7 +96,7 @@ class LatentPreview(nn.Module):
 
 
 class Network(nn.Module):
-    """What the linear map leaves out: residual 3x3 convolutions (n c h w) -> (n 3pp h w) that begin at zero."""
+    """What the linear map leaves out: 3x3 convolutions (n c h w) -> (n 3pp h w), at first nothing."""
 
     def __init__(self, channels: int, outputs: int):
         super().__init__()
@@ -194,9 +196,6 @@ def _least_squares(latents: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 def _train(preview: LatentPreview, latents: Tensor, colours: Tensor, steps: int, batch: int = 16) -> None:
     """Trains the network of a preview on what is left of the colours (n 3 ph pw)."""
     generator = torch.Generator().manual_seed(0)
-    for weight in preview.network.parameters():  # seeded, without touching the global generator
-        if weight.ndim > 1 and weight.any():
-            weight.data.normal_(0, weight[0].numel() ** -0.5, generator=generator)
     optimizer = torch.optim.AdamW(preview.network.parameters(), betas=(0.9, 0.95))
     for step in range(steps):
         for group in optimizer.param_groups:
