@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import save_file
 
 from lumiere.pipeline import LumierePipeline
 from lumiere.preview import LatentPreview, Sheet, sprite_sheet, synthetic_pictures
@@ -75,25 +74,6 @@ def test_a_map_that_is_linear_is_found_exactly():
     assert fitted.patch == 1 and np.abs(fitted(latents_of(vae, images)) - truth).max() < 3
 
 
-def test_a_network_adds_what_a_linear_map_cannot_show():
-    class Folded(BlockEncoder):
-        """Keeps the colours of a block, but folded: the first latent tells how far red is from the middle."""
-
-        def encode(self, images):
-            means = F.avg_pool2d(images, 2)
-            folded = torch.cat([means[:, :1].abs(), means[:, 1:], means[:, :1].sign()], 1)
-            return SimpleNamespace(latent_dist=SimpleNamespace(mean=folded))
-
-    images, vae = synthetic_pictures(16, 32), Folded()
-    truth = F.avg_pool2d(images[12:] / 2 + 0.5, 2).permute(0, 2, 3, 1).numpy()
-    state = torch.random.get_rng_state()
-    maps = [LatentPreview.fit(vae, images[:12], steps=steps) for steps in (0, 200, 200)]
-    errors = [np.square(fitted(latents_of(vae, images[12:])) / 255 - truth).mean() for fitted in maps]
-    assert errors[1] < 0.5 * errors[0] and errors[1] == errors[2]
-    assert torch.equal(state, torch.random.get_rng_state())
-    assert not any(weight.requires_grad for weight in maps[1].parameters())
-
-
 def test_a_long_clip_is_thinned_evenly_and_a_large_one_shrunk(preview):
     ramp = torch.linspace(-1, 1, 80).view(1, 1, 80, 1, 1).expand(1, 4, 80, 48, 80)
     shown = preview(ramp, max_frames=24, max_side=256)
@@ -108,22 +88,10 @@ def test_what_is_not_a_number_is_shown_as_black_rather_than_raised(preview):
     assert shown.shape == (2, 32, 32, 3) and not shown.any()
 
 
-@pytest.mark.parametrize("steps", [0, 1])
-def test_save_and_load(vae, tmp_path, steps):
-    fitted = LatentPreview.fit(vae, synthetic_pictures(2, 32), steps=steps)
-    fitted.save(tmp_path / "preview.safetensors")
+def test_save_and_load(preview, tmp_path):
+    preview.save(tmp_path / "preview.safetensors")
     loaded = LatentPreview.load(tmp_path / "preview.safetensors")
-    latents = torch.randn(1, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    assert (loaded.network is None) == (steps == 0)
-    assert np.array_equal(fitted(latents), loaded(latents))
-
-
-@pytest.mark.parametrize("tensors", [None, {}, {"weight": torch.zeros(3, 4, 3, 3), "bias": torch.zeros(4)}])
-def test_a_file_that_holds_no_map_is_an_error_in_words(tmp_path, tensors):
-    file = tmp_path / "preview.safetensors"
-    file.write_bytes(b"nothing") if tensors is None else save_file(tensors, file)
-    with pytest.raises(OSError, match="preview"):
-        LatentPreview.load(file)
+    assert torch.equal(loaded.weight, preview.weight) and torch.equal(loaded.bias, preview.bias)
 
 
 def test_a_model_folder_brings_its_own_preview_and_else_one_is_fitted(tiny_model, tmp_path, preview):
