@@ -101,7 +101,10 @@ class ConvolutionInflationBlock(TemporalLayer):
 class AttentionInflationBlock(TemporalLayer):
     """`depth` times attention over the frames of a pixel, a projection that starts at zero; residual (4c).
 
-    `attn_kwargs` go to the Attention of x-transformers (`heads`, `dim_head`, ...).
+    By itself attention does not know the order of frames. With `rotary` it is told how far one frame is from
+    another (Su et al. 2021). With `window` a frame attends to those at most so many away: with the reach of
+    the clips it was trained on, rotary attention meets nothing new in longer ones. `attn_kwargs` go to the
+    Attention of x-transformers (`heads`, `dim_head`, ...).
     """
 
     def __init__(
@@ -113,9 +116,16 @@ class AttentionInflationBlock(TemporalLayer):
         residual_attn: bool = True,
         time_dim: int | None = None,
         channel_last: bool = False,
+        rotary: bool = False,
+        window: int | None = None,
         **attn_kwargs,
     ):
         super().__init__(channel_last, time_dim)
+        if window is not None and window < 1:
+            raise ValueError(f"`window` reaches at least 1 frame; received {window}.")
+        half = attn_kwargs.get("dim_head", 64) // 4 * 2  # of the channels of a head, an even number
+        self.turned = half if rotary else 0
+        self.window = window
         attn_kwargs = {"flash": True} | attn_kwargs  # the same sums, through scaled_dot_product_attention
         self.temporal_attns = nn.ModuleList()
         for _ in range(depth):
@@ -123,7 +133,7 @@ class AttentionInflationBlock(TemporalLayer):
             if isinstance(attention.to_out, nn.Identity) and attention.to_v.out_features != dim:
                 width = attention.to_v.out_features  # x-transformers projects several heads back, but not one
                 raise ValueError(f"A single head must have `dim_head` {dim}, the channels; received {width}.")
-            layer = nn.Sequential(RMSNorm(dim), attention) if prenorm else nn.Sequential(attention)
+            layer = WithArguments(RMSNorm(dim), attention) if prenorm else WithArguments(attention)
             self.temporal_attns.append(Residual(layer) if residual_attn else layer)
         self.proj_out = nn.Linear(dim, dim)
         nn.init.zeros_(self.proj_out.weight)
@@ -131,9 +141,35 @@ class AttentionInflationBlock(TemporalLayer):
 
     def over_time(self, x: Tensor, b: int) -> Tensor:
         y = rows_of_time(x, b).permute(0, 3, 2, 1).flatten(0, 1)  # (b t) c h w -> (b h w) t c
+        arguments = self._positions(y)
         for attention in self.temporal_attns:
-            y = attention(y)
+            y = attention(y, **arguments)
         return x + pixels_to_frames(self.proj_out(y), x)
+
+    def _positions(self, y: Tensor) -> dict:
+        """What the attentions are told of the places of the frames of y (n t c)."""
+        arguments, frames = {}, torch.arange(y.shape[1], device=y.device)
+        if self.turned:
+            arguments["rotary_pos_emb"] = rotary_angles(frames, self.turned), 1.0
+        if self.window is not None and len(frames) > self.window + 1:
+            arguments["attn_mask"] = (frames[:, None] - frames).abs() <= self.window
+        return arguments
+
+
+def rotary_angles(frames: Tensor, dim: int) -> Tensor:
+    """Angles (1 t dim) by which pairs of channels are turned at frames (t), from 1 radian per frame down."""
+    rates = 10_000.0 ** -(torch.arange(0, dim, 2, device=frames.device) / dim)
+    return (frames[:, None] * rates).repeat_interleave(2, dim=-1)[None]
+
+
+class WithArguments(nn.Sequential):
+    """One module after the other; the last one is given the further arguments."""
+
+    def forward(self, x: Tensor, **kwargs) -> Tensor:
+        *before, last = self
+        for module in before:
+            x = module(x)
+        return last(x, **kwargs)
 
 
 class Residual(nn.Module):
@@ -141,8 +177,8 @@ class Residual(nn.Module):
         super().__init__()
         self.fn = fn
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.fn(x)
+    def forward(self, x: Tensor, **kwargs) -> Tensor:
+        return x + self.fn(x, **kwargs)
 
 
 class TemporalDownsample(TemporalLayer):

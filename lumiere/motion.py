@@ -8,13 +8,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lumiere.inflate import KINDS, Lumiere, unet_places
+from lumiere.inflate import Lumiere
 from lumiere.layers import (
     AttentionInflationBlock,
     ConvolutionInflationBlock,
     TemporalDownsample,
     TemporalUpsample,
 )
+from lumiere.places import KINDS, unet_places
 
 FORMAT = 1
 CLASSES = {

@@ -50,19 +50,21 @@ class Settings:
     factor: int = option(4, "temporal downsample factor of fresh motion weights")
     frames: int = option(16, "length of the clips seen")
     steps: int = option(20_000, "of the optimiser in all; may be raised for a run that is resumed")
-    batch: int = option(2, "clips per step, in all processes together")
+    attention_depth: int = option(2, "attention layers at each place of fresh motion weights")
+    batch: int = option(4, "clips per step, in all processes together")
     accumulation: int = option(1, "passes into which a process divides its part of a step, to save memory")
-    learning_rate: float = option(1e-3, "at its peak; it falls to zero over the last third of the steps")
+    learning_rate: float = option(2e-3, "at its peak; it falls to zero over the last third of the steps")
     warmup: int = option(100, "steps in which the learning rate rises")
     precision: str = option("bf16", "bf16 computes in half precision, which is faster")
     ema: float = option(0.999, "decay of the moving average of the weights, which is the result")
+    shift: float = option(2.0, "above 1, noisy timesteps, where motion is decided, are seen more often")
     caption_dropout: float = option(0.1, "share of clips shown without text, which guidance needs")
     subject_weight: float = option(3.0, "how much more the loss counts where the subject is")
     save_minutes: float = option(2.0, "between checkpoints")
     seed: int = option(0, "of fresh weights and all that is drawn")
 
     def __post_init__(self):
-        for name in ("frames", "steps", "batch", "accumulation", "warmup", "factor"):
+        for name in ("frames", "steps", "batch", "accumulation", "warmup", "factor", "attention_depth"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; received {getattr(self, name)}.")
         for name in ("ema", "caption_dropout"):
@@ -71,6 +73,8 @@ class Settings:
         for name in ("learning_rate", "subject_weight", "save_minutes", "seed"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be 0 or more; received {getattr(self, name):g}.")
+        if not 0 < self.shift < math.inf:
+            raise ValueError(f"shift must be above 0; received {self.shift:g}.")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is one of {', '.join(PRECISIONS)}; received {self.precision}.")
 
@@ -111,7 +115,7 @@ class Trainer:
         self.tokenizer = load_tokenizer(folder)
         text_encoder = load_model(folder, "text_encoder", torch.float32)
         self.text_encoder = text_encoder.requires_grad_(False).to(accelerator.device)
-        self.lumiere = self._new_lumiere(folder).to(accelerator.device, memory_format=torch.channels_last)
+        self.lumiere = self._new_lumiere(folder).to(accelerator.device)
         self.averaged = copy.deepcopy(self.lumiere).requires_grad_(False)  # of the motion weights alone
         optimizer = torch.optim.AdamW(self.lumiere.parameters(), settings.learning_rate, betas=(0.9, 0.99))
         self.model, self.optimizer = accelerator.prepare(self.lumiere, optimizer)
@@ -197,7 +201,8 @@ class Trainer:
     def facts(self) -> dict:
         """What is told about the motion weights beside them."""
         s = self.settings
-        names = ("frames", "batch", "learning_rate", "ema", "caption_dropout", "subject_weight", "precision")
+        names = ("frames", "batch", "learning_rate", "ema", "shift", "caption_dropout", "subject_weight")
+        names += ("precision",)
         return {
             "base": Path(s.model).name if Path(s.model).is_dir() else s.model,
             "data": Path(s.data).name,
@@ -219,12 +224,18 @@ class Trainer:
             )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(s.seed)
-            lumiere = load_motion(base, s.init) if s.init else Lumiere.from_unet(base, s.factor)
+            lumiere = load_motion(base, s.init) if s.init else self._fresh(base)
         if s.frames % lumiere.downsample_factor:
             raise ValueError(
                 f"Frames must be a multiple of {lumiere.downsample_factor}; received {s.frames}."
             )
         return lumiere
+
+    def _fresh(self, base) -> Lumiere:
+        s = self.settings
+        reach = max(1, s.frames // s.factor - 1)  # no two frames of a training clip are further apart
+        attention = {"depth": s.attention_depth, "rotary": True, "window": reach}
+        return Lumiere.from_unet(base, s.factor, attn_inflation_kwargs=attention)
 
     def _gradients(self) -> float:
         """Adds up the gradients of the whole batch; returns its loss, the mean over all processes."""
@@ -244,7 +255,8 @@ class Trainer:
         s, device = self.settings, self.accelerator.device
         batch = self.clips.draw(self.step, clips, s.batch, s.frames, s.seed, s.caption_dropout)
         clean, noise, subject = (x.to(device) for x in (batch.latents, batch.noise, batch.subject))
-        timesteps = (batch.times * self.scheduler.config.num_train_timesteps).long().to(device)
+        times = s.shift * batch.times / (1 + (s.shift - 1) * batch.times)
+        timesteps = (times * self.scheduler.config.num_train_timesteps).long().to(device)
         noisy, target = noise_and_target(self.scheduler, clean, noise, timesteps)
         predicted = self.model(
             noisy, timesteps, encoder_hidden_states=self._encode(batch.texts), return_dict=False

@@ -8,7 +8,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
-from lumiere.inflate import KINDS, Lumiere
+from lumiere.inflate import Lumiere
+from lumiere.places import KINDS
 
 
 def small_unet(**options) -> UNet2DConditionModel:

@@ -8,6 +8,7 @@ from lumiere.layers import (
     ConvolutionInflationBlock,
     TemporalDownsample,
     TemporalUpsample,
+    rotary_angles,
 )
 
 LAYERS = (
@@ -164,3 +165,34 @@ def test_runs_in_bfloat16_and_on_meta(make):
         assert F.mse_loss(layer(x).float(), layer.float()(x)) < 0.01 * layer(x).float().var()
     with torch.device("meta"):
         assert make()(clip()).shape == layer(x).shape
+
+
+def attention(**options):
+    return shaken(AttentionInflationBlock(dim=16, depth=2, heads=2, dim_head=8, **options))
+
+
+@torch.no_grad()
+def test_rotary_attention_knows_distance_and_direction_but_not_the_place():
+    layer, plain = attention(rotary=True), attention()
+    x = clip(t=6)
+    swapped = x[:, :, [0, 2, 1, 3, 4, 5]]
+    torch.testing.assert_close(plain(swapped)[:, :, 0], plain(x)[:, :, 0])
+    assert not torch.allclose(layer(swapped)[:, :, 0], layer(x)[:, :, 0], atol=1e-3)
+    assert not torch.allclose(layer(x.flip(2)), layer(x).flip(2), atol=1e-3)
+    angles = rotary_angles(torch.arange(9), 8)
+    torch.testing.assert_close(angles[:, 5] - angles[:, 3], angles[:, 2] - angles[:, 0])
+
+
+@torch.no_grad()
+def test_a_window_hides_the_frames_beyond_it():
+    x = clip(t=8)
+    changed = x.clone()
+    changed[:, :, 7] += 1
+    layer = AttentionInflationBlock(dim=16, heads=2, dim_head=8, rotary=True, window=2)
+    moved = (shaken(layer)(changed) - layer(x)).abs().amax((0, 1, 3, 4))
+    assert (moved[:5] == 0).all() and (moved[5:] > 1e-4).all()
+    unlimited = AttentionInflationBlock(dim=16, heads=2, dim_head=8, rotary=True)
+    unlimited.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(unlimited(x[:, :, :3]), layer(x[:, :, :3]))
+    with pytest.raises(ValueError, match="at least 1 frame; received 0"):
+        AttentionInflationBlock(dim=16, window=0)

@@ -59,7 +59,7 @@ def train_base(data, text_encoder, tokenizer, run, steps=5000, batch=32, learnin
     scenes = read_scenes(data)
     scheduler = new_scheduler()
     torch.manual_seed(0)
-    unet = new_unet().to(memory_format=torch.channels_last)
+    unet = new_unet()
 
     def loss(model, generator):
         rng = np.random.default_rng(generator.initial_seed())
@@ -86,7 +86,6 @@ def denoising_loss(model, scheduler, clean, states, weight, generator):
     noise = torch.randn(clean.shape, generator=generator)
     noisy, target = noise_and_target(scheduler, clean, noise, timesteps)
     with torch.autocast("cpu", torch.bfloat16):
-        noisy = noisy.contiguous(memory_format=torch.channels_last)
         predicted = model(noisy, timesteps, states, return_dict=False)[0]
     return weighted_error(predicted, target, weight)
 
