@@ -1,0 +1,149 @@
+"""python -m tests.benchmarks.model: cost of the space-time model against the base and AnimateDiff's UNet.
+
+All ratios are within one run. Run it on an idle machine; it takes about ten minutes on two cores.
+"""
+
+import argparse
+import gc
+import math
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable
+
+import torch
+from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from lumiere.inflate import Lumiere
+
+SD15 = {
+    "sample_size": 64,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "cross_attention_dim": 768,
+    "attention_head_dim": 8,
+}
+QUARTER = SD15 | {
+    "sample_size": 32,
+    "block_out_channels": (80, 160, 320, 320),
+    "cross_attention_dim": 192,
+    "norm_num_groups": 16,
+}
+BASE, ANIMATEDIFF, OURS = "base, frame by frame", "UNetMotionModel", "Lumiere"
+NAMES = (BASE, ANIMATEDIFF, OURS)
+
+
+def denoiser(name: str, config: dict, dtype: torch.dtype = torch.float32) -> Callable[[Tensor], Tensor]:
+    """A function of latents `b c t h w`: the model of this name, fresh."""
+    torch.manual_seed(0)
+    base = UNet2DConditionModel(**config).to(dtype).eval().requires_grad_(False)
+
+    def text(x: Tensor, rows: int) -> Tensor:
+        return torch.zeros(rows, 77, config["cross_attention_dim"], dtype=x.dtype, device=x.device)
+
+    if name == OURS:
+        lumiere = Lumiere.from_unet(base, 2 ** (len(config["block_out_channels"]) - 1))
+        return lambda x: lumiere(x, 500, text(x, len(x)), return_dict=False)[0]
+    if name == ANIMATEDIFF:
+        adapter = MotionAdapter(
+            config["block_out_channels"],
+            motion_norm_num_groups=config.get("norm_num_groups", 32),
+            motion_max_seq_length=128,
+            use_motion_mid_block=True,
+        )
+        unet = UNetMotionModel.from_unet2d(base, adapter).to(dtype).eval().requires_grad_(False)
+        return lambda x: unet(x, 500, text(x, len(x) * x.shape[2]), return_dict=False)[0]
+
+    def frame_by_frame(x: Tensor) -> Tensor:
+        images = x.transpose(1, 2).flatten(0, 1)  # b c t h w -> (b t) c h w
+        return base(images, 500, text(x, len(images)), return_dict=False)[0]
+
+    return frame_by_frame
+
+
+@torch.inference_mode()
+def flops(frames: int = 80, config: dict = SD15) -> dict[str, float]:
+    """TFLOP of one forward on `meta`, by the counter of torch (a multiplication and an addition are two)."""
+    counted = {}
+    for name in NAMES:
+        with torch.device("meta"):
+            model, x = denoiser(name, config), torch.empty(1, 4, frames, *[config["sample_size"]] * 2)
+        with FlopCounterMode(display=False) as counter:
+            model(x)
+        counted[name] = counter.get_total_flops() / 1e12
+    return counted
+
+
+@torch.inference_mode()
+def seconds(dtype: torch.dtype, frames: int = 32, rounds: int = 5) -> dict[str, float]:
+    """Least of some rounds, in which the models take turns, so that what else happens meets all of them."""
+    x = torch.randn(1, 4, frames, *[QUARTER["sample_size"]] * 2).to(dtype)
+    denoisers = {name: denoiser(name, QUARTER, dtype) for name in NAMES}
+    best = dict.fromkeys(NAMES, math.inf)
+    for _ in range(rounds + 1):  # the first round warms up, and is slower than any other
+        for name, model in denoisers.items():
+            began = time.perf_counter()
+            model(x)
+            best[name] = min(best[name], time.perf_counter() - began)
+    return best
+
+
+def memory(frames: int = 32) -> dict[str, float]:
+    """Peak memory of one float32 forward, MiB, weights included, each in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1, maxtasksperchild=1) as pool:
+        return {name: pool.apply(_peak, (name, frames)) for name in NAMES}
+
+
+@torch.inference_mode()
+def _peak(name: str, frames: int) -> float:
+    denoiser(OURS, QUARTER | {"block_out_channels": (16, 16, 16, 16)})(torch.zeros(1, 4, 8, 8, 8))  # libraries
+    gc.collect()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    denoiser(name, QUARTER)(torch.zeros(1, 4, frames, *[QUARTER["sample_size"]] * 2))
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+@torch.inference_mode()
+def growth(lengths: tuple[int, ...] = (16, 32, 64, 128), rounds: int = 3) -> tuple[dict[int, float], float]:
+    """Seconds of one forward by number of frames, and the exponent of the power law that fits them."""
+    model, best = denoiser(OURS, QUARTER), dict.fromkeys(lengths, math.inf)
+    for _ in range(rounds):
+        for frames in lengths:
+            x = torch.zeros(1, 4, frames, *[QUARTER["sample_size"]] * 2)
+            began = time.perf_counter()
+            model(x)
+            best[frames] = min(best[frames], time.perf_counter() - began)
+    x, y = (torch.tensor(values, dtype=torch.float64).log() for values in (list(best), list(best.values())))
+    x, y = x - x.mean(), y - y.mean()
+    return best, float(x @ y / (x @ x))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("only", nargs="*", choices=("flops", "seconds", "memory", "growth", []), default=[])
+    only = parser.parse_args().only
+    print("| | base | UNetMotionModel | Lumiere | / base | / UNetMotionModel |\n|---|---|---|---|---|---|")
+
+    def row(title: str, measured: dict[str, float]) -> None:
+        ours = measured[OURS]
+        cells = [f"{measured[name]:.2f}" for name in NAMES]
+        cells += [f"{ours / measured[name]:.3f}" for name in (BASE, ANIMATEDIFF)]
+        print(f"| {title} | {' | '.join(cells)} |", flush=True)
+
+    if not only or "flops" in only:
+        row("TFLOP, SD 1.5, 64 x 64 latents, 80 frames", flops())
+    if not only or "seconds" in only:
+        for dtype in (torch.float32, torch.bfloat16):
+            row(f"seconds, a quarter of the width, 32 x 32, 32 frames, {dtype}", seconds(dtype))
+    if not only or "memory" in only:
+        row("peak MiB of the same, float32", memory())
+    if not only or "growth" in only:
+        best, exponent = growth()
+        told = ", ".join(f"{frames}: {s:.2f}" for frames, s in best.items())
+        print(f"\nseconds by frames {told}: exponent {exponent:.3f}")
+
+
+if __name__ == "__main__":
+    main()
