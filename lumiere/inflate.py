@@ -4,13 +4,15 @@ import copy
 import inspect
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.checkpoint import checkpoint
 
 from lumiere.layers import (
     AttentionInflationBlock,
@@ -32,6 +34,10 @@ class Lumiere(nn.Module):
     `image_size` is sent through the base to find widths and order. `unet_time_kwarg` is the base's name for
     the timestep. `from_unet` needs none of this: it knows the `places`, and that its base can embed
     conditioning once `per_clip` instead of once per frame.
+
+    With `given_channels` the model also sees given pixels and their mask (see conditioning.py), as further
+    channels of the video: the convolution `input_module_name` grows by columns that start at zero and are
+    motion weights. A video without them is one of which nothing is given.
     """
 
     def __init__(
@@ -55,6 +61,8 @@ class Lumiere(nn.Module):
         upsample_klass: type[nn.Module] = TemporalUpsample,
         places: Places | None = None,
         per_clip: bool = False,
+        given_channels: int = 0,
+        input_module_name: str = "conv_in",
     ):
         super().__init__()
         self.__dict__["model"] = model.eval().requires_grad_(False)  # not a submodule: shared, not owned
@@ -79,6 +87,8 @@ class Lumiere(nn.Module):
                 widths = getattr(places, kind).values()
                 layers = nn.ModuleList(klass(dim=width, **self.kwargs[kind]) for width in widths)
                 setattr(self, kind, layers.to(self.dtype))
+            self.given_channels, self.input_module_name = given_channels, input_module_name
+            self.conv_in = self._given_columns().to(self.dtype) if given_channels else None
         self._attach()
 
     @classmethod
@@ -96,7 +106,7 @@ class Lumiere(nn.Module):
         return cls(unet, places=places, per_clip=True, **kwargs)
 
     def forward(self, video: Tensor, *args, **kwargs):
-        """`b c t h w -> b c t h w`; further arguments are those of the base.
+        """`b c t h w -> b c t h w`; further arguments are those of the base. Given channels come after c.
 
         The timestep is a number or one per clip; other conditioning (text `b n d`) has one row per clip, or
         one per frame in the order `(b t)`. The result is what the base returns: a tensor, a tuple, an object
@@ -106,13 +116,24 @@ class Lumiere(nn.Module):
         b, _, t, _, _ = self._check(video)
         kwargs |= zip(self._input_names[1:], args, strict=False)
         kwargs, rows = self._conditioning(kwargs, b, t)
-        images = video.transpose(1, 2).flatten(0, 1).contiguous()  # b c t h w -> (b t) c h w
-        before, _thread.call = _thread.call, _Call(self, self._token, b, rows)
-        try:
-            output = self.model(images, **kwargs)
-        finally:
-            _thread.call = before
+        images = video.transpose(1, 2).flatten(0, 1)  # b c t h w -> (b t) c h w
+        given = images[:, self.channels :] if images.shape[1] > self.channels else None
+        with _in_call(_Call(self, self._token, b, rows, given)):
+            output = self.model(images[:, : self.channels].contiguous(), **kwargs)
         return _change_first(output, lambda x: x.unflatten(0, (b, t)).transpose(1, 2).contiguous())
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Trades time for memory in training: the base's blocks run again, layers included, going backward.
+
+        For bases that offer it, as those of diffusers do; a base shared with other wrappers does so for all.
+        """
+
+        def run_again(module: nn.Module, *args):
+            call = _thread.call  # a backward pass runs outside of the call, on a GPU even in another thread
+            again = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), _in_call(call))}
+            return checkpoint(module, *args, **again)
+
+        self.model.enable_gradient_checkpointing(run_again)
 
     @property
     def config(self):
@@ -127,8 +148,10 @@ class Lumiere(nn.Module):
         return next(self.model.parameters()).device
 
     def _check(self, video: Tensor) -> torch.Size:
-        if video.ndim != 5 or video.shape[1] != self.channels:
-            expected = f"clips x {self.channels} channels x frames x height x width"
+        widths = {self.channels, self.channels + self.given_channels}
+        if video.ndim != 5 or video.shape[1] not in widths:
+            channels = " or ".join(map(str, sorted(widths)))
+            expected = f"clips x {channels} channels x frames x height x width"
             raise ValueError(f"A video is {expected}; received {' x '.join(map(str, video.shape))}.")
         frames, factor = video.shape[2], self.downsample_factor
         if frames % factor or frames == 0:
@@ -156,6 +179,13 @@ class Lumiere(nn.Module):
             kwargs[self.unet_time_kwarg] = _to_rows(kwargs[self.unet_time_kwarg], b, b * t)
         return kwargs, rows
 
+    def _given_columns(self) -> nn.Conv2d:
+        conv = self.model.get_submodule(self.input_module_name)
+        shape = (conv.kernel_size, conv.stride, conv.padding)
+        columns = nn.Conv2d(self.given_channels, conv.out_channels, *shape, bias=False)
+        nn.init.zeros_(columns.weight)
+        return columns
+
     def _attach(self) -> None:
         """Hooks onto the base. They hold no reference to the wrapper, and go when it goes."""
         self._token = object()
@@ -165,6 +195,9 @@ class Lumiere(nn.Module):
             for index, name in enumerate(getattr(self.places, kind)):
                 hook = partial(_insert, token=self._token, kind=kind, index=index)
                 handles.append(self.model.get_submodule(name).register_forward_hook(hook))
+        if self.given_channels:
+            entrance = self.model.get_submodule(self.input_module_name)
+            handles.append(entrance.register_forward_hook(partial(_show_given, token=self._token)))
         for name in self.places.conditioned:
             hook = partial(_match, token=self._token)
             handles.append(self.model.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True))
@@ -191,6 +224,7 @@ class _Call(NamedTuple):
     token: object
     batch_size: int
     rows: int  # of conditioning: one per clip or one per frame
+    given: Tensor | None  # given channels, (b t) c h w
 
 
 class _Thread(threading.local):
@@ -208,6 +242,15 @@ class _Thread(threading.local):
 _thread = _Thread()
 
 
+@contextmanager
+def _in_call(call: _Call | None) -> Iterator[None]:
+    before, _thread.call = _thread.call, call
+    try:
+        yield
+    finally:
+        _thread.call = before
+
+
 def _current(token: object) -> _Call | None:
     call = _thread.call
     return call if call is not None and call.token is token else None
@@ -217,6 +260,11 @@ def _insert(module: nn.Module, args: tuple, output, *, token: object, kind: str,
     if call := _current(token):
         layer = getattr(call.lumiere, kind)[index]
         return _change_first(output, lambda x: layer(x, batch_size=call.batch_size))
+
+
+def _show_given(module: nn.Module, args: tuple, output: Tensor, *, token: object):
+    if (call := _current(token)) and call.given is not None:
+        return output + call.lumiere.conv_in(call.given)
 
 
 def _match(module: nn.Module, args: tuple, kwargs: dict, *, token: object):

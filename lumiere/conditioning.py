@@ -1,0 +1,94 @@
+"""Given pixels <J, C, M>: beside the noisy clip J the model sees the given clip C and a mask M (Lumiere, 4).
+
+A mask is boolean `t h w`, True where pixels are given; a mode is nothing but its mask:
+
+first_frame     an image is brought to life
+first_and_last  what happens between two images
+first_frames    a clip is continued
+region          a part of every frame is made anew
+cinemagraph     a part of an image moves, the rest stands still
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FEW = 4  # first frames that training gives at most, where it gives the beginning of a clip
+
+
+def first_frame(frames: int, height: int, width: int) -> Tensor:
+    return first_frames(1, frames, height, width)
+
+
+def first_and_last(frames: int, height: int, width: int) -> Tensor:
+    mask = first_frames(1, frames, height, width)
+    mask[-1] = True
+    return mask
+
+
+def first_frames(count: int, frames: int, height: int, width: int) -> Tensor:
+    """Raises ValueError unless 1 <= count < frames, as nothing would be left to make."""
+    if not 1 <= count < frames:
+        raise ValueError(f"Of {frames} frames 1 to {frames - 1} can be given; received {count}.")
+    mask = torch.zeros(frames, height, width, dtype=torch.bool)
+    mask[:count] = True
+    return mask
+
+
+def region(wanted: Tensor, frames: int) -> Tensor:
+    """`wanted` (h w), True where the clip is to be made anew, on every frame."""
+    return ~wanted.bool().expand(frames, -1, -1)
+
+
+def cinemagraph(moving: Tensor, frames: int) -> Tensor:
+    """`moving` (h w), True where the picture may move; its first frame is given whole."""
+    mask = region(moving, frames).clone()
+    mask[0] = True
+    return mask
+
+
+def to_latents(mask: Tensor, cell: int) -> Tensor:
+    """`t (h cell) (w cell) -> t h w`: a latent is given only when all of its pixels are."""
+    return F.avg_pool2d(mask.float().unsqueeze(1), cell).squeeze(1) == 1  # the mean of ones is exactly one
+
+
+def channels(clip: Tensor, mask: Tensor) -> Tensor:
+    """What the model is shown beside the noisy clip: given latents, zero elsewhere, and their mask.
+
+    clip `b c t h w`, mask `b t h w` or, for all clips, `t h w`; the result is `b (c + 1) t h w`.
+    """
+    mask = mask.to(clip).expand(clip.shape[0], *clip.shape[2:]).unsqueeze(1)  # b 1 t h w
+    return torch.cat([clip * mask, mask], dim=1)
+
+
+def blend(clean: Tensor, clip: Tensor, mask: Tensor) -> Tensor:
+    """The predicted clean clip with what is given put into it, for weights not trained with masks."""
+    return torch.where(mask.unsqueeze(-4), clip, clean)  # mask (b) t h w, clips b c t h w
+
+
+def random_mask(frames: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """The mask of one training clip (t h w): half the time nothing is given, else as one of the modes."""
+
+    def whole(low: int, high: int) -> int:
+        return int(torch.randint(low, high, (), generator=generator))
+
+    def patch() -> Tensor:
+        """A rectangle of a quarter to three quarters of each side."""
+        shape = torch.zeros(height, width, dtype=torch.bool)
+        h, w = (whole(max(1, side // 4), 3 * side // 4 + 1) for side in (height, width))
+        y, x = whole(0, height - h + 1), whole(0, width - w + 1)
+        shape[y : y + h, x : x + w] = True
+        return shape
+
+    modes: tuple[Callable[[], Tensor], ...] = (
+        lambda: first_frame(frames, height, width),
+        lambda: first_and_last(frames, height, width),
+        lambda: first_frames(whole(1, min(FEW, frames - 1) + 1), frames, height, width),
+        lambda: region(patch(), frames),
+        lambda: cinemagraph(patch(), frames),
+    )
+    if whole(0, 2) == 0 or frames == 1:
+        return torch.zeros(frames, height, width, dtype=torch.bool)
+    return modes[whole(0, len(modes))]()

@@ -1,0 +1,66 @@
+import pytest
+import torch
+
+from lumiere import conditioning
+
+
+def test_the_modes_give_what_they_are_named_for():
+    moving = torch.zeros(4, 6, dtype=torch.bool)
+    moving[1:3, 2:5] = True
+    given = {
+        "first": conditioning.first_frame(8, 4, 6),
+        "both": conditioning.first_and_last(8, 4, 6),
+        "three": conditioning.first_frames(3, 8, 4, 6),
+        "region": conditioning.region(moving, 8),
+        "cinemagraph": conditioning.cinemagraph(moving, 8),
+    }
+    assert all(mask.shape == (8, 4, 6) and mask.dtype == torch.bool for mask in given.values())
+    frames = {name: mask.flatten(1).float().mean(1).tolist() for name, mask in given.items()}
+    assert frames["first"] == [1] + 7 * [0]
+    assert frames["both"] == [1] + 6 * [0] + [1]
+    assert frames["three"] == 3 * [1] + 5 * [0]
+    assert torch.equal(given["region"], ~moving.expand(8, 4, 6))
+    assert frames["cinemagraph"][0] == 1
+    assert torch.equal(given["cinemagraph"][1:], given["region"][1:])
+    for count in (0, 8):
+        with pytest.raises(ValueError, match=f"1 to 7 can be given; received {count}"):
+            conditioning.first_frames(count, 8, 4, 6)
+
+
+def test_a_latent_is_given_only_with_all_of_its_pixels():
+    mask = torch.ones(2, 16, 24, dtype=torch.bool)
+    mask[1, 9, 17] = False
+    cells = conditioning.to_latents(mask, 8)
+    assert cells.shape == (2, 2, 3) and cells[0].all()
+    assert cells[1].tolist() == [[True, True, True], [True, True, False]]
+    assert conditioning.to_latents(torch.ones(1, 56, 56, dtype=torch.bool), 7).all()
+
+
+def test_channels_show_what_is_given_and_nothing_else():
+    clip, mask = torch.randn(2, 4, 3, 5, 5), conditioning.first_frame(3, 5, 5)
+    shown = conditioning.channels(clip, mask)
+    assert shown.shape == (2, 5, 3, 5, 5)
+    torch.testing.assert_close(shown[:, :4, 0], clip[:, :, 0])
+    assert shown[:, :4, 1:].abs().max() == 0
+    assert torch.equal(shown[:, 4], mask.float().expand(2, 3, 5, 5))
+    each = torch.stack([mask, ~mask])
+    assert torch.equal(conditioning.channels(clip, each)[1:], conditioning.channels(clip[1:], ~mask))
+
+
+def test_blending_keeps_what_is_given_and_the_rest():
+    clean, clip, mask = torch.randn(1, 4, 3, 5, 5), torch.randn(1, 4, 3, 5, 5), torch.rand(3, 5, 5) > 0.5
+    blended = conditioning.blend(clean, clip, mask)
+    assert torch.equal(blended[..., mask], clip[..., mask])
+    assert torch.equal(blended[..., ~mask], clean[..., ~mask])
+
+
+def test_masks_of_training_give_nothing_half_the_time_and_never_everything():
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.stack([conditioning.random_mask(8, 6, 6, generator) for _ in range(600)])
+    share = masks.flatten(1).float().mean(1)
+    assert 0.43 < (share == 0).float().mean() < 0.57
+    assert share.max() < 1
+    kinds = {tuple(mask.flatten(1).float().mean(1).gt(0.99).tolist()) for mask in masks}
+    assert len(kinds) >= 6  # nothing or a region; first; first and last; two to four first ones
+    assert torch.equal(conditioning.random_mask(8, 6, 6, torch.Generator().manual_seed(0)), masks[0])
+    assert not conditioning.random_mask(1, 6, 6, generator).any()
