@@ -55,6 +55,7 @@ class Settings:
     accumulation: int = option(1, "passes into which a process divides its part of a step, to save memory")
     learning_rate: float = option(2e-3, "at its peak; it falls to zero over the last third of the steps")
     warmup: int = option(100, "steps in which the learning rate rises")
+    gradient_norm: float = option(0.3, "at most; single clips can have a hundred times the usual one")
     precision: str = option("bf16", "bf16 computes in half precision, which is faster")
     ema: float = option(0.999, "decay of the moving average of the weights, which is the result")
     shift: float = option(2.0, "above 1, noisy timesteps, where motion is decided, are seen more often")
@@ -73,8 +74,9 @@ class Settings:
         for name in ("learning_rate", "subject_weight", "save_minutes", "seed"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be 0 or more; received {getattr(self, name):g}.")
-        if not 0 < self.shift < math.inf:
-            raise ValueError(f"shift must be above 0; received {self.shift:g}.")
+        for name in ("shift", "gradient_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be above 0; received {getattr(self, name):g}.")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is one of {', '.join(PRECISIONS)}; received {self.precision}.")
 
@@ -131,7 +133,7 @@ class Trainer:
                 f"The loss of step {self.step + 1} is not a number: lower the learning rate of "
                 f"{s.learning_rate:g}; the checkpoint before it is kept."
             )
-        norm = self.accelerator.clip_grad_norm_(self.lumiere.parameters(), 1.0)
+        norm = self.accelerator.clip_grad_norm_(self.lumiere.parameters(), s.gradient_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
