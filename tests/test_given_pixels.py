@@ -5,7 +5,20 @@ import torch
 
 from lumiere import conditioning
 from lumiere.inflate import Lumiere
-from tests.test_inflate import inputs, small_unet, trained, unet  # noqa: F401
+from tests.test_inflate import small_unet, trained
+
+
+@pytest.fixture
+def unet():
+    return small_unet()
+
+
+@pytest.fixture
+def inputs():
+    """Two clips of eight frames, each with its own timestep and text."""
+    generator = torch.Generator().manual_seed(1)
+    video = torch.randn(2, 4, 8, 8, 8, generator=generator)
+    return video, torch.tensor([10, 700]), torch.randn(2, 5, 16, generator=generator)
 
 
 def given(video):
@@ -15,7 +28,7 @@ def given(video):
 
 
 @torch.no_grad()
-def test_grown_input_changes_nothing_until_it_is_trained(unet, inputs):  # noqa: F811
+def test_grown_input_changes_nothing_until_it_is_trained(unet, inputs):
     video, timestep, text = inputs
     plain, grown = Lumiere.from_unet(unet), Lumiere.from_unet(unet, given_channels=5)
     joined = torch.cat([video, given(video)], dim=1)
@@ -27,7 +40,7 @@ def test_grown_input_changes_nothing_until_it_is_trained(unet, inputs):  # noqa:
 
 
 @torch.no_grad()
-def test_grown_input_is_a_wider_convolution(inputs):  # noqa: F811
+def test_grown_input_is_a_wider_convolution(inputs):
     video, timestep, text = inputs
     base, wide = small_unet(), small_unet(in_channels=9)
     lumiere = trained(base, given_channels=5)
@@ -41,7 +54,7 @@ def test_grown_input_is_a_wider_convolution(inputs):  # noqa: F811
     assert not torch.allclose(seen, lumiere(video, timestep, text).sample, atol=1e-3)
 
 
-def test_given_channels_are_refused_where_there_is_no_place_for_them(unet, inputs):  # noqa: F811
+def test_given_channels_are_refused_where_there_is_no_place_for_them(unet, inputs):
     video, timestep, text = inputs
     joined = torch.cat([video, given(video)], dim=1)
     with pytest.raises(ValueError, match="clips x 4 channels.*received 2 x 9"):
@@ -50,14 +63,14 @@ def test_given_channels_are_refused_where_there_is_no_place_for_them(unet, input
         Lumiere.from_unet(unet, given_channels=5)(joined[:, :8], timestep, text)
 
 
-def gradients(lumiere, inputs):  # noqa: F811
+def gradients(lumiere, inputs):
     video, timestep, text = inputs
     lumiere.zero_grad()
     lumiere(video, timestep, text).sample.square().mean().backward()
     return {name: weight.grad.clone() for name, weight in lumiere.named_parameters()}
 
 
-def test_gradient_checkpointing_gives_the_same_gradients_for_less_memory(inputs):  # noqa: F811
+def test_gradient_checkpointing_gives_the_same_gradients_for_less_memory(inputs):
     lumiere = trained(small_unet(layers_per_block=2))
     kept, kept_bytes = saved_bytes(lambda: gradients(lumiere, inputs))
     lumiere.enable_gradient_checkpointing()

@@ -157,6 +157,27 @@ def test_passes_add_up_to_the_step(settings):
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(one, four, strict=True))
 
 
+def test_fresh_attention_reaches_as_far_as_the_clips_are_long(settings, tiny_model):
+    made = settings(steps=1, attention_depth=3)
+    list(train(made))
+    block = load_motion(load_model(tiny_model, "unet", torch.float32), Path(made.out) / "motion").attns[0]
+    assert len(block.temporal_attns) == 3 and block.turned and block.window == 1  # 8 frames are 2 below
+
+
+def test_shift_shows_more_of_the_noisy_timesteps(settings):
+    seen = {}
+    for shift in (1.0, 3.0):
+        run, times = trainer(settings(str(shift), batch=4, shift=shift)), []
+        run.lumiere.model.time_proj.register_forward_pre_hook(
+            lambda m, args, told=times: told.append(args[0])
+        )
+        run.advance()
+        seen[shift] = torch.cat(times).sort().values / 1000
+        AcceleratorState._reset_state(reset_partial_state=True)
+    plain, shifted = seen[1.0], seen[3.0]
+    torch.testing.assert_close(shifted, 3 * plain / (1 + 2 * plain), atol=2e-3, rtol=0)
+
+
 def test_half_precision_reaches_the_base(settings):
     run, seen = trainer(settings(precision="bf16")), []
     for layer in (run.lumiere.model.conv_in, run.lumiere.model.up_blocks[0].resnets[0].conv1):
@@ -260,6 +281,8 @@ def test_loss_that_is_not_a_number_stops_before_it_spoils_the_weights(settings, 
         ({"steps": 0}, "steps must be at least 1; received 0"),
         ({"ema": 1.0}, "ema must be 0 or more and below 1; received 1"),
         ({"learning_rate": float("nan")}, "learning_rate must be 0 or more; received nan"),
+        ({"shift": 0.0}, "shift must be above 0; received 0"),
+        ({"attention_depth": 0}, "attention_depth must be at least 1; received 0"),
         ({"precision": "fp8"}, "precision is one of no, bf16; received fp8"),
         ({"data": "/nowhere"}, "There is no latents.npy in /nowhere"),
     ],
