@@ -20,7 +20,7 @@ from lumiere.layers import (
     TemporalDownsample,
     TemporalUpsample,
 )
-from lumiere.places import KINDS, Places, find_places, unet_places
+from lumiere.places import KINDS, Places, check_rows, find_places, fit_residuals, to_rows, unet_places
 
 
 class Lumiere(nn.Module):
@@ -31,9 +31,12 @@ class Lumiere(nn.Module):
     `downsamples` and `upsamples`. `to()` moves the base as well.
 
     Layers follow the modules named, whatever the order of the names; one image of `channels` x `image_size` x
-    `image_size` is sent through the base to find widths and order. `unet_time_kwarg` is the base's name for
-    the timestep. `from_unet` needs none of this: it knows the `places`, and that its base can embed
-    conditioning once `per_clip` instead of once per frame.
+    `image_size`, the size of all clips then, is sent through the base to find widths and order.
+    `unet_time_kwarg` is the base's name for the timestep; what else it cannot do without is in
+    `dry_run_kwargs`, with one row. Arguments and keys of the state dict are those of lumiere-pytorch:
+    checkpoints of its wrapper fit once the base's weights, under `model.`, are left out. `from_unet` needs
+    none of this: it takes clips of any size, knows the `places`, and that its base can embed conditioning
+    once `per_clip` instead of once per frame. Raises ValueError for what does not fit the base.
 
     With `given_channels` the model also sees given pixels and their mask (see conditioning.py), as further
     channels of the video: the convolution `input_module_name` grows by columns that start at zero and are
@@ -44,9 +47,9 @@ class Lumiere(nn.Module):
         self,
         model: nn.Module,
         *,
+        image_size: int | None,
         unet_time_kwarg: str,
-        image_size: int = 64,
-        conv_module_names: Sequence[str] = (),
+        conv_module_names: Sequence[str],
         attn_module_names: Sequence[str] = (),
         downsample_module_names: Sequence[str] = (),
         upsample_module_names: Sequence[str] = (),
@@ -63,23 +66,28 @@ class Lumiere(nn.Module):
         per_clip: bool = False,
         given_channels: int = 0,
         input_module_name: str = "conv_in",
+        dry_run_kwargs: dict | None = None,
     ):
         super().__init__()
         self.__dict__["model"] = model.eval().requires_grad_(False)  # not a submodule: shared, not owned
         kwargs = (conv_inflation_kwargs, attn_inflation_kwargs, downsample_kwargs, upsample_kwargs)
         self.kwargs = {kind: given or {} for kind, given in zip(KINDS, kwargs, strict=True)}
-        if places is None:
+        known = places is not None
+        if not known:
             names = (conv_module_names, attn_module_names, downsample_module_names, upsample_module_names)
             names = dict(zip(KINDS, names, strict=True))
             last = {kind: given.get("channel_last", False) for kind, given in self.kwargs.items()}
-            image = torch.zeros(1, channels, image_size, image_size, device=self.device, dtype=self.dtype)
-            time = {unet_time_kwarg: torch.ones(1, device=self.device)}
-            places = find_places(model, names, last, image, time)
+            like = {"device": self.device, "dtype": self.dtype}
+            image = torch.zeros(1, channels, image_size, image_size, **like)
+            inputs = {unet_time_kwarg: torch.ones(1, **like)} | (dry_run_kwargs or {})
+            places = find_places(model, names, last, image, inputs)
+            if not any(names.values()):
+                raise ValueError("No module is named for a layer to follow: there is nothing to train.")
         ups, downs = len(places.upsamples), len(places.downsamples)
         if ups != downs:
             raise ValueError(f"Up- and downsamplers in time are equally many; received {ups} and {downs}.")
         self.places, self.unet_time_kwarg = places, unet_time_kwarg
-        self.channels, self.per_clip = channels, per_clip
+        self.channels, self.image_size, self.per_clip = channels, image_size, per_clip
         self.downsample_factor = 2**downs
         classes = (conv_klass, attn_klass, downsample_klass, upsample_klass)
         with torch.device(self.device):
@@ -90,20 +98,26 @@ class Lumiere(nn.Module):
             self.given_channels, self.input_module_name = given_channels, input_module_name
             self.conv_in = self._given_columns().to(self.dtype) if given_channels else None
         self._attach()
+        if not known:
+            self._try(image, inputs)
 
     @classmethod
-    def from_unet(cls, unet: nn.Module, factor: int = 4, **kwargs) -> "Lumiere":
+    def from_unet(
+        cls, unet: nn.Module, factor: int = 4, *, places: Places | None = None, **kwargs
+    ) -> "Lumiere":
         """Inflates a `UNet2DConditionModel` of diffusers; its coarsest level has `factor` times fewer frames.
 
         `factor` is a power of two, at most 2 ** (number of spatial downsamplers). `kwargs` are those of the
         constructor; attention has one head per 64 channels unless `attn_inflation_kwargs` says otherwise.
+        With `places` given, these tell how time is resampled, and `factor` is not used.
         """
-        places = unet_places(unet, factor)
-        width = next(iter(places.attns.values()))
-        heads = {"heads": max(1, width // 64), "dim_head": width // max(1, width // 64)}
-        kwargs["attn_inflation_kwargs"] = heads | (kwargs.get("attn_inflation_kwargs") or {})
+        places = places or unet_places(unet, factor)
+        if kwargs.get("attn_klass", AttentionInflationBlock) is AttentionInflationBlock:
+            width = next(iter(places.attns.values()))
+            heads = {"heads": max(1, width // 64), "dim_head": width // max(1, width // 64)}
+            kwargs["attn_inflation_kwargs"] = heads | (kwargs.get("attn_inflation_kwargs") or {})
         kwargs |= {"unet_time_kwarg": "timestep", "channels": unet.config.in_channels}
-        return cls(unet, places=places, per_clip=True, **kwargs)
+        return cls(unet, image_size=None, conv_module_names=(), places=places, per_clip=True, **kwargs)
 
     def forward(self, video: Tensor, *args, **kwargs):
         """`b c t h w -> b c t h w`; further arguments are those of the base. Given channels come after c.
@@ -112,8 +126,14 @@ class Lumiere(nn.Module):
         one per frame in the order `(b t)`. The result is what the base returns: a tensor, a tuple, an object
         with `.sample`. Raises ValueError when the frames cannot be divided by `downsample_factor` or rows do
         not fit.
+
+        Residuals of a ControlNet, or features of a T2I-Adapter, have one row per clip or one per frame, too:
+        where there are fewer frames than in the clip, every k-th of them is added.
         """
         b, _, t, _, _ = self._check(video)
+        if len(args) >= len(self._input_names):
+            most = len(self._input_names) - 1
+            raise ValueError(f"The base takes {most} arguments after the video; received {len(args)}.")
         kwargs |= zip(self._input_names[1:], args, strict=False)
         kwargs, rows = self._conditioning(kwargs, b, t)
         images = video.transpose(1, 2).flatten(0, 1)  # b c t h w -> (b t) c h w
@@ -158,26 +178,38 @@ class Lumiere(nn.Module):
             below = max(frames // factor, 1) * factor
             nearest = f"{below} and {below + factor}"
             raise ValueError(f"Frames must be a multiple of {factor}, as {nearest} are; received {frames}.")
+        if self.image_size and video.shape[3:] != (self.image_size, self.image_size):
+            received = f"{video.shape[3]} x {video.shape[4]}"
+            raise ValueError(f"Frames are {self.image_size} x {self.image_size} here; received {received}.")
         return video.shape
+
+    def _try(self, image: Tensor, inputs: dict) -> None:
+        """Sends the shortest clip through, which fails where frames of different levels of time meet."""
+        clip = image.unsqueeze(2).expand(-1, -1, self.downsample_factor, -1, -1)
+        try:
+            with torch.no_grad():
+                self(clip, **inputs)
+        except (RuntimeError, ValueError) as error:
+            frames = f"a clip of {clip.shape[2]} frames does not pass"
+            raise ValueError(f"The layers do not fit together at these places; {frames}: {error}") from error
 
     def _conditioning(self, kwargs: dict, b: int, t: int) -> tuple[dict, int]:
         """Brings all conditioning to one number of rows, b (per clip) or b t (per frame); returns it too."""
+        residuals = fit_residuals(self.places, kwargs, b, t)
+        kwargs = {name: value for name, value in kwargs.items() if name not in residuals}
         time = kwargs.get(self.unet_time_kwarg)
         if isinstance(time, Tensor) and time.numel() == 1:
             kwargs[self.unet_time_kwarg] = time.reshape(1).expand(b)
         rows = b if self.per_clip else b * t
         for name, value in kwargs.items():
-            for x in tree_leaves(value):
-                if isinstance(x, Tensor) and x.ndim > 0:
-                    if x.shape[0] not in (b, b * t):
-                        wanted = f"{b} rows (one per clip) or {b * t} (one per frame)"
-                        raise ValueError(f"`{name}` must have {wanted}; received {x.shape[0]}.")
-                    rows = max(rows, x.shape[0])
-        kwargs = tree_map_only(Tensor, partial(_to_rows, batch_size=b, rows=rows), kwargs)
+            tensors = [x for x in tree_leaves(value) if isinstance(x, Tensor)]
+            check_rows(name, tensors, b, t)
+            rows = max([rows, *(x.shape[0] for x in tensors if x.ndim > 0)])
+        kwargs = tree_map_only(Tensor, partial(to_rows, batch_size=b, rows=rows), kwargs)
         if isinstance(time, Tensor):
             # Every base wants as many timesteps as images; one that embeds them per clip drops the rest.
-            kwargs[self.unet_time_kwarg] = _to_rows(kwargs[self.unet_time_kwarg], b, b * t)
-        return kwargs, rows
+            kwargs[self.unet_time_kwarg] = to_rows(kwargs[self.unet_time_kwarg], b, b * t)
+        return kwargs | residuals, rows
 
     def _given_columns(self) -> nn.Conv2d:
         conv = self.model.get_submodule(self.input_module_name)
@@ -189,7 +221,8 @@ class Lumiere(nn.Module):
     def _attach(self) -> None:
         """Hooks onto the base. They hold no reference to the wrapper, and go when it goes."""
         self._token = object()
-        self._input_names = list(inspect.signature(self.model.forward).parameters)
+        inputs = inspect.signature(self.model.forward).parameters.values()
+        self._input_names = [x.name for x in inputs if x.kind is x.POSITIONAL_OR_KEYWORD]
         handles = []
         for kind in KINDS:
             for index, name in enumerate(getattr(self.places, kind)):
@@ -268,24 +301,15 @@ def _show_given(module: nn.Module, args: tuple, output: Tensor, *, token: object
 
 
 def _match(module: nn.Module, args: tuple, kwargs: dict, *, token: object):
-    if (call := _current(token)) and args:
-        features, *conditioning = args
-        fit = partial(_to_rows, batch_size=call.batch_size, rows=features.shape[0])
-        conditioning, kwargs = tree_map_only(Tensor, fit, (conditioning, kwargs))
-        return (features, *conditioning), kwargs
+    if call := _current(token):
+        features = args[0] if args else next(iter(kwargs.values()))
+        fit = partial(to_rows, batch_size=call.batch_size, rows=features.shape[0])
+        return tree_map_only(Tensor, fit, (args, kwargs))
 
 
 def _timesteps_per_clip(module: nn.Module, args: tuple, *, token: object):
     if call := _current(token):
-        return (_to_rows(args[0], call.batch_size, call.rows),)
-
-
-def _to_rows(x: Tensor, batch_size: int, rows: int) -> Tensor:
-    """Repeats the row of a clip for its frames, or keeps every k-th frame, as nearest resampling does."""
-    have = x.shape[0] if x.ndim else rows
-    if have == rows or have % batch_size:
-        return x
-    return x.repeat_interleave(rows // have, dim=0) if have < rows else x[:: have // rows]
+        return (to_rows(args[0], call.batch_size, call.rows),)
 
 
 def _change_first(output, change):

@@ -32,9 +32,13 @@ class TemporalLayer(nn.Module):
         if is_clip:
             batch_size = x.shape[0]
             x = x.transpose(1, 2).flatten(0, 1)  # b c t h w -> (b t) c h w
+        elif x.ndim != 4:
+            raise ValueError(f"Clips have 5 dimensions and stacks of frames 4; received {x.ndim}.")
         elif batch_size is None:
             if self.time_dim is None:
                 raise ValueError("Frames `(b t) c h w` need `batch_size`, or `time_dim` at construction.")
+            if x.shape[0] % self.time_dim:
+                raise ValueError(f"Clips have {self.time_dim} frames here; received {x.shape[0]} frames.")
             batch_size = x.shape[0] // self.time_dim
         if batch_size < 1 or x.shape[0] % batch_size:
             raise ValueError(f"{x.shape[0]} frames cannot be divided into {batch_size} equally long clips.")
@@ -52,6 +56,7 @@ class ConvolutionInflationBlock(TemporalLayer):
     """2d convolution, 1d convolution over time, and a projection that starts at zero; residual (figure 4b).
 
     The second group norm takes its statistics at each pixel, over the channels of a group and all frames.
+    Checkpoints of lumiere-pytorch have that norm up to its version 0.0.22, and `norm="rms"` from 0.0.23 on.
     """
 
     def __init__(
@@ -63,21 +68,24 @@ class ConvolutionInflationBlock(TemporalLayer):
         groups: int = 8,
         channel_last: bool = False,
         time_dim: int | None = None,
+        norm: str = "group",
     ):
         super().__init__(channel_last, time_dim)
         for size in (conv2d_kernel_size, conv1d_kernel_size):
             if size < 1 or size % 2 == 0:
                 raise ValueError(f"Kernel sizes are odd, so that a frame keeps its place; received {size}.")
-        if dim % groups:
+        if norm not in ("group", "rms"):
+            raise ValueError(f"`norm` is group or rms; received {norm!r}.")
+        if norm == "group" and dim % groups:
             raise ValueError(f"`groups` must divide the {dim} channels; received {groups}.")
         self.spatial_conv = nn.Sequential(
             nn.Conv2d(dim, dim, conv2d_kernel_size, padding=conv2d_kernel_size // 2),
-            nn.GroupNorm(groups, dim),
+            nn.GroupNorm(groups, dim) if norm == "group" else AxisNorm(dim, axis=3),
             nn.SiLU(),
         )
         self.temporal_conv = nn.Sequential(
             nn.Conv1d(dim, dim, conv1d_kernel_size, padding=conv1d_kernel_size // 2),
-            nn.GroupNorm(groups, dim),
+            nn.GroupNorm(groups, dim) if norm == "group" else AxisNorm(dim, axis=2),
             nn.SiLU(),
         )
         self.proj_out = nn.Conv1d(dim, dim, 1)
@@ -92,10 +100,26 @@ class ConvolutionInflationBlock(TemporalLayer):
         exact = torch.promote_types(y.dtype, torch.float32)
         z = y.permute(0, 3, 2, 1).flatten(0, 1).to(exact)  # b c t (h w) -> (b h w) t c
         z = z.unsqueeze(2).permute(0, 3, 1, 2)  # (b h w) t c -> (b h w) c t 1
-        z = F.group_norm(z, norm.num_groups, norm.weight.to(exact), norm.bias.to(exact), norm.eps)
+        if isinstance(norm, nn.GroupNorm):
+            z = F.group_norm(z, norm.num_groups, norm.weight.to(exact), norm.bias.to(exact), norm.eps)
+        else:
+            z = norm(z)
         z = act(z).to(y.dtype)
         z = F.linear(z.squeeze(3).transpose(1, 2), self.proj_out.weight.squeeze(-1), self.proj_out.bias)
         return x + pixels_to_frames(z, x)
+
+
+class AxisNorm(nn.Module):
+    """Unit length along one axis of `n c ...`, then times √c and a gain per channel."""
+
+    def __init__(self, dim: int, axis: int):
+        super().__init__()
+        self.axis = axis
+        self.gamma = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        gain = self.gamma.view(-1, *(1,) * (x.ndim - 2)) * len(self.gamma) ** 0.5
+        return F.normalize(x, dim=self.axis) * gain
 
 
 class AttentionInflationBlock(TemporalLayer):

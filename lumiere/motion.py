@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import torch
+from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -13,14 +14,53 @@ from lumiere.layers import (
     AttentionInflationBlock,
     ConvolutionInflationBlock,
     TemporalDownsample,
+    TemporalLayer,
     TemporalUpsample,
 )
-from lumiere.places import KINDS, unet_places
+from lumiere.places import KINDS, adapter_places, unet_places
 
 FORMAT = 1
+
+
+class AnimateDiffBlock(TemporalLayer):
+    """The layer of public motion adapters (AnimateDiff, Guo et al. 2023, arXiv 2307.04725, 4.2); residual.
+
+    A group norm over all frames, then `depth` times two attentions over time and a feed-forward layer.
+    Frames are known by their place, of which there are `positions`; a longer clip is a ValueError. Unlike
+    Lumiere's own layers a new one does change the image: its projection does not start at zero.
+    """
+
+    def __init__(self, *, dim: int, heads: int = 8, depth: int = 1, positions: int = 32, groups: int = 32):
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"`heads` must divide the {dim} channels; received {heads}.")
+        self.positions = positions
+        self.motion_module = AnimateDiffTransformer3D(
+            in_channels=dim,
+            num_attention_heads=heads,
+            attention_head_dim=dim // heads,
+            num_layers=depth,
+            norm_num_groups=groups,
+            positional_embeddings="sinusoidal",
+            num_positional_embeddings=positions,
+        )
+
+    def over_time(self, x: Tensor, b: int) -> Tensor:
+        frames = x.shape[0] // b
+        if frames > self.positions:
+            raise ValueError(f"These motion weights know {self.positions} frames at most; received {frames}.")
+        return self.motion_module(x, num_frames=frames)
+
+
 CLASSES = {
     klass.__name__: klass
-    for klass in (ConvolutionInflationBlock, AttentionInflationBlock, TemporalDownsample, TemporalUpsample)
+    for klass in (
+        ConvolutionInflationBlock,
+        AttentionInflationBlock,
+        TemporalDownsample,
+        TemporalUpsample,
+        AnimateDiffBlock,
+    )
 }
 OPTIONS = {  # of `Lumiere.from_unet`, for each kind of layer: its class and the arguments of that
     "convs": ("conv_klass", "conv_inflation_kwargs"),
@@ -67,17 +107,21 @@ def load_motion(unet: nn.Module, folder: str | Path) -> Lumiere:
     folder = Path(folder)
     description = _read(folder)
     factor = description["downsample_factor"]
-    places = unet_places(unet, factor)
-    if description["placement"] != {kind: getattr(places, kind) for kind in KINDS}:
+    if description["classes"].get("attns") == AnimateDiffBlock.__name__:
+        known = [adapter_places(unet, middle) for middle in (True, False)]
+    else:
+        known = [unet_places(unet, factor)]
+    fitting = [p for p in known if description["placement"] == {kind: getattr(p, kind) for kind in KINDS}]
+    if not fitting:
         raise ValueError(f"The motion weights in {folder} belong to a UNet with other blocks or widths.")
     options = {}
     for kind, (klass, kwargs) in OPTIONS.items():
         options[kwargs] = description["kwargs"][kind]
         if kind in description["classes"]:  # there are none without temporal resampling
             options[klass] = CLASSES[description["classes"][kind]]
-    lumiere = Lumiere.from_unet(unet, factor, **options)
+    lumiere = Lumiere.from_unet(unet, places=fitting[0], **options)
     weights = load_file(folder / "motion.safetensors")
-    _check(weights, lumiere.state_dict(), folder)
+    check_keys(weights, lumiere.state_dict(), f"motion.safetensors in {folder}")
     lumiere.load_state_dict(weights)
     return lumiere
 
@@ -98,7 +142,8 @@ def _read(folder: Path) -> dict:
     return description
 
 
-def _check(weights: dict[str, Tensor], expected: dict[str, Tensor], folder: Path) -> None:
+def check_keys(weights: dict[str, Tensor], expected: dict[str, Tensor], where: str) -> None:
+    """Raises ValueError, listing the first few, for missing, unexpected and misshapen keys."""
     both = weights.keys() & expected.keys()
     faults = {
         "missing": sorted(expected.keys() - both),
@@ -111,4 +156,4 @@ def _check(weights: dict[str, Tensor], expected: dict[str, Tensor], folder: Path
         if keys
     ]
     if words:
-        raise ValueError(f"The keys of motion.safetensors in {folder} do not fit: {'; '.join(words)}.")
+        raise ValueError(f"The keys of {where} do not fit: {'; '.join(words)}.")

@@ -1,7 +1,7 @@
 """Where temporal layers go: found in a UNet of diffusers, or by name in any other."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -21,6 +21,8 @@ class Places:
     upsamples: dict[str, int] = field(default_factory=dict)
     # Modules that are given features and conditioning (time embedding, text): the rows of both have to agree.
     conditioned: list[str] = field(default_factory=list)
+    # Arguments with feature maps that the base adds inside -> how often time is halved where each is added.
+    residuals: dict[str, list[int]] = field(default_factory=dict)
 
 
 def unet_places(unet: nn.Module, factor: int) -> Places:
@@ -29,6 +31,9 @@ def unet_places(unet: nn.Module, factor: int) -> Places:
     Convolutions follow every residual(+attention) layer but those of the coarsest level; attention follows
     those and the middle. A `factor` below the spatial one compresses time at the finest levels, to save most.
     """
+    if not hasattr(unet, "down_blocks") or not hasattr(unet, "time_proj"):
+        wanted = "A UNet2DConditionModel of diffusers is inflated without naming its modules"
+        raise ValueError(f"{wanted}; received a {type(unet).__name__}.")
     places = Places()
     levels = len(unet.down_blocks)
     steps = factor.bit_length() - 1
@@ -37,11 +42,8 @@ def unet_places(unet: nn.Module, factor: int) -> Places:
         raise ValueError(f"The factor must be a power of two up to {most} on this UNet; received {factor}.")
 
     def visit(path: str, level: int) -> None:
-        block = unet.get_submodule(path)
-        layers = "attentions" if getattr(block, "attentions", None) else "resnets"
-        for j in range(len(getattr(block, layers))):
-            kind = places.attns if level == levels - 1 else places.convs
-            kind[f"{path}.{layers}.{j}"] = block.resnets[j].out_channels
+        block, layers = unet.get_submodule(path), block_layers(unet, path)
+        (places.attns if level == levels - 1 else places.convs).update(layers)
         if path.startswith("down") and level < steps:
             places.downsamples[f"{path}.downsamplers.0"] = block.downsamplers[0].out_channels
         if path.startswith("up") and 0 < level <= steps:
@@ -57,7 +59,84 @@ def unet_places(unet: nn.Module, factor: int) -> Places:
         if name.startswith(("down_blocks.", "mid_block.", "up_blocks.")) and name.count(".") <= 2:
             if isinstance(layers, nn.ModuleList):  # resnets, attentions, downsamplers, upsamplers of a block
                 places.conditioned.extend(f"{name}.{j}" for j in range(len(layers)))
+    places.residuals.update(residual_levels(unet, places))
     return places
+
+
+def adapter_places(unet: nn.Module, middle: bool) -> Places:
+    """The places of AnimateDiff adapters in a `UNet2DConditionModel` of diffusers, all of them `attns`.
+
+    They follow every residual(+attention) layer of all levels and, if the adapter has such layers, the
+    attention in the `middle`, before its last residual layer. Time is not resampled.
+    """
+    places = unet_places(unet, factor=1)
+    paths = [f"down_blocks.{i}" for i in range(len(unet.down_blocks))]
+    paths += ["mid_block"] * (middle and unet.mid_block is not None)
+    paths += [f"up_blocks.{i}" for i in range(len(unet.up_blocks))]
+    attns = {name: width for path in paths for name, width in block_layers(unet, path).items()}
+    return replace(places, convs={}, attns=attns)
+
+
+def block_layers(unet: nn.Module, path: str) -> dict[str, int]:
+    """The residual(+attention) layers of a block of a UNet of diffusers, and the channels of their output."""
+    block = unet.get_submodule(path)
+    layers = "attentions" if getattr(block, "attentions", None) else "resnets"
+    return {f"{path}.{layers}.{j}": block.resnets[j].out_channels for j in range(len(getattr(block, layers)))}
+
+
+def residual_levels(unet: nn.Module, places: Places) -> dict[str, list[int]]:
+    """How often time is halved where a UNet of diffusers adds what a ControlNet or a T2I-Adapter gives it."""
+    skips, features, level = [0], [], 0
+    for i, block in enumerate(unet.down_blocks):
+        skips += [level] * len(block.resnets)
+        within = level
+        if block.downsamplers:
+            level += f"down_blocks.{i}.downsamplers.0" in places.downsamples
+            skips.append(level)
+        # Blocks with attention to text add an adapter's features before they downsample, others after.
+        features.append(within if getattr(block, "has_cross_attention", False) else level)
+    return {
+        "down_block_additional_residuals": skips,
+        "mid_block_additional_residual": [level],
+        "down_intrablock_additional_residuals": [*features, level],
+    }
+
+
+def fit_residuals(places: Places, kwargs: dict, b: int, t: int) -> dict:
+    """The `kwargs` that are residuals, each tensor with the frames there are where it is added.
+
+    Given are b rows (one per clip) or b t (one per frame). Of these a level with fewer frames is given those
+    that nearest-neighbour downsampling keeps. Raises ValueError for other numbers of rows or of tensors.
+    """
+    fitted = {}
+    for name, levels in places.residuals.items():
+        given = kwargs.get(name)
+        if given is None:
+            continue
+        tensors = (given,) if isinstance(given, Tensor) else given
+        least = 1 if name.startswith("down_intrablock") else len(levels)
+        if not least <= len(tensors) <= len(levels):
+            raise ValueError(f"`{name}` holds {len(levels)} tensors on this base; received {len(tensors)}.")
+        check_rows(name, tensors, b, t)
+        rows = [to_rows(x, b, b * t >> level) for x, level in zip(tensors, levels, strict=False)]
+        fitted[name] = rows[0] if isinstance(given, Tensor) else rows
+    return fitted
+
+
+def check_rows(name: str, tensors: Sequence[Tensor], b: int, t: int) -> None:
+    """Raises ValueError unless all of an argument's tensors have one row per clip or one per frame."""
+    for x in tensors:
+        if x.ndim > 0 and x.shape[0] not in (b, b * t):
+            wanted = f"{b} rows (one per clip) or {b * t} (one per frame)"
+            raise ValueError(f"`{name}` must have {wanted}; received {x.shape[0]}.")
+
+
+def to_rows(x: Tensor, batch_size: int, rows: int) -> Tensor:
+    """Repeats the row of a clip for its frames, or keeps every k-th frame, as nearest resampling does."""
+    have = x.shape[0] if x.ndim else rows
+    if have == rows or have % batch_size:
+        return x
+    return x.repeat_interleave(rows // have, dim=0) if have < rows else x[:: have // rows]
 
 
 def find_places(
@@ -69,22 +148,30 @@ def find_places(
 ) -> Places:
     """Sends one image through any UNet and notes what the layers and the conditioning need to know."""
     places, handles = Places(), []
+    for kind in KINDS:
+        twice = [name for name in names[kind] if list(names[kind]).count(name) > 1]
+        if twice:
+            raise ValueError(f"One layer of a kind follows a module; {twice[0]} is named more than once.")
 
     def note(module, args, kwargs, output, name):
-        if name and sum(isinstance(x, Tensor) for x in tree_leaves((args, kwargs))) > 1:
-            places.conditioned.append(name)
+        given = [*args, *kwargs.values()]
+        if name and given and isinstance(given[0], Tensor):
+            if sum(isinstance(x, Tensor) for x in tree_leaves(given)) > 1:
+                places.conditioned.append(name)
         for kind in KINDS:
             if name in names[kind]:
                 if name in getattr(places, kind):
                     raise ValueError(f"A layer can follow a module that runs once; {name} runs more often.")
-                output = output[0] if isinstance(output, tuple) else output
-                getattr(places, kind)[name] = output.shape[-1 if channel_last[kind] else 1]
+                getattr(places, kind)[name] = _width(name, output, channel_last[kind])
 
     try:
         for name, module in model.named_modules():
             handles.append(module.register_forward_hook(partial(note, name=name), with_kwargs=True))
         with torch.no_grad():
             model(image, **kwargs)
+    except (TypeError, RuntimeError, AssertionError) as error:
+        given = f"one image of {' x '.join(map(str, image.shape[1:]))} with {', '.join(kwargs)}"
+        raise ValueError(f"The base cannot take {given}: {type(error).__name__} {error}".rstrip()) from error
     finally:
         for handle in handles:
             handle.remove()
@@ -92,3 +179,11 @@ def find_places(
     if unused:
         raise ValueError(f"The base has or uses no module named {', '.join(unused[:3])}.")
     return places
+
+
+def _width(name: str, output, channel_last: bool) -> int:
+    output = output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
+    if not isinstance(output, Tensor) or output.ndim != 4:
+        found = " x ".join(map(str, output.shape)) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"A layer follows a module with feature maps (b c h w); {name} gives {found}.")
+    return output.shape[-1 if channel_last else 1]

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from torch import nn
 
 from lumiere.inflate import Lumiere
 from lumiere.places import KINDS
@@ -63,12 +62,19 @@ def images_of(unet, video, timestep, text):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("factor", [1, 2, 4])
-def test_a_still_clip_comes_out_as_the_image(unet, inputs, factor):
-    video, timestep, text = inputs
+@pytest.mark.parametrize("factor", [1, 2, 4, 8])
+def test_a_still_clip_comes_out_as_the_image(inputs, factor):
+    levels = {
+        "block_out_channels": (16, 32, 32, 32),
+        "down_block_types": ("DownBlock2D", *("CrossAttnDownBlock2D",) * 3),
+        "up_block_types": (*("CrossAttnUpBlock2D",) * 3, "UpBlock2D"),
+    }
+    unet, (video, timestep, text) = small_unet(**levels), inputs
     still = video[:, :, :1].expand(-1, -1, 8, -1, -1)
     found = Lumiere.from_unet(unet, factor)(still, timestep, text).sample
-    torch.testing.assert_close(found, images_of(unet, still, timestep, text), atol=1e-5, rtol=0)
+    difference = (found - images_of(unet, still, timestep, text)).abs().max().item()
+    print(f"still clip, factor {factor}: {difference:.1e} from the image")
+    assert difference <= 1e-5
 
 
 @torch.no_grad()
@@ -126,24 +132,6 @@ def test_masks_and_class_labels_have_one_row_per_clip(inputs):
     torch.testing.assert_close(lumiere(*inputs, **given).sample, expected, atol=1e-5, rtol=0)
     text = text.repeat_interleave(8, dim=0)
     torch.testing.assert_close(lumiere(video, timestep, text, **given).sample, expected, atol=1e-5, rtol=0)
-
-
-@torch.no_grad()
-def test_a_unet_of_the_xl_family(inputs):
-    video, timestep, text = inputs
-    unet = small_unet(
-        addition_embed_type="text_time",
-        addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=6 * 8 + 16,
-        transformer_layers_per_block=(1, 1, 2),
-        use_linear_projection=True,
-        resnet_time_scale_shift="default",
-    )
-    size = torch.tensor([64, 64, 0, 0, 64, 64]).expand(2, 6)
-    given = {"added_cond_kwargs": {"text_embeds": text[:, 0], "time_ids": size}}
-    expected = torch.stack([unet(x, timestep, text, **given).sample for x in video.unbind(2)], dim=2)
-    found = Lumiere.from_unet(unet, 1)(video, timestep, text, **given).sample
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
@@ -371,62 +359,3 @@ def test_what_does_not_fit_is_refused_in_words(unet, inputs):
     for factor in (0, 3, 8):
         with pytest.raises(ValueError, match=f"power of two up to 4 .*received {factor}"):
             Lumiere.from_unet(unet, factor)
-
-
-class Block(nn.Module):
-    def __init__(self, before, after):
-        super().__init__()
-        self.conv, self.embed = nn.Conv2d(before, after, 3, padding=1), nn.Linear(8, after)
-
-    def forward(self, x, emb):
-        return torch.tanh(self.conv(x) + self.embed(emb)[:, :, None, None])
-
-
-class PlainUnet(nn.Module):
-    """A UNet that no library knows: two levels, a skip, a time embedding added in every block."""
-
-    def __init__(self):
-        super().__init__()
-        self.embed = nn.Linear(1, 8)
-        self.first, self.second, self.middle = Block(3, 8), Block(8, 16), Block(16, 16)
-        self.down, self.up = nn.Conv2d(8, 8, 2, stride=2), nn.ConvTranspose2d(16, 8, 2, stride=2)
-        self.unused, self.last, self.out = nn.Identity(), Block(16, 8), nn.Conv2d(8, 3, 1)
-
-    def forward(self, x, time):
-        emb = self.embed(time[:, None].float())
-        skip = self.first(x, emb)
-        x = self.middle(self.second(self.down(skip), emb), emb)
-        return self.out(self.last(torch.cat((self.up(x), skip), dim=1), emb))
-
-
-def inflated(model, **options):
-    names = {
-        "conv_module_names": ["last", "first"],
-        "attn_module_names": ["middle", "second"],
-        "downsample_module_names": ["down"],
-        "upsample_module_names": ["up"],
-    }
-    return Lumiere(model, image_size=8, unet_time_kwarg="time", **names | options)
-
-
-@torch.no_grad()
-def test_inflates_any_unet_by_names():
-    torch.manual_seed(0)
-    model = PlainUnet()
-    lumiere = inflated(model)
-    assert lumiere.places.convs == {"first": 8, "last": 8}  # in order of execution, with their widths
-    assert lumiere.places.attns == {"second": 16, "middle": 16}
-    assert lumiere.downsample_factor == 2
-    time = torch.tensor([3.0, 0.5])
-    still = torch.randn(2, 3, 1, 8, 8).expand(-1, -1, 6, -1, -1)
-    expected = model(still[:, :, 0], time).unsqueeze(2).expand_as(still)
-    torch.testing.assert_close(lumiere(still, time=time), expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(lumiere(still, time), expected, atol=1e-5, rtol=0)
-    assert inflated(PlainUnet().to("meta")).places == lumiere.places
-
-
-def test_names_that_do_not_fit_are_refused_in_words():
-    with pytest.raises(ValueError, match="no module named nowhere, unused"):
-        inflated(PlainUnet(), conv_module_names=["nowhere", "first", "unused"])
-    with pytest.raises(ValueError, match="received 0 and 1"):
-        inflated(PlainUnet(), upsample_module_names=[])

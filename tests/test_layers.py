@@ -16,6 +16,7 @@ LAYERS = (
     lambda **options: AttentionInflationBlock(dim=16, depth=2, heads=2, dim_head=8, **options),
     lambda **options: TemporalDownsample(16, **options),
     lambda **options: TemporalUpsample(16, **options),
+    lambda **options: ConvolutionInflationBlock(dim=16, norm="rms", **options),
 )
 
 
@@ -94,7 +95,7 @@ def test_clips_of_a_batch_do_not_touch(make):
         torch.testing.assert_close(layer(x[i : i + 1]), together[i : i + 1], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("make", LAYERS[:2])
+@pytest.mark.parametrize("make", (*LAYERS[:2], LAYERS[4]))
 def test_inflation_starts_as_nothing(make):
     x = clip()
     assert torch.equal(make()(x), x)
@@ -122,10 +123,12 @@ def test_bilinear_resampling_keeps_a_straight_line():
 
 
 def test_parameter_names_are_those_of_the_public_checkpoints():
-    conv, attn, down, up = (set(make().state_dict()) for make in LAYERS)
+    conv, attn, down, up, rms = (set(make().state_dict()) for make in LAYERS)
     pairs = ("weight", "bias")
     modules = ("spatial_conv.0", "spatial_conv.1", "temporal_conv.0", "temporal_conv.1", "proj_out")
     assert conv == {f"{module}.{name}" for module in modules for name in pairs}
+    gains = {f"{module}_conv.1.gamma" for module in ("spatial", "temporal")}
+    assert rms == {name for name in conv if "_conv.1." not in name} | gains
     inner = ("0.g", "1.to_q.weight", "1.to_k.weight", "1.to_v.weight", "1.to_out.weight")
     layers = {f"temporal_attns.{i}.fn.{name}" for i in range(2) for name in inner}
     assert attn == layers | {"proj_out.weight", "proj_out.bias"}
@@ -154,6 +157,12 @@ def test_what_does_not_fit_is_refused_in_words():
         TemporalDownsample(16)(clip(t=5))
     with pytest.raises(ValueError, match="batch_size"):
         TemporalUpsample(16)(torch.randn(6, 16, 2, 2))
+    with pytest.raises(ValueError, match="Clips have 3 frames here; received 8"):
+        TemporalUpsample(16, time_dim=3)(torch.randn(8, 16, 2, 2))
+    with pytest.raises(ValueError, match="5 dimensions and stacks of frames 4; received 3"):
+        TemporalUpsample(16)(torch.randn(6, 16, 2), batch_size=2)
+    with pytest.raises(ValueError, match="group or rms; received 'batch'"):
+        ConvolutionInflationBlock(dim=16, norm="batch")
     with pytest.raises(ValueError, match="7 frames cannot be divided into 2"):
         TemporalUpsample(16)(torch.randn(7, 16, 2, 2), batch_size=2)
 

@@ -10,14 +10,22 @@ import multiprocessing
 import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import torch
-from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
+from diffusers import DDIMScheduler, MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from lumiere.inflate import Lumiere
+from lumiere.paperworld.captions import canonical
+from lumiere.paperworld.scene import render, sample_scene
+from lumiere.pipeline import LumierePipeline
+from lumiere.request import Request
+from lumiere.train import noise_and_target
 
+MODEL = Path(__file__).resolve().parents[2] / "assets/models/paper-world"
 SD15 = {
     "sample_size": 64,
     "block_out_channels": (320, 640, 1280, 1280),
@@ -98,7 +106,9 @@ def memory(frames: int = 32) -> dict[str, float]:
 
 @torch.inference_mode()
 def _peak(name: str, frames: int) -> float:
-    denoiser(OURS, QUARTER | {"block_out_channels": (16, 16, 16, 16)})(torch.zeros(1, 4, 8, 8, 8))  # libraries
+    denoiser(OURS, QUARTER | {"block_out_channels": (16, 16, 16, 16)})(
+        torch.zeros(1, 4, 8, 8, 8)
+    )  # libraries
     gc.collect()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     denoiser(name, QUARTER)(torch.zeros(1, 4, frames, *[QUARTER["sample_size"]] * 2))
@@ -120,9 +130,45 @@ def growth(lengths: tuple[int, ...] = (16, 32, 64, 128), rounds: int = 3) -> tup
     return best, float(x @ y / (x @ x))
 
 
+def overfit(steps: int = 300, batch: int = 4, learning_rate: float = 3e-3) -> tuple[float, float]:
+    """Loss on one clip of fresh layers in the embedded base, and after training on this clip alone."""
+    pipeline = LumierePipeline.from_pretrained(MODEL, device="cpu", fresh=True)
+    lumiere, scheduler = pipeline.lumiere, DDIMScheduler.from_config(pipeline.scheduler_config)
+    scene = sample_scene(np.random.default_rng(0))
+    frames = torch.from_numpy(render(scene, 16)[0]).permute(0, 3, 1, 2) / 127.5 - 1  # t h w c -> t c h w
+    with torch.inference_mode():
+        latents = pipeline.vae.encode(frames).latent_dist.mean * pipeline.vae.config.scaling_factor
+    clip = latents.clone().transpose(0, 1).expand(batch, -1, -1, -1, -1)  # t c h w -> b c t h w
+    text = pipeline.encode_prompt(Request(canonical(scene), guidance=1)).clone().expand(batch, -1, -1)
+
+    def loss(generator: torch.Generator) -> Tensor:
+        timesteps = torch.randint(1000, (batch,), generator=generator)
+        noise = torch.randn(clip.shape, generator=generator)
+        noisy, target = noise_and_target(scheduler, clip, noise, timesteps)
+        with torch.autocast("cpu", torch.bfloat16):
+            answer = lumiere(noisy, timesteps, encoder_hidden_states=text, return_dict=False)[0]
+        return (answer.float() - target).square().mean()
+
+    @torch.no_grad()
+    def measured() -> float:
+        return sum(loss(torch.Generator().manual_seed(1000 + n)).item() for n in range(16)) / 16
+
+    fresh, generator = measured(), torch.Generator().manual_seed(0)
+    optimizer = torch.optim.AdamW(lumiere.parameters(), learning_rate, betas=(0.9, 0.99))
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = learning_rate * min(1, (step + 1) / 20, 2 * (1 - step / steps))
+        loss(generator).backward()
+        torch.nn.utils.clip_grad_norm_(lumiere.parameters(), 0.3)
+        optimizer.step()
+        optimizer.zero_grad()
+    return fresh, measured()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("only", nargs="*", choices=("flops", "seconds", "memory", "growth", []), default=[])
+    parser.add_argument(
+        "only", nargs="*", choices=("flops", "seconds", "memory", "growth", "overfit", []), default=[]
+    )
     only = parser.parse_args().only
     print("| | base | UNetMotionModel | Lumiere | / base | / UNetMotionModel |\n|---|---|---|---|---|---|")
 
@@ -143,6 +189,9 @@ def main() -> None:
         best, exponent = growth()
         told = ", ".join(f"{frames}: {s:.2f}" for frames, s in best.items())
         print(f"\nseconds by frames {told}: exponent {exponent:.3f}")
+    if not only or "overfit" in only:
+        fresh, trained = overfit()
+        print(f"\nloss on one clip: fresh {fresh:.4f}, after 300 steps {trained:.4f}: {trained / fresh:.3f}")
 
 
 if __name__ == "__main__":
