@@ -87,6 +87,7 @@ def save_motion(
         "placement": {kind: getattr(lumiere.places, kind) for kind in KINDS},
         "classes": {kind: type(layers[kind][0]).__name__ for kind in KINDS if layers[kind]},
         "kwargs": lumiere.kwargs,
+        "given_channels": lumiere.given_channels,
         "facts": facts or {},
     }
     text = json.dumps(description, indent=2)
@@ -114,7 +115,7 @@ def load_motion(unet: nn.Module, folder: str | Path) -> Lumiere:
     fitting = [p for p in known if description["placement"] == {kind: getattr(p, kind) for kind in KINDS}]
     if not fitting:
         raise ValueError(f"The motion weights in {folder} belong to a UNet with other blocks or widths.")
-    options = {}
+    options = {"given_channels": description.get("given_channels", 0)}  # not told by older files
     for kind, (klass, kwargs) in OPTIONS.items():
         options[kwargs] = description["kwargs"][kind]
         if kind in description["classes"]:  # there are none without temporal resampling

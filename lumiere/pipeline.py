@@ -21,8 +21,10 @@ from .motion import load_motion
 from .preview import LatentPreview, synthetic_pictures
 from .request import Limits, Request
 from .sampling import Sampler
+from .windows import in_windows, windows
 
 BATCH_LATENTS = 2**16  # clips up to here are denoised twofold in one call: 16 frames of 64 x 64
+WINDOW, OVERLAP = 128, 32  # frames denoised at once, and how many of them two windows share
 SLICE_PIXELS = 2**18  # decoded at once: 16 frames of 128 x 128, or one of 512 x 512
 
 
@@ -171,7 +173,8 @@ class LumierePipeline:
     ) -> tuple[Tensor, Tensor]:
         """The next sample and the predicted clean latents, both float32 (1 c t h w)."""
         model_input = sampler.model_input(sample, timestep)
-        output = self._guided(model_input, timestep, text, guidance)
+        parts = windows(sample.shape[2], WINDOW, OVERLAP, self.lumiere.downsample_factor)
+        output = in_windows(lambda x: self._guided(x, timestep, text, guidance), model_input, parts)
         clean = sampler.clean(output, model_input, timestep)
         sample = sampler.step(output, timestep, sample)
         if self.device.type != "cpu":

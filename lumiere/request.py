@@ -29,10 +29,10 @@ class Limits:
     downsample_factor: int = 4
     size_multiple: int = 32
     min_frames: int = 4
-    max_frames: int = 256
+    max_frames: int = 480  # half a minute at 16 a second
     min_side: int = 64
     max_side: int = 1024
-    max_pixels: int = 2**22  # 256 frames of 128 x 128, or 16 of 512 x 512
+    max_pixels: int = 2**23  # 512 frames of 128 x 128, or 32 of 512 x 512
     default_frames: int = 16
     default_height: int = 128
     default_width: int = 128

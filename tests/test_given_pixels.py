@@ -5,6 +5,7 @@ import torch
 
 from lumiere import conditioning
 from lumiere.inflate import Lumiere
+from lumiere.motion import load_motion, save_motion
 from tests.test_inflate import small_unet, trained
 
 
@@ -61,6 +62,16 @@ def test_given_channels_are_refused_where_there_is_no_place_for_them(unet, input
         Lumiere.from_unet(unet)(joined, timestep, text)
     with pytest.raises(ValueError, match="clips x 4 or 9 channels.*received 2 x 8"):
         Lumiere.from_unet(unet, given_channels=5)(joined[:, :8], timestep, text)
+
+
+@torch.no_grad()
+def test_grown_input_is_saved_and_loaded(unet, inputs, tmp_path):
+    video, timestep, text = inputs
+    lumiere = trained(unet, given_channels=5)
+    save_motion(lumiere, tmp_path)
+    joined = torch.cat([video, given(video)], dim=1)
+    expected = lumiere(joined, timestep, text).sample
+    assert torch.equal(load_motion(unet, tmp_path)(joined, timestep, text).sample, expected)
 
 
 def gradients(lumiere, inputs):

@@ -280,3 +280,17 @@ def test_the_base_is_an_ordinary_model_of_diffusers(tiny_model):
     stills.set_progress_bar_config(disable=True)
     image = stills("a red ball", num_inference_steps=2, output_type="np").images[0]
     assert image.shape == (64, 64, 3)
+
+
+def test_a_long_clip_is_denoised_in_windows_of_bounded_length(pipeline, monkeypatch):
+    monkeypatch.setattr(module, "WINDOW", 8)
+    monkeypatch.setattr(module, "OVERLAP", 4)
+    request, seen = replace(REQUEST, frames=24, guidance=1.0), []
+    handle = pipeline.lumiere.register_forward_pre_hook(lambda m, args: seen.append(args[0].shape[2]))
+    long = last(pipeline, request).frames
+    handle.remove()
+    assert seen == [8] * 5 * 4  # five windows in each of four steps
+    assert long.shape == (24, 64, 64, 3) and long.std() > 5
+    assert np.array_equal(last(pipeline, request).frames, long)
+    monkeypatch.setattr(module, "WINDOW", 24)
+    assert not np.array_equal(last(pipeline, request).frames, long)

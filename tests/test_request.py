@@ -9,7 +9,7 @@ import pytest
 
 from lumiere.request import MAX_SETTINGS, SCHEDULERS, SEED, Limits, Request
 
-LIMITS = Limits()
+LIMITS = Limits(max_frames=256, max_pixels=2**22)
 NAN, INF = math.nan, math.inf
 MARK = "zq<b>secret</b>{{x}}${y}%s"  # text that must never come back in a refusal
 

@@ -1,0 +1,44 @@
+"""Clips longer than the model is shown at once: overlapping windows in time.
+
+At every step the predictions for a frame that several windows cover are averaged (MultiDiffusion, Bar-Tal et
+al. 2023, which Lumiere uses over time in section 3.3), so that the windows become one clip. Memory does not
+grow with the clip.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def windows(frames: int, length: int, overlap: int, multiple: int = 1) -> list[slice]:
+    """Windows of `length` frames that cover `frames`, as few as can be.
+
+    Neighbours share `overlap` frames or more. All but the last window begin at a multiple of `multiple`, and
+    the last one does when `frames` and `length` are multiples. A clip that fits into one is one.
+    """
+    if frames <= length:
+        return [slice(0, frames)]
+    if not 0 <= overlap < length - multiple:
+        raise ValueError(f"Windows of {length} frames overlap by 0 to {length - multiple - 1}: {overlap}.")
+    last, stride = frames - length, (length - overlap) // multiple * multiple
+    starts = [*range(0, last, stride), last]
+    return [slice(start, start + length) for start in starts]
+
+
+def in_windows(denoise: Callable[[Tensor], Tensor], clip: Tensor, parts: list[slice]) -> Tensor:
+    """`denoise` of `b c t h w`, window by window. Where windows overlap the nearer centre counts for more."""
+    if len(parts) == 1:
+        return denoise(clip)
+    total, weights = torch.zeros_like(clip), clip.new_zeros(clip.shape[2], 1, 1)
+    for part in parts:
+        weight = _tent(part.stop - part.start).to(clip)
+        total[:, :, part] += weight * denoise(clip[:, :, part])
+        weights[part] += weight
+    return total / weights
+
+
+def _tent(length: int) -> Tensor:
+    """1 at the ends, rising by 1 per frame towards the middle (t 1 1)."""
+    places = torch.arange(1, length + 1)
+    return torch.minimum(places, places.flip(0)).view(-1, 1, 1)
