@@ -173,7 +173,7 @@ class LumierePipeline:
     ) -> tuple[Tensor, Tensor]:
         """The next sample and the predicted clean latents, both float32 (1 c t h w)."""
         model_input = sampler.model_input(sample, timestep)
-        parts = windows(sample.shape[2], WINDOW, OVERLAP, self.lumiere.downsample_factor)
+        parts = windows(sample.shape[2], WINDOW, OVERLAP, self.limits.downsample_factor)
         output = in_windows(lambda x: self._guided(x, timestep, text, guidance), model_input, parts)
         clean = sampler.clean(output, model_input, timestep)
         sample = sampler.step(output, timestep, sample)

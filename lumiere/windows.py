@@ -19,8 +19,8 @@ def windows(frames: int, length: int, overlap: int, multiple: int = 1) -> list[s
     """
     if frames <= length:
         return [slice(0, frames)]
-    if not 0 <= overlap < length - multiple:
-        raise ValueError(f"Windows of {length} frames overlap by 0 to {length - multiple - 1}: {overlap}.")
+    if not 0 <= overlap <= length - multiple:
+        raise ValueError(f"Windows of {length} frames overlap by 0 to {length - multiple}: {overlap}.")
     last, stride = frames - length, (length - overlap) // multiple * multiple
     starts = [*range(0, last, stride), last]
     return [slice(start, start + length) for start in starts]
