@@ -51,6 +51,7 @@ class Settings:
     frames: int = option(16, "length of the clips seen")
     steps: int = option(20_000, "of the optimiser in all; may be raised for a run that is resumed")
     attention_depth: int = option(2, "attention layers at each place of fresh motion weights")
+    kernel: int = option(15, "frames that fresh convolutions over time see: far ones agree sooner if many")
     batch: int = option(8, "clips per step, in all processes together")
     accumulation: int = option(1, "passes into which a process divides its part of a step, to save memory")
     learning_rate: float = option(0.02, "at its peak; it falls to zero over the last third of the steps")
@@ -235,7 +236,10 @@ class Trainer:
         s = self.settings
         reach = max(1, s.frames // s.factor - 1)  # no two frames of a training clip are further apart
         attention = {"depth": s.attention_depth, "rotary": True, "window": reach}
-        return Lumiere.from_unet(base, s.factor, attn_inflation_kwargs=attention)
+        convolution = {"conv1d_kernel_size": s.kernel}
+        return Lumiere.from_unet(
+            base, s.factor, conv_inflation_kwargs=convolution, attn_inflation_kwargs=attention
+        )
 
     def _gradients(self) -> float:
         """Adds up the gradients of the whole batch; returns its loss, the mean over all processes."""
