@@ -202,8 +202,7 @@ class Trainer:
     def facts(self) -> dict:
         """What is told about the motion weights beside them."""
         s = self.settings
-        names = ("frames", "batch", "learning_rate", "ema", "shift", "caption_dropout", "subject_weight")
-        names += ("precision",)
+        names = "frames batch learning_rate ema shift caption_dropout subject_weight precision".split()
         return {
             "base": Path(s.model).name if Path(s.model).is_dir() else s.model,
             "data": Path(s.data).name,

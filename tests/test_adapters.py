@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from lumiere.adapters import ORIGINAL, load_adapter
 from lumiere.motion import load_motion, save_motion
+from tests.test_motion import refused_when_keys_do_not_fit
 
 POSITIONS = 6
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -206,13 +207,7 @@ def test_a_middle_that_the_config_claims_must_be_there(unet, tmp_path):
 def test_keys_that_do_not_fit_are_an_error_that_lists_the_first(unet, file):
     weights = load_file(file)
     keys = sorted(weights)
-    broken = {key: weights[key] for key in keys[4:]} | {"extra": torch.zeros(1), keys[9]: torch.zeros(1)}
-    save_file(broken, file)
-    with pytest.raises(ValueError) as error:
-        load_adapter(unet, file)
-    missing = f"4 missing ({', '.join(keys[:3])}, ...)"
-    for words in (missing, "1 unexpected (extra)", f"1 misshapen ({keys[9]})"):
-        assert words in str(error.value)
+    refused_when_keys_do_not_fit(file, lambda: load_adapter(unet, file))
     positions = [key for key in keys if key.endswith(".pe")]
     save_file(weights | {positions[-1]: weights[positions[-1]][:, :4].contiguous()}, file)
     with pytest.raises(ValueError, match=rf"1 misshapen \({positions[-1]}\)"):

@@ -6,7 +6,7 @@ import torch
 from lumiere import conditioning
 from lumiere.inflate import Lumiere
 from lumiere.motion import load_motion, save_motion
-from tests.test_inflate import small_unet, trained
+from tests.test_inflate import small_unet, trained, two_clips
 
 
 @pytest.fixture
@@ -16,10 +16,7 @@ def unet():
 
 @pytest.fixture
 def inputs():
-    """Two clips of eight frames, each with its own timestep and text."""
-    generator = torch.Generator().manual_seed(1)
-    video = torch.randn(2, 4, 8, 8, 8, generator=generator)
-    return video, torch.tensor([10, 700]), torch.randn(2, 5, 16, generator=generator)
+    return two_clips()
 
 
 def given(video):

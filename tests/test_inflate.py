@@ -39,6 +39,10 @@ def unet():
 
 @pytest.fixture
 def inputs():
+    return two_clips()
+
+
+def two_clips():
     """Two clips of eight frames, each with its own timestep and text."""
     generator = torch.Generator().manual_seed(1)
     video = torch.randn(2, 4, 8, 8, 8, generator=generator)

@@ -66,13 +66,17 @@ def test_rounded_weights_are_smaller_and_load_in_the_dtype_of_the_base(unet, sav
 
 def test_keys_that_do_not_fit_are_an_error_that_lists_the_first(unet, saved):
     _, folder = saved
-    path = folder / "motion.safetensors"
-    weights = load_file(path)
+    refused_when_keys_do_not_fit(folder / "motion.safetensors", lambda: load_motion(unet, folder))
+
+
+def refused_when_keys_do_not_fit(file, load):
+    """Spoils the keys in `file` in all three ways; what `load` then raises lists the first of each."""
+    weights = load_file(file)
     keys = sorted(weights)
     broken = {key: weights[key] for key in keys[4:]} | {"extra": torch.zeros(1), keys[9]: torch.zeros(1)}
-    save_file(broken, path)
+    save_file(broken, file)
     with pytest.raises(ValueError) as error:
-        load_motion(unet, folder)
+        load()
     missing = f"4 missing ({', '.join(keys[:3])}, ...)"
     for words in (missing, "1 unexpected (extra)", f"1 misshapen ({keys[9]})"):
         assert words in str(error.value)

@@ -19,11 +19,12 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from lumiere.inflate import Lumiere
+from lumiere.paperworld.autoencoder import encode
 from lumiere.paperworld.captions import canonical
 from lumiere.paperworld.scene import render, sample_scene
 from lumiere.pipeline import LumierePipeline
 from lumiere.request import Request
-from lumiere.train import noise_and_target
+from lumiere.train import noise_and_target, relative_rate
 
 MODEL = Path(__file__).resolve().parents[2] / "assets/models/paper-world"
 SD15 = {
@@ -91,10 +92,14 @@ def seconds(dtype: torch.dtype, frames: int = 32, rounds: int = 5) -> dict[str, 
     best = dict.fromkeys(NAMES, math.inf)
     for _ in range(rounds + 1):  # the first round warms up, and is slower than any other
         for name, model in denoisers.items():
-            began = time.perf_counter()
-            model(x)
-            best[name] = min(best[name], time.perf_counter() - began)
+            best[name] = min(best[name], _timed(model, x))
     return best
+
+
+def _timed(model: Callable[[Tensor], Tensor], x: Tensor) -> float:
+    began = time.perf_counter()
+    model(x)
+    return time.perf_counter() - began
 
 
 def memory(frames: int = 32) -> dict[str, float]:
@@ -122,9 +127,7 @@ def growth(lengths: tuple[int, ...] = (16, 32, 64, 128), rounds: int = 3) -> tup
     for _ in range(rounds):
         for frames in lengths:
             x = torch.zeros(1, 4, frames, *[QUARTER["sample_size"]] * 2)
-            began = time.perf_counter()
-            model(x)
-            best[frames] = min(best[frames], time.perf_counter() - began)
+            best[frames] = min(best[frames], _timed(model, x))
     x, y = (torch.tensor(values, dtype=torch.float64).log() for values in (list(best), list(best.values())))
     x, y = x - x.mean(), y - y.mean()
     return best, float(x @ y / (x @ x))
@@ -135,10 +138,8 @@ def overfit(steps: int = 300, batch: int = 4, learning_rate: float = 3e-3) -> tu
     pipeline = LumierePipeline.from_pretrained(MODEL, device="cpu", fresh=True)
     lumiere, scheduler = pipeline.lumiere, DDIMScheduler.from_config(pipeline.scheduler_config)
     scene = sample_scene(np.random.default_rng(0))
-    frames = torch.from_numpy(render(scene, 16)[0]).permute(0, 3, 1, 2) / 127.5 - 1  # t h w c -> t c h w
-    with torch.inference_mode():
-        latents = pipeline.vae.encode(frames).latent_dist.mean * pipeline.vae.config.scaling_factor
-    clip = latents.clone().transpose(0, 1).expand(batch, -1, -1, -1, -1)  # t c h w -> b c t h w
+    latents = torch.from_numpy(encode(pipeline.vae, render(scene, 16)[0])).float()
+    clip = latents.transpose(0, 1).expand(batch, -1, -1, -1, -1)  # t c h w -> b c t h w
     text = pipeline.encode_prompt(Request(canonical(scene), guidance=1)).clone().expand(batch, -1, -1)
 
     def loss(generator: torch.Generator) -> Tensor:
@@ -156,7 +157,7 @@ def overfit(steps: int = 300, batch: int = 4, learning_rate: float = 3e-3) -> tu
     fresh, generator = measured(), torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(lumiere.parameters(), learning_rate, betas=(0.9, 0.99))
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = learning_rate * min(1, (step + 1) / 20, 2 * (1 - step / steps))
+        optimizer.param_groups[0]["lr"] = learning_rate * relative_rate(step, steps, 20, decay=0.5)
         loss(generator).backward()
         torch.nn.utils.clip_grad_norm_(lumiere.parameters(), 0.3)
         optimizer.step()
