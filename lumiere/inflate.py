@@ -41,6 +41,9 @@ class Lumiere(nn.Module):
     With `given_channels` the model also sees given pixels and their mask (see conditioning.py), as further
     channels of the video: the convolution `input_module_name` grows by columns that start at zero and are
     motion weights. A video without them is one of which nothing is given.
+
+    `noise_correlation` is a fact for those who draw noise (see sampling.py), not used here: how much the
+    noise of one frame has in common with that of another, in training as in sampling.
     """
 
     def __init__(
@@ -67,8 +70,12 @@ class Lumiere(nn.Module):
         given_channels: int = 0,
         input_module_name: str = "conv_in",
         dry_run_kwargs: dict | None = None,
+        noise_correlation: float = 0.0,
     ):
         super().__init__()
+        if not 0 <= noise_correlation < 1:
+            raise ValueError(f"`noise_correlation` is 0 up to below 1; received {noise_correlation:g}.")
+        self.noise_correlation = noise_correlation
         self.__dict__["model"] = model.eval().requires_grad_(False)  # not a submodule: shared, not owned
         kwargs = (conv_inflation_kwargs, attn_inflation_kwargs, downsample_kwargs, upsample_kwargs)
         self.kwargs = {kind: given or {} for kind, given in zip(KINDS, kwargs, strict=True)}

@@ -88,6 +88,7 @@ def save_motion(
         "classes": {kind: type(layers[kind][0]).__name__ for kind in KINDS if layers[kind]},
         "kwargs": lumiere.kwargs,
         "given_channels": lumiere.given_channels,
+        "noise_correlation": lumiere.noise_correlation,
         "facts": facts or {},
     }
     text = json.dumps(description, indent=2)
@@ -115,7 +116,8 @@ def load_motion(unet: nn.Module, folder: str | Path) -> Lumiere:
     fitting = [p for p in known if description["placement"] == {kind: getattr(p, kind) for kind in KINDS}]
     if not fitting:
         raise ValueError(f"The motion weights in {folder} belong to a UNet with other blocks or widths.")
-    options = {"given_channels": description.get("given_channels", 0)}  # not told by older files
+    # Older files do not tell all of these.
+    options = {name: description.get(name, 0) for name in ("given_channels", "noise_correlation")}
     for kind, (klass, kwargs) in OPTIONS.items():
         options[kwargs] = description["kwargs"][kind]
         if kind in description["classes"]:  # there are none without temporal resampling

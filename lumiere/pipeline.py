@@ -127,7 +127,8 @@ class LumierePipeline:
         text = self.encode_prompt(request)
         generator = torch.Generator().manual_seed(request.seed)
         noise = self._noise(request, generator)
-        sampler = Sampler(request.scheduler, self.scheduler_config, request.steps, generator)
+        correlation = self.lumiere.noise_correlation
+        sampler = Sampler(request.scheduler, self.scheduler_config, request.steps, generator, correlation)
         sample, clean, done = sampler.start(noise), None, 0
         for timestep in sampler.timesteps:
             if stopped():

@@ -17,20 +17,24 @@ class Sampler:
     """One run of one scheduler over one clip.
 
     name: one of `SCHEDULERS` in request.py. config: the model's scheduler config. steps: 1 to 150.
-    generator: on the CPU; "euler a" and "lcm" draw their noise from it. All latents are float32 `b c t h w`.
+    generator: on the CPU; "euler a" and "lcm" draw their noise from it. correlation: of the noise between
+    frames, see `correlated`. All latents are float32 `b c t h w`.
     """
 
-    def __init__(self, name: str, config: dict, steps: int, generator: torch.Generator):
+    def __init__(
+        self, name: str, config: dict, steps: int, generator: torch.Generator, correlation: float = 0.0
+    ):
         self._scheduler = CLASSES[name].from_config(config, **_overrides(config))
         self._draws = {"generator": generator} if name in STOCHASTIC else {}
         grid = {"original_inference_steps": _lcm_grid(self._scheduler, steps)} if name == "lcm" else {}
         self._scheduler.set_timesteps(steps, **grid)
         _drop_surplus(self._scheduler, steps)
         self.timesteps = self._scheduler.timesteps
+        self._correlation = correlation
 
     def start(self, noise: Tensor) -> Tensor:
-        """Unit noise, in the scale this scheduler keeps its samples in."""
-        return noise * self._scheduler.init_noise_sigma
+        """Unit noise, independent between frames, as this scheduler's first sample."""
+        return correlated(noise, self._correlation) * self._scheduler.init_noise_sigma
 
     def model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
         """The sample as the model was trained to see it: alpha * clean + sigma * noise."""
@@ -41,8 +45,37 @@ class Sampler:
         return predict_clean(self._scheduler, output, model_input, timestep)
 
     def step(self, output: Tensor, timestep: Tensor, sample: Tensor) -> Tensor:
-        """The sample at the next timestep, or the clean one after the last."""
-        return self._scheduler.step(output, timestep, sample, **self._draws).prev_sample
+        """The sample at the next timestep, or the clean one after the last.
+
+        Schedulers add noise that is independent between frames. They do nothing that is not linear, so they
+        may work in coordinates in which the noise of this run is.
+        """
+        output, sample = (independent(x, self._correlation) for x in (output, sample))
+        following = self._scheduler.step(output, timestep, sample, **self._draws).prev_sample
+        return correlated(following, self._correlation)
+
+
+def correlated(noise: Tensor, correlation: float) -> Tensor:
+    """Unit noise `b c t h w`, independent between frames, made to correlate between any two of them.
+
+    correlation: 0 up to below 1, share of the variance that all frames have in common (the mixed noise of
+    PYoCo, Ge et al. 2023, arXiv 2305.10474, 4.1). Each frame for itself stays unit noise.
+    """
+    return _scale_mean_and_rest(noise, correlation, 0.5)
+
+
+def independent(noise: Tensor, correlation: float) -> Tensor:
+    """The inverse of `correlated`."""
+    return _scale_mean_and_rest(noise, correlation, -0.5)
+
+
+def _scale_mean_and_rest(x: Tensor, correlation: float, power: float) -> Tensor:
+    """A power of the matrix of correlations, times x along t; its eigenspaces are the mean and the rest."""
+    if correlation == 0:
+        return x
+    mean = x.mean(2, keepdim=True)
+    common = 1 + (x.shape[2] - 1) * correlation
+    return common**power * mean + (1 - correlation) ** power * (x - mean)
 
 
 def predict_clean(scheduler, output: Tensor, model_input: Tensor, timestep: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from lumiere.folder import check, locate, read_json
 from lumiere.inflate import Lumiere
 from lumiere.loading import load_model, load_tokenizer
 from lumiere.motion import load_motion, save_motion
+from lumiere.sampling import correlated
 
 PRECISIONS = ("no", "bf16")
 CHECKPOINT, METRICS, MOTION = "checkpoint.pt", "metrics.jsonl", "motion"
@@ -52,6 +53,7 @@ class Settings:
     steps: int = option(20_000, "of the optimiser in all; may be raised for a run that is resumed")
     attention_depth: int = option(2, "attention layers at each place of fresh motion weights")
     kernel: int = option(15, "frames that fresh convolutions over time see: far ones agree sooner if many")
+    noise_correlation: float = option(0.5, "between frames, of fresh motion weights: 0 up to below 1")
     batch: int = option(8, "clips per step, in all processes together")
     accumulation: int = option(1, "passes into which a process divides its part of a step, to save memory")
     learning_rate: float = option(0.02, "at its peak; it falls to zero over the last third of the steps")
@@ -69,7 +71,7 @@ class Settings:
         for name in ("frames", "steps", "batch", "accumulation", "warmup", "factor", "attention_depth"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; received {getattr(self, name)}.")
-        for name in ("ema", "caption_dropout"):
+        for name in ("ema", "caption_dropout", "noise_correlation"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 0 or more and below 1; received {getattr(self, name):g}.")
         for name in ("learning_rate", "subject_weight", "save_minutes", "seed"):
@@ -237,7 +239,11 @@ class Trainer:
         attention = {"depth": s.attention_depth, "rotary": True, "window": reach}
         convolution = {"conv1d_kernel_size": s.kernel}
         return Lumiere.from_unet(
-            base, s.factor, conv_inflation_kwargs=convolution, attn_inflation_kwargs=attention
+            base,
+            s.factor,
+            conv_inflation_kwargs=convolution,
+            attn_inflation_kwargs=attention,
+            noise_correlation=s.noise_correlation,
         )
 
     def _gradients(self) -> float:
@@ -258,6 +264,7 @@ class Trainer:
         s, device = self.settings, self.accelerator.device
         batch = self.clips.draw(self.step, clips, s.batch, s.frames, s.seed, s.caption_dropout)
         clean, noise, subject = (x.to(device) for x in (batch.latents, batch.noise, batch.subject))
+        noise = correlated(noise, self.lumiere.noise_correlation)
         times = s.shift * batch.times / (1 + (s.shift - 1) * batch.times)
         timesteps = (times * self.scheduler.config.num_train_timesteps).long().to(device)
         noisy, target = noise_and_target(self.scheduler, clean, noise, timesteps)

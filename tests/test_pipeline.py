@@ -137,6 +137,16 @@ def test_a_long_clip_is_guided_in_two_calls_with_the_same_result(pipeline, monke
     assert np.abs(last(pipeline, REQUEST).frames - expected).max() <= 1
 
 
+def test_frames_share_as_much_of_their_noise_as_the_motion_weights_say(pipeline, monkeypatch):
+    shown = []
+    monkeypatch.setattr(pipeline, "_guided", lambda clip, *_: shown.append(clip) or torch.zeros_like(clip))
+    for correlation in (0.0, 0.9):
+        monkeypatch.setattr(pipeline.lumiere, "noise_correlation", correlation)
+        next(pipeline.generate(replace(REQUEST, height=128, width=128)))
+        common = torch.corrcoef(shown.pop()[0, :, :2].transpose(0, 1).flatten(1))[0, 1]
+        assert abs(common - correlation) < 0.1
+
+
 def test_noise_is_that_of_one_generator_in_the_layout_of_the_clip(pipeline):
     noise = pipeline._noise(REQUEST, torch.Generator().manual_seed(7))
     assert torch.equal(noise, torch.randn(1, 4, 8, 8, 8, generator=torch.Generator().manual_seed(7)))

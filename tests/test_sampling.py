@@ -5,7 +5,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from lumiere.request import SCHEDULERS
-from lumiere.sampling import CLASSES, STOCHASTIC, Sampler
+from lumiere.sampling import CLASSES, STOCHASTIC, Sampler, correlated, independent
 
 SHAPE = (1, 4, 4, 16, 16)
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -23,6 +23,10 @@ def optimal_output(kind: str, x, alpha, sigma, mean, deviation):
     clean = mean + alpha * deviation**2 / (alpha**2 * deviation**2 + sigma**2) * (x - alpha * mean)
     noise = (x - alpha * clean) / sigma
     return (alpha * noise - sigma * clean if kind == "v_prediction" else noise), clean
+
+
+def unit_noise(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(3))
 
 
 def run(name, steps, kind, mean, deviation):
@@ -119,3 +123,32 @@ def test_a_seed_is_all_that_the_noise_depends_on(name):
     first = run(name, 5, ZERO_SNR, 1.7, 0.4)[0]
     torch.manual_seed(2)
     assert torch.equal(first, run(name, 5, ZERO_SNR, 1.7, 0.4)[0])
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.3, 0.9])
+def test_correlated_noise_is_unit_noise_that_frames_share(correlation):
+    noise = unit_noise(2, 4, 6, 64, 64)
+    frames = correlated(noise, correlation).transpose(1, 2)  # b c t h w -> b t c h w
+    for clip in frames.flatten(2):
+        covariance = torch.cov(clip)
+        expected = torch.full((6, 6), correlation).fill_diagonal_(1.0)
+        assert (covariance - expected).abs().max() < 0.05
+    torch.testing.assert_close(independent(correlated(noise, correlation), correlation), noise)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_the_noise_of_a_run_keeps_its_correlation(name):
+    picture = torch.linspace(-3, 3, 6).view(1, 1, 6, 1, 1).double().expand(1, 4, 6, 64, 64)
+    generator = torch.Generator().manual_seed(0)
+    sampler = Sampler(name, config(ZERO_SNR), 8, generator, correlation=0.7)
+    sample = sampler.start(unit_noise(*picture.shape))
+    for timestep in sampler.timesteps:
+        seen = sampler.model_input(sample, timestep)
+        product = sampler._scheduler.alphas_cumprod[int(timestep)].double()
+        alpha, sigma = product.sqrt(), (1 - product).sqrt()
+        noise = (seen.double() - alpha * picture) / sigma
+        covariance = torch.cov(noise[0].transpose(0, 1).flatten(1))
+        assert (covariance - torch.full((6, 6), 0.7).fill_diagonal_(1.0)).abs().max() < 0.05
+        output = optimal_output("v_prediction", seen.double(), alpha, sigma, picture, 0.0)[0]
+        sample = sampler.step(output.float(), timestep, sample)
+    assert (sample - picture).abs().max() < 3e-4

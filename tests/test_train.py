@@ -178,6 +178,17 @@ def test_shift_shows_more_of_the_noisy_timesteps(settings):
     torch.testing.assert_close(shifted, 3 * plain / (1 + 2 * plain), atol=2e-3, rtol=0)
 
 
+def test_noise_is_shared_in_training_as_the_motion_weights_say(settings):
+    changes = {}
+    for correlation in (0.0, 0.9):
+        run, shown = trainer(settings(str(correlation), batch=4, noise_correlation=correlation)), []
+        run.lumiere.register_forward_pre_hook(lambda module, args, shown=shown: shown.append(args[0]))
+        run.advance()
+        changes[correlation] = shown[0].diff(dim=2).square().mean()
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert changes[0.9] < 0.3 * changes[0.0]
+
+
 def test_half_precision_reaches_the_base(settings):
     run, seen = trainer(settings(precision="bf16")), []
     for layer in (run.lumiere.model.conv_in, run.lumiere.model.up_blocks[0].resnets[0].conv1):
