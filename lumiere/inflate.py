@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from lumiere.layers import (
     AttentionInflationBlock,
     ConvolutionInflationBlock,
+    EmbeddingAdapter,
     TemporalDownsample,
     TemporalUpsample,
 )
@@ -41,6 +42,9 @@ class Lumiere(nn.Module):
     With `given_channels` the model also sees given pixels and their mask (see conditioning.py), as further
     channels of the video: the convolution `input_module_name` grows by columns that start at zero and are
     motion weights. A video without them is one of which nothing is given.
+
+    With `embedding_width`, on a UNet of diffusers, each residual layer of the base sees the embedding of
+    timestep and text through an `EmbeddingAdapter` of this many hidden channels, which are motion weights.
 
     `noise_correlation` is a fact for those who draw noise (see sampling.py), not used here: how much the
     noise of one frame has in common with that of another, in training as in sampling.
@@ -70,6 +74,7 @@ class Lumiere(nn.Module):
         given_channels: int = 0,
         input_module_name: str = "conv_in",
         dry_run_kwargs: dict | None = None,
+        embedding_width: int = 0,
         noise_correlation: float = 0.0,
     ):
         super().__init__()
@@ -104,6 +109,10 @@ class Lumiere(nn.Module):
                 setattr(self, kind, layers.to(self.dtype))
             self.given_channels, self.input_module_name = given_channels, input_module_name
             self.conv_in = self._given_columns().to(self.dtype) if given_channels else None
+            self.embedding_width = embedding_width
+            widths = places.embeddings.values() if embedding_width else ()
+            adapters = (EmbeddingAdapter(width, embedding_width) for width in widths)
+            self.embeddings = nn.ModuleList(adapters).to(self.dtype)
         self._attach()
         if not known:
             self._try(image, inputs)
@@ -238,6 +247,10 @@ class Lumiere(nn.Module):
         if self.given_channels:
             entrance = self.model.get_submodule(self.input_module_name)
             handles.append(entrance.register_forward_hook(partial(_show_given, token=self._token)))
+        if self.embedding_width:
+            for index, name in enumerate(self.places.embeddings):
+                hook = partial(_adapt_embedding, token=self._token, index=index)
+                handles.append(self.model.get_submodule(name).register_forward_pre_hook(hook))
         for name in self.places.conditioned:
             hook = partial(_match, token=self._token)
             handles.append(self.model.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True))
@@ -305,6 +318,11 @@ def _insert(module: nn.Module, args: tuple, output, *, token: object, kind: str,
 def _show_given(module: nn.Module, args: tuple, output: Tensor, *, token: object):
     if (call := _current(token)) and call.given is not None:
         return output + call.lumiere.conv_in(call.given)
+
+
+def _adapt_embedding(module: nn.Module, args: tuple, *, token: object, index: int):
+    if call := _current(token):
+        return (call.lumiere.embeddings[index](args[0]),)
 
 
 def _match(module: nn.Module, args: tuple, kwargs: dict, *, token: object):

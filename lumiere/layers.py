@@ -205,6 +205,23 @@ class Residual(nn.Module):
         return x + self.fn(x, **kwargs)
 
 
+class EmbeddingAdapter(nn.Module):
+    """A change to the embedding of timestep and text (n d), which starts as nothing.
+
+    The frames of a clip tell more of each other than one tells of itself, so the features of a clip are those
+    of an image with less noise than its timestep says; a frozen block that is told so makes more of them.
+    """
+
+    def __init__(self, dim: int, width: int):
+        super().__init__()
+        self.fn = nn.Sequential(nn.Linear(dim, width), nn.SiLU(), nn.Linear(width, dim))
+        nn.init.zeros_(self.fn[2].weight)
+        nn.init.zeros_(self.fn[2].bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.fn(x)
+
+
 class TemporalDownsample(TemporalLayer):
     """Halves the frames, an even number of them: convolution with kernel 3 and stride 2.
 

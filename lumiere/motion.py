@@ -88,6 +88,7 @@ def save_motion(
         "classes": {kind: type(layers[kind][0]).__name__ for kind in KINDS if layers[kind]},
         "kwargs": lumiere.kwargs,
         "given_channels": lumiere.given_channels,
+        "embedding_width": lumiere.embedding_width,
         "noise_correlation": lumiere.noise_correlation,
         "facts": facts or {},
     }
@@ -117,7 +118,8 @@ def load_motion(unet: nn.Module, folder: str | Path) -> Lumiere:
     if not fitting:
         raise ValueError(f"The motion weights in {folder} belong to a UNet with other blocks or widths.")
     # Older files do not tell all of these.
-    options = {name: description.get(name, 0) for name in ("given_channels", "noise_correlation")}
+    names = ("given_channels", "embedding_width", "noise_correlation")
+    options = {name: description.get(name, 0) for name in names}
     for kind, (klass, kwargs) in OPTIONS.items():
         options[kwargs] = description["kwargs"][kind]
         if kind in description["classes"]:  # there are none without temporal resampling

@@ -19,6 +19,8 @@ class Places:
     attns: dict[str, int] = field(default_factory=dict)
     downsamples: dict[str, int] = field(default_factory=dict)
     upsamples: dict[str, int] = field(default_factory=dict)
+    # Modules that are given the embedding of timestep and text alone -> its width.
+    embeddings: dict[str, int] = field(default_factory=dict)
     # Modules that are given features and conditioning (time embedding, text): the rows of both have to agree.
     conditioned: list[str] = field(default_factory=list)
     # Arguments with feature maps that the base adds inside -> how often time is halved where each is added.
@@ -59,6 +61,9 @@ def unet_places(unet: nn.Module, factor: int) -> Places:
         if name.startswith(("down_blocks.", "mid_block.", "up_blocks.")) and name.count(".") <= 2:
             if isinstance(layers, nn.ModuleList):  # resnets, attentions, downsamplers, upsamplers of a block
                 places.conditioned.extend(f"{name}.{j}" for j in range(len(layers)))
+    for name, module in unet.named_modules():
+        if name.endswith(".time_emb_proj"):
+            places.embeddings[name] = module.in_features
     places.residuals.update(residual_levels(unet, places))
     return places
 

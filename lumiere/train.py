@@ -36,6 +36,11 @@ DECAY = 0.3  # share of the steps, at the end, over which the learning rate fall
 RECENT = 100  # steps, whose mean loss is told
 
 
+def faster_precision() -> str:
+    """Half precision, but for processors that have no matrix unit for it: there it is up to twice as slow."""
+    return "bf16" if torch.accelerator.is_available() or torch.cpu._is_amx_tile_supported() else "no"
+
+
 def option(default, help: str):
     return field(default=default, metadata={"help": help})
 
@@ -53,13 +58,14 @@ class Settings:
     steps: int = option(20_000, "of the optimiser in all; may be raised for a run that is resumed")
     attention_depth: int = option(2, "attention layers at each place of fresh motion weights")
     kernel: int = option(15, "frames that fresh convolutions over time see: far ones agree sooner if many")
+    embedding_width: int = option(64, "hidden channels of the adapters of the embedding; 0 for none")
     noise_correlation: float = option(0.5, "between frames, of fresh motion weights: 0 up to below 1")
     batch: int = option(8, "clips per step, in all processes together")
     accumulation: int = option(1, "passes into which a process divides its part of a step, to save memory")
     learning_rate: float = option(0.02, "at its peak; it falls to zero over the last third of the steps")
     warmup: int = option(100, "steps in which the learning rate rises")
     gradient_norm: float = option(0.3, "at most; single clips can have a hundred times the usual one")
-    precision: str = option("bf16", "bf16 computes in half precision, which is faster")
+    precision: str = option(faster_precision(), "bf16 for half precision, or no; what is faster here")
     ema: float = option(0.999, "decay of the moving average of the weights, which is the result")
     shift: float = option(1.0, "above 1, noisy timesteps, where motion is decided, are seen more often")
     caption_dropout: float = option(0.1, "share of clips shown without text, which guidance needs")
@@ -74,7 +80,7 @@ class Settings:
         for name in ("ema", "caption_dropout", "noise_correlation"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 0 or more and below 1; received {getattr(self, name):g}.")
-        for name in ("learning_rate", "subject_weight", "save_minutes", "seed"):
+        for name in ("learning_rate", "subject_weight", "save_minutes", "seed", "embedding_width"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be 0 or more; received {getattr(self, name):g}.")
         for name in ("shift", "gradient_norm"):
@@ -243,6 +249,7 @@ class Trainer:
             s.factor,
             conv_inflation_kwargs=convolution,
             attn_inflation_kwargs=attention,
+            embedding_width=s.embedding_width,
             noise_correlation=s.noise_correlation,
         )
 

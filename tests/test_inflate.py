@@ -337,6 +337,47 @@ def test_bfloat16_stays_near_float32(unet, inputs):
     assert all(weight.grad.isfinite().all() for weight in lumiere.parameters())
 
 
+@torch.no_grad()
+def test_adapters_of_the_embedding_start_as_nothing_and_reach_every_residual_layer(unet, inputs):
+    plain, adapted = trained(unet), Lumiere.from_unet(unet, embedding_width=4)
+    adapted.load_state_dict(plain.state_dict(), strict=False)
+    assert {name.split(".")[0] for name in adapted.state_dict().keys() - plain.state_dict().keys()} == {
+        "embeddings"
+    }
+    expected = plain(*inputs).sample
+    assert torch.equal(adapted(*inputs).sample, expected)
+    resnets = [
+        name for name, _ in unet.named_modules() if name.rpartition(".")[2].isdigit() and "resnets" in name
+    ]
+    assert len(adapted.embeddings) == len(resnets) == 11
+    for adapter in adapted.embeddings:
+        torch.nn.init.ones_(adapter.fn[2].bias)
+        assert not torch.allclose(adapted(*inputs).sample, expected, atol=1e-4)
+        torch.nn.init.zeros_(adapter.fn[2].bias)
+    images = images_of(unet, *inputs)
+    torch.nn.init.ones_(adapted.embeddings[0].fn[2].bias)
+    assert torch.equal(images_of(unet, *inputs), images)  # the base alone knows nothing of them
+
+
+@torch.no_grad()
+def test_compiles_as_one_graph(unet, inputs):
+    lumiere = trained(unet)
+    expected = lumiere(*inputs, return_dict=False)[0]
+    torch._dynamo.reset()
+    told = torch._dynamo.explain(lumiere)(*inputs, return_dict=False)
+    assert (told.graph_count, told.graph_break_count) == (1, 0), told.break_reasons
+    compiled = torch.compile(lumiere, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(*inputs, return_dict=False)[0], expected, atol=1e-5, rtol=1e-5)
+    shorter = inputs[0][:, :, :4], *inputs[1:]  # is compiled anew, not refused
+    torch.testing.assert_close(
+        compiled(*shorter, return_dict=False)[0],
+        lumiere(*shorter, return_dict=False)[0],
+        atol=1e-5,
+        rtol=1e-5,
+    )
+    torch._dynamo.reset()
+
+
 def test_inflates_and_runs_on_meta(inputs):
     with torch.device("meta"):
         unet = small_unet()
