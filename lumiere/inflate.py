@@ -2,18 +2,17 @@
 
 import copy
 import inspect
-import threading
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.checkpoint import checkpoint
 
+from lumiere.hooks import Call, attach, change_first, in_call, this_call
 from lumiere.layers import (
     AttentionInflationBlock,
     ConvolutionInflationBlock,
@@ -154,9 +153,9 @@ class Lumiere(nn.Module):
         kwargs, rows = self._conditioning(kwargs, b, t)
         images = video.transpose(1, 2).flatten(0, 1)  # b c t h w -> (b t) c h w
         given = images[:, self.channels :] if images.shape[1] > self.channels else None
-        with _in_call(_Call(self, self._token, b, rows, given)):
+        with in_call(Call(self, self._token, b, rows, given)):
             output = self.model(images[:, : self.channels].contiguous(), **kwargs)
-        return _change_first(output, lambda x: x.unflatten(0, (b, t)).transpose(1, 2).contiguous())
+        return change_first(output, lambda x: x.unflatten(0, (b, t)).transpose(1, 2).contiguous())
 
     def enable_gradient_checkpointing(self) -> None:
         """Trades time for memory in training: the base's blocks run again, layers included, going backward.
@@ -165,8 +164,8 @@ class Lumiere(nn.Module):
         """
 
         def run_again(module: nn.Module, *args):
-            call = _thread.call  # a backward pass runs outside of the call, on a GPU even in another thread
-            again = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), _in_call(call))}
+            call = this_call()  # a backward pass runs outside of it, on a GPU even in another thread
+            again = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), in_call(call))}
             return checkpoint(module, *args, **again)
 
         self.model.enable_gradient_checkpointing(run_again)
@@ -235,28 +234,10 @@ class Lumiere(nn.Module):
         return columns
 
     def _attach(self) -> None:
-        """Hooks onto the base. They hold no reference to the wrapper, and go when it goes."""
         self._token = object()
         inputs = inspect.signature(self.model.forward).parameters.values()
         self._input_names = [x.name for x in inputs if x.kind is x.POSITIONAL_OR_KEYWORD]
-        handles = []
-        for kind in KINDS:
-            for index, name in enumerate(getattr(self.places, kind)):
-                hook = partial(_insert, token=self._token, kind=kind, index=index)
-                handles.append(self.model.get_submodule(name).register_forward_hook(hook))
-        if self.given_channels:
-            entrance = self.model.get_submodule(self.input_module_name)
-            handles.append(entrance.register_forward_hook(partial(_show_given, token=self._token)))
-        if self.embedding_width:
-            for index, name in enumerate(self.places.embeddings):
-                hook = partial(_adapt_embedding, token=self._token, index=index)
-                handles.append(self.model.get_submodule(name).register_forward_pre_hook(hook))
-        for name in self.places.conditioned:
-            hook = partial(_match, token=self._token)
-            handles.append(self.model.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True))
-        if self.per_clip:
-            hook = partial(_timesteps_per_clip, token=self._token)
-            handles.append(self.model.time_proj.register_forward_pre_hook(hook))
+        handles = attach(self, self._token)
         weakref.finalize(self, lambda: [handle.remove() for handle in handles])
 
     def _apply(self, fn, recurse=True):
@@ -270,77 +251,3 @@ class Lumiere(nn.Module):
         twin.__dict__ |= copy.deepcopy(self.__dict__, memo)
         twin._attach()
         return twin
-
-
-class _Call(NamedTuple):
-    lumiere: Lumiere
-    token: object
-    batch_size: int
-    rows: int  # of conditioning: one per clip or one per frame
-    given: Tensor | None  # given channels, (b t) c h w
-
-
-class _Thread(threading.local):
-    """The call that this thread is in.
-
-    State of a call cannot live on the base, which other wrappers and threads use at the same time, nor on the
-    wrapper. Hooks act only inside a call of the wrapper they belong to, in the thread of that call. How many
-    frames there are at a level is no state: it is the rows of the features over the clips. (torch.compile
-    follows a thread-local, but not a context variable.)
-    """
-
-    call: _Call | None = None
-
-
-_thread = _Thread()
-
-
-@contextmanager
-def _in_call(call: _Call | None) -> Iterator[None]:
-    before, _thread.call = _thread.call, call
-    try:
-        yield
-    finally:
-        _thread.call = before
-
-
-def _current(token: object) -> _Call | None:
-    call = _thread.call
-    return call if call is not None and call.token is token else None
-
-
-def _insert(module: nn.Module, args: tuple, output, *, token: object, kind: str, index: int):
-    if call := _current(token):
-        layer = getattr(call.lumiere, kind)[index]
-        return _change_first(output, lambda x: layer(x, batch_size=call.batch_size))
-
-
-def _show_given(module: nn.Module, args: tuple, output: Tensor, *, token: object):
-    if (call := _current(token)) and call.given is not None:
-        return output + call.lumiere.conv_in(call.given)
-
-
-def _adapt_embedding(module: nn.Module, args: tuple, *, token: object, index: int):
-    if call := _current(token):
-        return (call.lumiere.embeddings[index](args[0]),)
-
-
-def _match(module: nn.Module, args: tuple, kwargs: dict, *, token: object):
-    if call := _current(token):
-        features = args[0] if args else next(iter(kwargs.values()))
-        fit = partial(to_rows, batch_size=call.batch_size, rows=features.shape[0])
-        return tree_map_only(Tensor, fit, (args, kwargs))
-
-
-def _timesteps_per_clip(module: nn.Module, args: tuple, *, token: object):
-    if call := _current(token):
-        return (to_rows(args[0], call.batch_size, call.rows),)
-
-
-def _change_first(output, change):
-    """Applies `change` to the tensor, the first of a tuple, or the `sample` of an output of diffusers."""
-    if isinstance(output, Tensor):
-        return change(output)
-    if isinstance(output, tuple):
-        return (change(output[0]), *output[1:])
-    return type(output)(sample=change(output.sample))
