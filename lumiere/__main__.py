@@ -5,11 +5,15 @@ import os
 import signal
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from . import models
+from .images import fit, fit_mask, read_image
 from .request import FPS, GUIDANCE, SCHEDULERS, SEED, STEPS, Request
-from .video import write_clip
+from .video import read_clip, write_clip
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130  # exit statuses
 
@@ -20,8 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         request = asked(options)
         # Only now what takes seconds to load: torch, then the weights.
+        request, given, before = given_pixels(options, request)
         pipeline = models.get(options.model, options.device)
-        return make(pipeline, request, Path(options.output or f"lumiere-{request.seed}.mp4"))
+        return make(pipeline, request, Path(options.output or f"lumiere-{request.seed}.mp4"), given, before)
     except ValueError as refusal:
         return say(refusal, REFUSED)
     except (OSError, RuntimeError) as failure:
@@ -56,6 +61,15 @@ def parser() -> argparse.ArgumentParser:
     add("--guidance", type=float, metavar="X", help=f"{span(GUIDANCE)}, 1 for none ({model.guidance:g})")
     add("--scheduler", metavar="NAME", help=f"{', '.join(SCHEDULERS)} ({model.scheduler})")
     add("--seed", type=int, metavar="N", help=f"{span(SEED)}, random unless given")
+    group = text.add_argument_group("given pixels", "pictures are cut and scaled to the size of the clip")
+    source = group.add_mutually_exclusive_group()
+    source.add_argument(
+        "--image", metavar="FILE", help="the first frame; with --mask a picture that moves there"
+    )
+    source.add_argument("--video", metavar="FILE", help="a clip that is made anew where --mask is white")
+    source.add_argument("--continue", dest="beginning", metavar="FILE", help="a clip that goes on")
+    group.add_argument("--last-image", metavar="FILE", help="the last frame, besides --image")
+    group.add_argument("--mask", metavar="FILE", help="a picture, white where the clip is made anew")
     add("--model", metavar="NAME", help=f"{', '.join(models.MODELS)}, folder or hub id (${models.VARIABLE})")
     add("--device", metavar="NAME", help="cuda, mps or cpu; the first there is unless given")
     return text
@@ -83,7 +97,46 @@ def asked(options: argparse.Namespace) -> Request:
     return request.check(limits).with_seed()
 
 
-def make(pipeline, request: Request, output: Path) -> int:
+def given_pixels(options: argparse.Namespace, request: Request) -> tuple[Request, object, np.ndarray | None]:
+    """The request, the pixels that its clip should have, if any, and the frames to put before it.
+
+    A clip that is made anew has as many frames as the file, unless fewer are asked for. Raises ValueError.
+    """
+    image, last, video, beginning, mask = (
+        getattr(options, name) for name in ("image", "last_image", "video", "beginning", "mask")
+    )
+    if last and (not image or mask):
+        raise ValueError("a last image goes with a first one, --image, and without --mask.")
+    if mask and not (image or video):
+        raise ValueError("a mask goes with --image or --video: received neither.")
+    if video and not mask:
+        raise ValueError("a video is made anew where a mask says so: --mask is missing.")
+    if not (image or video or beginning):
+        return request, None, None
+    from . import conditioning
+
+    size = request.height, request.width
+    wanted = fit_mask(read_image(mask), *size) if mask else None
+    if image:
+        first = fit(read_image(image)[None], *size)[0]
+        if mask:
+            return request, conditioning.moving_picture(first, wanted, request.frames), None
+        last = fit(read_image(last)[None], *size)[0] if last else None
+        return request, conditioning.images(first, last, request.frames), None
+    clip = fit(read_clip(video or beginning)[0], *size)
+    if beginning:
+        given = conditioning.continuation(clip, request.frames)
+        return request, given, clip[: -given.mask.any((1, 2)).sum()]
+    limits = models.limits(options.model)
+    if options.frames is None:
+        factor = limits.downsample_factor
+        request = replace(request, frames=len(clip) // factor * factor).check(limits)
+    if request.frames > len(clip):
+        raise ValueError(f"the video has {len(clip)} frames: {request.frames} were asked for.")
+    return request, conditioning.inpainting(clip[: request.frames], wanted), None
+
+
+def make(pipeline, request: Request, output: Path, given=None, before: np.ndarray | None = None) -> int:
     """Runs the request under a progress bar and writes the clip, after Ctrl-C as far as it was predicted."""
     from tqdm import tqdm
 
@@ -100,7 +153,7 @@ def make(pipeline, request: Request, output: Path) -> int:
     form = "step {n_fmt} of {total_fmt} |{bar:30}| {rate_inv_fmt}, {remaining} left"
     try:
         with tqdm(total=request.steps, unit="step", bar_format=form) as bar:
-            for item in pipeline.generate(request, stop):
+            for item in pipeline.generate(request, stop, given):
                 if hasattr(item, "frames"):
                     result = item
                 else:
@@ -109,7 +162,8 @@ def make(pipeline, request: Request, output: Path) -> int:
         signal.signal(signal.SIGINT, usual)
     if result is None:
         raise KeyboardInterrupt
-    write_clip(output, result.frames, request.fps, request.to_json())
+    frames = result.frames if before is None else np.concatenate([before, result.frames])
+    write_clip(output, frames, request.fps, request.to_json())
     print(output)
     print(settings(request))
     if not result.stopped:

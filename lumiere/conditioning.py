@@ -10,12 +10,48 @@ cinemagraph     a part of an image moves, the rest stands still
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 FEW = 4  # first frames that training gives at most, where it gives the beginning of a clip
+
+
+class Given(NamedTuple):
+    """Frames uint8 (t h w c), and which of their pixels are given, bool (t h w); the others do not matter."""
+
+    frames: np.ndarray
+    mask: np.ndarray
+
+
+def images(first: np.ndarray, last: np.ndarray | None, frames: int) -> Given:
+    """A clip of this many frames, of which the first one, uint8 (h w c), or also the last one is given."""
+    clip = np.repeat(first[None], frames, 0)
+    mask = first_frame(*clip.shape[:3])
+    if last is not None:
+        clip[-1], mask = last, first_and_last(*clip.shape[:3])
+    return Given(clip, mask.numpy())
+
+
+def continuation(clip: np.ndarray, frames: int, count: int = FEW) -> Given:
+    """A clip of this many frames that begins with the last `count` frames of another (t h w c)."""
+    count = min(count, len(clip), frames - 1)
+    beginning = np.concatenate([clip[-count:], np.repeat(clip[-1:], frames - count, 0)])
+    return Given(beginning, first_frames(count, *beginning.shape[:3]).numpy())
+
+
+def inpainting(clip: np.ndarray, wanted: np.ndarray) -> Given:
+    """A clip (t h w c) of which the `wanted` pixels (h w) are to be made anew."""
+    return Given(clip, region(torch.from_numpy(wanted), len(clip)).numpy())
+
+
+def moving_picture(image: np.ndarray, moving: np.ndarray, frames: int) -> Given:
+    """An image (h w c) that stands still but for the `moving` pixels (h w)."""
+    clip = np.repeat(image[None], frames, 0)
+    return Given(clip, cinemagraph(torch.from_numpy(moving), frames).numpy())
 
 
 def first_frame(frames: int, height: int, width: int) -> Tensor:
@@ -68,8 +104,10 @@ def blend(clean: Tensor, clip: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask.unsqueeze(-4), clip, clean)  # mask (b) t h w, clips b c t h w
 
 
-def random_mask(frames: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-    """The mask of one training clip (t h w): half the time nothing is given, else as one of the modes."""
+def random_mask(
+    frames: int, height: int, width: int, generator: torch.Generator, share: float = 0.5
+) -> Tensor:
+    """The mask of a training clip (t h w): in this `share` of all as one of the modes, else all False."""
 
     def whole(low: int, high: int) -> int:
         return int(torch.randint(low, high, (), generator=generator))
@@ -89,6 +127,6 @@ def random_mask(frames: int, height: int, width: int, generator: torch.Generator
         lambda: region(patch(), frames),
         lambda: cinemagraph(patch(), frames),
     )
-    if whole(0, 2) == 0 or frames == 1:
+    if torch.rand((), generator=generator) >= share or frames == 1:
         return torch.zeros(frames, height, width, dtype=torch.bool)
     return modes[whole(0, len(modes))]()

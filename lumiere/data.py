@@ -15,13 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lumiere.conditioning import random_mask
+
 LATENTS, WEIGHTS, CAPTIONS = "latents.npy", "weights.npy", "captions.jsonl"
-ORDER, CLIP, TIMES = 1, 2, 3  # what a stream of random numbers is for: no two may be the same
+ORDER, CLIP, TIMES, MASK = 1, 2, 3, 4  # what a stream of random numbers is for: no two may be the same
 
 
 @dataclass(frozen=True)
 class Batch:
     """Clips `b c t h w` with unit noise for each frame; `subject` is 0 to 1, `b 1 t h w`.
+
+    `given` tells the latents that the model is shown, bool `b t h w`.
 
     `times` (b,), one per clip, lie in [0, 1): from almost clean to almost pure noise.
     """
@@ -29,6 +33,7 @@ class Batch:
     latents: Tensor
     subject: Tensor
     noise: Tensor
+    given: Tensor
     times: Tensor
     texts: list[str]
 
@@ -58,13 +63,21 @@ class LatentClips:
         return len(self.latents)
 
     def draw(
-        self, step: int, clips: Sequence[int], batch: int, frames: int, seed: int, caption_dropout: float
+        self,
+        step: int,
+        clips: Sequence[int],
+        batch: int,
+        frames: int,
+        seed: int,
+        caption_dropout: float,
+        given: float = 0.0,
     ) -> Batch:
         """Some `clips` (0 to batch - 1) of the `batch` of a step: windows of `frames` frames.
 
         What is drawn depends on the step, the batch, the seed and the number of the clip in the batch alone,
         so that processes may divide the batch as they like, and a run resumes where it was. All clips are
-        seen once before one is seen again; a caption is left empty with probability `caption_dropout`.
+        seen once before one is seen again; a caption is left empty with probability `caption_dropout`,
+        and some of the clip is given with probability `given`.
         """
         if frames > self.frames:
             raise ValueError(f"The clips have {self.frames} frames; training on {frames} was asked for.")
@@ -75,6 +88,7 @@ class LatentClips:
             latents=torch.from_numpy(np.stack(latents)).transpose(1, 2),  # b t c h w -> b c t h w
             subject=torch.from_numpy(np.stack(subject)).unsqueeze(1),  # b t h w -> b 1 t h w
             noise=torch.from_numpy(np.stack(noise)).transpose(1, 2),
+            given=torch.stack([self._mask(step * batch + clip, frames, seed, given) for clip in clips]),
             times=torch.from_numpy(times[list(clips)]),
             texts=list(texts),
         )
@@ -93,6 +107,11 @@ class LatentClips:
             subject = self.subject[row, start : start + frames].astype(np.float32) / 255
         text = self.texts[row][random.integers(len(self.texts[row]))]
         return latents, subject, noise, "" if random.random() < caption_dropout else text
+
+    def _mask(self, number: int, frames: int, seed: int, share: float) -> Tensor:
+        random = np.random.default_rng((MASK, seed, number))
+        generator = torch.Generator().manual_seed(int(random.integers(2**63)))
+        return random_mask(frames, *self.latents.shape[3:], generator, share)
 
 
 def write_captions(folder: str | Path, texts: Iterable[Sequence[str]]) -> None:

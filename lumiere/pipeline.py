@@ -14,6 +14,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from .conditioning import Given, blend, channels, to_latents
 from .folder import PREVIEW, check, locate, motion_folder, read_json, read_limits
 from .inflate import Lumiere
 from .loading import best_dtype, find_device, load_model, load_tokenizer
@@ -111,19 +112,32 @@ class LumierePipeline:
         )
 
     def generate(
-        self, request: Request, stop: threading.Event | Callable[[], bool] | None = None
+        self,
+        request: Request,
+        stop: threading.Event | Callable[[], bool] | None = None,
+        given: Given | None = None,
     ) -> Iterator[Progress | Result]:
         """Yields a `Progress` after each step, a `Result` last. On the CPU a seed always gives the same bits.
+
+        given: pixels that the clip should have (see conditioning.py). Motion weights that were trained with
+        such see them from the first step on; all others have them put into their predictions.
 
         stop: looked at before every step. The clip predicted by the last finished step becomes the result;
         without a finished step there is none. Raises ValueError at once for what this model cannot do, and
         GenerationError on the way.
         """
         request = request.check(self.limits).with_seed()
-        return self._run(request, getattr(stop, "is_set", stop) or (lambda: False))
+        shape = (request.frames, request.height, request.width)
+        if given is not None and not given.frames.shape[:3] == given.mask.shape == shape:
+            asked, received = (" x ".join(map(str, x)) for x in (shape, given.frames.shape[:3]))
+            raise ValueError(f"given frames must be those asked for, {asked}: received {received}.")
+        return self._run(request, getattr(stop, "is_set", stop) or (lambda: False), given)
 
-    def _run(self, request: Request, stopped: Callable[[], bool]) -> Iterator[Progress | Result]:
+    def _run(
+        self, request: Request, stopped: Callable[[], bool], given: Given | None
+    ) -> Iterator[Progress | Result]:
         began = time.monotonic()
+        known = self.encode_given(given) if given else None
         text = self.encode_prompt(request)
         generator = torch.Generator().manual_seed(request.seed)
         noise = self._noise(request, generator)
@@ -133,7 +147,7 @@ class LumierePipeline:
         for timestep in sampler.timesteps:
             if stopped():
                 break
-            sample, clean = self._step(sampler, sample, timestep, text, request.guidance)
+            sample, clean = self._step(sampler, sample, timestep, text, request.guidance, known)
             done += 1
             yield Progress(done, request.steps, time.monotonic() - began, partial(self.preview, clean))
         if clean is not None:
@@ -161,6 +175,19 @@ class LumierePipeline:
         )
         return self.text_encoder(tokens.input_ids.to(self.device))[0]
 
+    @torch.inference_mode()
+    def encode_given(self, given: Given) -> tuple[Tensor, Tensor]:
+        """Scaled latents, float32 (1 c t h w), and which of them are given, bool (t h w)."""
+        mask = to_latents(torch.from_numpy(given.mask), self._pixels)
+        shape = (len(mask), self.vae.config.latent_channels, *mask.shape[1:])
+        latents = torch.zeros(shape, device=self.device)
+        for frame in mask.flatten(1).any(1).nonzero().flatten().tolist():
+            pixels = torch.from_numpy(given.frames[frame]).permute(2, 0, 1)[None]  # h w c -> 1 c h w
+            pixels = (pixels / 127.5 - 1).to(self.device, self.dtype)
+            mean = self.vae.encode(pixels).latent_dist.mean.float()
+            latents[frame] = mean[0] * self.vae.config.scaling_factor
+        return latents.transpose(0, 1)[None], mask.to(self.device)  # t c h w -> 1 c t h w
+
     def _noise(self, request: Request, generator: torch.Generator) -> Tensor:
         """Unit noise, float32 (1 c t h w), drawn on the CPU: it depends on the seed and the shape alone."""
         height, width = request.height // self._pixels, request.width // self._pixels
@@ -170,13 +197,24 @@ class LumierePipeline:
     # Around each step, because it must not span a yield: a generator may be resumed on another thread.
     @torch.inference_mode()
     def _step(
-        self, sampler: Sampler, sample: Tensor, timestep: Tensor, text: Tensor, guidance: float
+        self,
+        sampler: Sampler,
+        sample: Tensor,
+        timestep: Tensor,
+        text: Tensor,
+        guidance: float,
+        known: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, Tensor]:
         """The next sample and the predicted clean latents, both float32 (1 c t h w)."""
-        model_input = sampler.model_input(sample, timestep)
+        shown = model_input = sampler.model_input(sample, timestep)
+        if known and self.lumiere.given_channels:
+            shown = torch.cat([model_input, channels(*known)], dim=1)
         parts = windows(sample.shape[2], WINDOW, OVERLAP, self.limits.downsample_factor)
-        output = in_windows(lambda x: self._guided(x, timestep, text, guidance), model_input, parts)
+        output = in_windows(lambda x: self._guided(x, timestep, text, guidance), shown, parts)
         clean = sampler.clean(output, model_input, timestep)
+        if known:
+            clean = blend(clean, *known)
+            output = sampler.output(clean, model_input, timestep)
         sample = sampler.step(output, timestep, sample)
         if self.device.type != "cpu":
             torch.accelerator.synchronize(self.device)  # so that time and stop mean this step, not one queued

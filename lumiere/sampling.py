@@ -44,6 +44,10 @@ class Sampler:
         """The clean latents (x0) that the model's output at this timestep predicts."""
         return predict_clean(self._scheduler, output, model_input, timestep)
 
+    def output(self, clean: Tensor, model_input: Tensor, timestep: Tensor) -> Tensor:
+        """The model's output at this timestep that predicts these clean latents: the inverse of `clean`."""
+        return predict_output(self._scheduler, clean, model_input, timestep)
+
     def step(self, output: Tensor, timestep: Tensor, sample: Tensor) -> Tensor:
         """The sample at the next timestep, or the clean one after the last.
 
@@ -92,6 +96,18 @@ def predict_clean(scheduler, output: Tensor, model_input: Tensor, timestep: Tens
         return (model_input - sigma * output) / alpha
     assert kind == "sample", f"unknown prediction type {kind}"
     return output
+
+
+def predict_output(scheduler, clean: Tensor, model_input: Tensor, timestep: Tensor) -> Tensor:
+    """The inverse of `predict_clean`; sigma is never 0 at a timestep."""
+    alpha, sigma = _alpha_sigma(scheduler.alphas_cumprod, timestep)
+    kind = scheduler.config.prediction_type
+    if kind == "v_prediction":
+        return (alpha * model_input - clean) / sigma
+    if kind == "epsilon":
+        return (model_input - alpha * clean) / sigma
+    assert kind == "sample", f"unknown prediction type {kind}"
+    return clean
 
 
 class ListedDDIM(DDIMScheduler):

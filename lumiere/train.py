@@ -23,6 +23,7 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from lumiere.conditioning import channels
 from lumiere.data import LatentClips
 from lumiere.folder import check, locate, read_json
 from lumiere.inflate import Lumiere
@@ -69,6 +70,7 @@ class Settings:
     ema: float = option(0.999, "decay of the moving average of the weights, which is the result")
     shift: float = option(1.0, "above 1, noisy timesteps, where motion is decided, are seen more often")
     caption_dropout: float = option(0.1, "share of clips shown without text, which guidance needs")
+    given: float = option(0.5, "share of clips of which a part is given; 0 for weights that take no such")
     subject_weight: float = option(3.0, "how much more the loss counts where the subject is")
     save_minutes: float = option(2.0, "between checkpoints")
     seed: int = option(0, "of fresh weights and all that is drawn")
@@ -77,6 +79,8 @@ class Settings:
         for name in ("frames", "steps", "batch", "accumulation", "warmup", "factor", "attention_depth"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; received {getattr(self, name)}.")
+        if not 0 <= self.given <= 1:
+            raise ValueError(f"given must be from 0 to 1; received {self.given:g}.")
         for name in ("ema", "caption_dropout", "noise_correlation"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 0 or more and below 1; received {getattr(self, name):g}.")
@@ -210,7 +214,7 @@ class Trainer:
     def facts(self) -> dict:
         """What is told about the motion weights beside them."""
         s = self.settings
-        names = "frames batch learning_rate ema shift caption_dropout subject_weight precision".split()
+        names = "frames batch learning_rate ema shift caption_dropout given subject_weight precision".split()
         return {
             "base": Path(s.model).name if Path(s.model).is_dir() else s.model,
             "data": Path(s.data).name,
@@ -249,6 +253,7 @@ class Trainer:
             s.factor,
             conv_inflation_kwargs=convolution,
             attn_inflation_kwargs=attention,
+            given_channels=self.clips.channels + 1 if s.given else 0,
             embedding_width=s.embedding_width,
             noise_correlation=s.noise_correlation,
         )
@@ -269,12 +274,15 @@ class Trainer:
     def _pass(self, clips: range) -> Tensor:
         """Forward and backward for some clips of the batch; returns their part of the loss."""
         s, device = self.settings, self.accelerator.device
-        batch = self.clips.draw(self.step, clips, s.batch, s.frames, s.seed, s.caption_dropout)
+        shown = s.given if self.lumiere.given_channels else 0.0
+        batch = self.clips.draw(self.step, clips, s.batch, s.frames, s.seed, s.caption_dropout, shown)
         clean, noise, subject = (x.to(device) for x in (batch.latents, batch.noise, batch.subject))
         noise = correlated(noise, self.lumiere.noise_correlation)
         times = s.shift * batch.times / (1 + (s.shift - 1) * batch.times)
         timesteps = (times * self.scheduler.config.num_train_timesteps).long().to(device)
         noisy, target = noise_and_target(self.scheduler, clean, noise, timesteps)
+        if self.lumiere.given_channels:
+            noisy = torch.cat([noisy, channels(clean, batch.given.to(device))], dim=1)
         predicted = self.model(
             noisy, timesteps, encoder_hidden_states=self._encode(batch.texts), return_dict=False
         )[0]

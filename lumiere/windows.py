@@ -8,6 +8,7 @@ grow with the clip.
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -27,13 +28,17 @@ def windows(frames: int, length: int, overlap: int, multiple: int = 1) -> list[s
 
 
 def in_windows(denoise: Callable[[Tensor], Tensor], clip: Tensor, parts: list[slice]) -> Tensor:
-    """`denoise` of `b c t h w`, window by window. Where windows overlap the nearer centre counts for more."""
+    """`denoise` of `b c t h w`, window by window. Where windows overlap the nearer centre counts for more.
+
+    The result may have other channels than the clip, but has its frames.
+    """
     if len(parts) == 1:
         return denoise(clip)
-    total, weights = torch.zeros_like(clip), clip.new_zeros(clip.shape[2], 1, 1)
+    total, weights = 0, clip.new_zeros(clip.shape[2], 1, 1)
     for part in parts:
         weight = _tent(part.stop - part.start).to(clip)
-        total[:, :, part] += weight * denoise(clip[:, :, part])
+        around = (0, 0, 0, 0, part.start, clip.shape[2] - part.stop)
+        total = total + F.pad(weight * denoise(clip[:, :, part]), around)
         weights[part] += weight
     return total / weights
 

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 ORDER = (
-    "request folder layers places hooks inflate motion adapters conditioning windows preview video "
+    "request folder layers places hooks inflate motion adapters conditioning windows preview video images "
     "loading sampling pipeline models jobs data train paperworld page __main__ app"
 ).split()
 WITHOUT_TORCH = ("app", "page", "request", "folder", "video")

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lumiere import __main__ as command
 from lumiere import models
+from lumiere.pipeline import LumierePipeline
 from lumiere.request import Request
-from lumiere.video import read_clip, read_settings
+from lumiere.video import read_clip, read_settings, write_clip
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -38,6 +40,71 @@ def test_a_clip_with_its_settings(tmp_path, capsys):
     again = tmp_path / "again.mp4"
     assert command.main([*arguments, "-o", str(again)]) == 0
     assert np.array_equal(read_clip(again)[0], frames)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A picture, a mask of its right half, and a clip of 10 frames."""
+    ramp = np.linspace(0, 255, 80).astype(np.uint8)
+    picture = np.broadcast_to(ramp[:, None], (80, 80, 3)).copy()
+    Image.fromarray(picture).save(tmp_path / "picture.png")
+    half = np.zeros((80, 80), np.uint8)
+    half[:, 40:] = 255
+    Image.fromarray(half).save(tmp_path / "mask.png")
+    write_clip(tmp_path / "old.mp4", np.stack([np.roll(picture, n, 0) for n in range(10)]), 16)
+    return {name: str(tmp_path / name) for name in ("picture.png", "mask.png", "old.mp4")}
+
+
+@pytest.mark.parametrize(
+    "arguments, given, frames",
+    [
+        ("--image picture.png", [0], 8),
+        ("--image picture.png --last-image picture.png", [0, 7], 8),
+        ("--image picture.png --mask mask.png", [0], 8),
+        ("--continue old.mp4", [0, 1, 2, 3], 14),
+        ("--video old.mp4 --mask mask.png", [], 8),
+    ],
+)
+def test_given_pixels_reach_the_model(files, tmp_path, monkeypatch, arguments, given, frames):
+    seen = []
+    usual = LumierePipeline.generate
+    monkeypatch.setattr(
+        LumierePipeline, "generate", lambda self, *args: seen.append(args[2]) or usual(self, *args)
+    )
+    arguments = [files.get(word, word) for word in arguments.split()]
+    length = [] if "--video" in arguments else ["--frames", "8"]
+    clip = tmp_path / "clip.mp4"
+    options = [*length, "--steps", "2", "--seed", "1", "--device", "cpu", "-o", str(clip)]
+    assert command.main(["a red ball", *arguments, *options]) == 0
+    mask = seen[0].mask
+    assert mask.shape == (8, 64, 64) and np.flatnonzero(mask.all((1, 2))).tolist() == given
+    if "--mask" in arguments:
+        assert mask[:, :, :32].all() and not mask[1:, :, 32:].any()
+    assert seen[0].frames[0].std() > 50
+    assert len(read_clip(clip)[0]) == frames
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ("--mask mask.png", "a mask goes with --image or --video"),
+        ("--last-image picture.png", "goes with a first one"),
+        ("--video old.mp4", "--mask is missing"),
+        ("--video old.mp4 --mask mask.png --frames 12", "has 10 frames: 12 were asked for"),
+        ("--image old.mp4", "cannot read a picture"),
+        ("--continue picture.png", "cannot read a video"),
+        ("--image picture.png --video old.mp4", "not allowed with"),
+    ],
+)
+def test_given_files_that_do_not_fit_are_refused_in_a_sentence(files, capsys, arguments, words):
+    arguments = [files.get(word, word) for word in arguments.split()]
+    try:
+        status = command.main(["a red ball", *arguments, "--device", "cpu"])
+    except SystemExit as stop:
+        status = stop.code
+    assert status == 2
+    told = capsys.readouterr().err
+    assert words in told and "Traceback" not in told
 
 
 def test_without_an_output_the_file_is_named_after_the_seed(tmp_path, monkeypatch, capsys):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import lumiere.pipeline as module
+from lumiere.conditioning import Given
 from lumiere.pipeline import GenerationError, LumierePipeline, Progress, Result
 from lumiere.request import SCHEDULERS, Request
 
@@ -150,6 +151,56 @@ def test_frames_share_as_much_of_their_noise_as_the_motion_weights_say(pipeline,
 def test_noise_is_that_of_one_generator_in_the_layout_of_the_clip(pipeline):
     noise = pipeline._noise(REQUEST, torch.Generator().manual_seed(7))
     assert torch.equal(noise, torch.randn(1, 4, 8, 8, 8, generator=torch.Generator().manual_seed(7)))
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    """Given frames, 8 x 64 x 64, smooth."""
+    ramp = np.linspace(0, 255, 64).astype(np.uint8)
+    return np.broadcast_to(ramp[:, None], (8, 64, 64, 3)).copy()
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_given_pixels_come_out_as_the_autoencoder_has_them(pipeline, picture, scheduler, monkeypatch):
+    mask = np.zeros((8, 64, 64), bool)
+    mask[0], mask[:, :, :24] = True, True
+    latents, known = pipeline.encode_given(Given(picture, mask))
+    assert known[0].all() and known[1:, :, :3].all() and not known[1:, :, 3:].any()
+    decoded = []
+    monkeypatch.setattr(pipeline, "decode", lambda latents: decoded.append(latents) or latents)
+    request = replace(REQUEST, scheduler=scheduler)
+    last_given = list(pipeline.generate(request, given=Given(picture, mask)))[-1]
+    list(pipeline.generate(request))
+    with_, without = decoded
+    torch.testing.assert_close(with_[:, :, known], latents[:, :, known], atol=2e-3, rtol=0)
+    assert not torch.allclose(with_[:, :, ~known], without[:, :, ~known], atol=1e-2)  # the rest heeds them
+    assert last_given.steps_done == request.steps
+
+
+def test_given_latents_are_those_of_the_autoencoder(pipeline, picture):
+    latents, known = pipeline.encode_given(Given(picture, np.ones((8, 64, 64), bool)))
+    assert known.all() and latents.shape == (1, 4, 8, 8, 8)
+    assert np.abs(pipeline.decode(latents)[0].astype(int) - pipeline.decode(latents)[-1]).max() <= 1
+    nothing, known = pipeline.encode_given(Given(picture, np.zeros((8, 64, 64), bool)))
+    assert not known.any() and not nothing.any()
+
+
+def test_weights_that_take_given_pixels_are_shown_them(pipeline, picture, monkeypatch):
+    shown, given = [], Given(picture, np.ones((8, 64, 64), bool))
+    monkeypatch.setattr(pipeline, "_guided", lambda clip, *_: shown.append(clip) or clip[:, :4])
+    next(pipeline.generate(REQUEST, given=given))
+    monkeypatch.setattr(pipeline.lumiere, "given_channels", 5)
+    next(pipeline.generate(REQUEST, given=given))
+    next(pipeline.generate(REQUEST))
+    assert [clip.shape[1] for clip in shown] == [4, 9, 4]
+    assert torch.equal(shown[1][:, 4:8], pipeline.encode_given(given)[0]) and (shown[1][:, 8] == 1).all()
+
+
+def test_given_frames_of_another_shape_are_refused(pipeline, picture):
+    with pytest.raises(
+        ValueError, match="given frames must be those asked for, 4 x 64 x 64: received 8 x 64"
+    ):
+        pipeline.generate(replace(REQUEST, frames=4), given=Given(picture, np.ones((8, 64, 64), bool)))
 
 
 @pytest.mark.parametrize("pixels", [64 * 64, 3 * 64 * 64, 2**18])

@@ -96,6 +96,15 @@ def test_the_last_step_ends_in_its_own_estimate(name):
     assert (result - clean).abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("kind", [ZERO_SNR, EPSILON], ids=["zero_snr", "epsilon"])
+def test_the_output_that_predicts_a_clip_is_the_inverse(kind):
+    sampler = Sampler("dpm++ 2m", config(kind), 10, torch.Generator())
+    seen, clean = unit_noise(2, *SHAPE)
+    for timestep in sampler.timesteps:
+        output = sampler.output(clean, seen, timestep)
+        torch.testing.assert_close(sampler.clean(output, seen, timestep), clean, atol=1e-4, rtol=1e-3)
+
+
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_all_step_counts_are_kept_and_start_in_pure_noise(name):
     for steps in range(1, 151):

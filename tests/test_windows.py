@@ -31,6 +31,8 @@ def test_what_windows_agree_on_is_kept_and_differences_fade():
     clip = torch.randn(2, 4, 40, 3, 3)
     parts = windows(40, 16, 4, 4)
     torch.testing.assert_close(in_windows(lambda x: 2 * x, clip, parts), 2 * clip)
+    halved = in_windows(lambda x: x[:, :2], clip, parts)  # other channels than the clip
+    torch.testing.assert_close(halved, clip[:, :2])
     seen = []
 
     def numbered(x):

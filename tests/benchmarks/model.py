@@ -8,23 +8,26 @@ import gc
 import math
 import multiprocessing
 import resource
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, MotionAdapter, UNet2DConditionModel, UNetMotionModel
+from accelerate import Accelerator
+from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from lumiere.data import LATENTS, write_captions
 from lumiere.inflate import Lumiere
 from lumiere.paperworld.autoencoder import encode
 from lumiere.paperworld.captions import canonical
+from lumiere.paperworld.model_folder import load_vae
 from lumiere.paperworld.scene import render, sample_scene
-from lumiere.pipeline import LumierePipeline
-from lumiere.request import Request
-from lumiere.train import noise_and_target, relative_rate
+from lumiere.sampling import correlated
+from lumiere.train import Settings, Trainer, noise_and_target
 
 MODEL = Path(__file__).resolve().parents[2] / "assets/models/paper-world"
 SD15 = {
@@ -133,36 +136,44 @@ def growth(lengths: tuple[int, ...] = (16, 32, 64, 128), rounds: int = 3) -> tup
     return best, float(x @ y / (x @ x))
 
 
-def overfit(steps: int = 300, batch: int = 4, learning_rate: float = 3e-3) -> tuple[float, float]:
+def overfit(steps: int = 300, batch: int = 4) -> tuple[float, float]:
     """Loss on one clip of fresh layers in the embedded base, and after training on this clip alone."""
-    pipeline = LumierePipeline.from_pretrained(MODEL, device="cpu", fresh=True)
-    lumiere, scheduler = pipeline.lumiere, DDIMScheduler.from_config(pipeline.scheduler_config)
-    scene = sample_scene(np.random.default_rng(0))
-    latents = torch.from_numpy(encode(pipeline.vae, render(scene, 16)[0])).float()
-    clip = latents.transpose(0, 1).expand(batch, -1, -1, -1, -1)  # t c h w -> b c t h w
-    text = pipeline.encode_prompt(Request(canonical(scene), guidance=1)).clone().expand(batch, -1, -1)
+    with tempfile.TemporaryDirectory() as folder:
+        scene = sample_scene(np.random.default_rng(0))
+        latents = encode(load_vae(MODEL), render(scene, 16)[0])  # t c h w
+        np.save(Path(folder) / LATENTS, latents[None])
+        write_captions(folder, [[canonical(scene)]])
+        settings = Settings(
+            str(MODEL),
+            folder,
+            f"{folder}/run",
+            steps=steps,
+            batch=batch,
+            warmup=20,
+            caption_dropout=0.0,
+            ema=0.98,
+        )
+        trainer = Trainer(settings, Accelerator(mixed_precision=settings.precision))
+        trainer.resume()
+        fresh = one_clip_loss(trainer)
+        while trainer.step < steps:
+            trainer.advance()
+        return fresh, one_clip_loss(trainer)
 
-    def loss(generator: torch.Generator) -> Tensor:
-        timesteps = torch.randint(1000, (batch,), generator=generator)
-        noise = torch.randn(clip.shape, generator=generator)
-        noisy, target = noise_and_target(scheduler, clip, noise, timesteps)
-        with torch.autocast("cpu", torch.bfloat16):
-            answer = lumiere(noisy, timesteps, encoder_hidden_states=text, return_dict=False)[0]
-        return (answer.float() - target).square().mean()
 
-    @torch.no_grad()
-    def measured() -> float:
-        return sum(loss(torch.Generator().manual_seed(1000 + n)).item() for n in range(16)) / 16
-
-    fresh, generator = measured(), torch.Generator().manual_seed(0)
-    optimizer = torch.optim.AdamW(lumiere.parameters(), learning_rate, betas=(0.9, 0.99))
-    for step in range(steps):
-        optimizer.param_groups[0]["lr"] = learning_rate * relative_rate(step, steps, 20, decay=0.5)
-        loss(generator).backward()
-        torch.nn.utils.clip_grad_norm_(lumiere.parameters(), 0.3)
-        optimizer.step()
-        optimizer.zero_grad()
-    return fresh, measured()
+@torch.no_grad()
+def one_clip_loss(trainer: Trainer, draws: int = 64) -> float:
+    """Mean squared error of the averaged weights on the first clip, at fixed timesteps and noise."""
+    batch, errors = trainer.clips.draw(0, range(1), 1, 16, 0, 0.0), []
+    text, correlation = trainer._encode(batch.texts), trainer.lumiere.noise_correlation
+    for draw in range(draws):
+        generator = torch.Generator().manual_seed(1000 + draw)
+        noise = correlated(torch.randn(batch.latents.shape, generator=generator), correlation)
+        timestep = torch.tensor([(2 * draw + 1) * 1000 // (2 * draws)])
+        noisy, target = noise_and_target(trainer.scheduler, batch.latents, noise, timestep)
+        answer = trainer.averaged(noisy, timestep, encoder_hidden_states=text, return_dict=False)[0]
+        errors.append((answer - target).square().mean().item())
+    return sum(errors) / draws
 
 
 def main() -> None:
