@@ -62,11 +62,11 @@ def attach(lumiere: nn.Module, token: object) -> list[RemovableHandle]:
     def after(name: str, hook: Callable, **kwargs) -> None:
         handles.append(base.get_submodule(name).register_forward_hook(partial(hook, **kwargs)))
 
+    if lumiere.given_channels:  # before a layer that follows the same module
+        after(lumiere.input_module_name, _show_given, token=token)
     for kind in KINDS:
         for index, name in enumerate(getattr(places, kind)):
             after(name, _insert, token=token, kind=kind, index=index)
-    if lumiere.given_channels:
-        after(lumiere.input_module_name, _show_given, token=token)
     if lumiere.embedding_width:
         for index, name in enumerate(places.embeddings):
             before(name, _adapt_embedding, token=token, index=index)

@@ -118,15 +118,22 @@ class Lumiere(nn.Module):
 
     @classmethod
     def from_unet(
-        cls, unet: nn.Module, factor: int = 4, *, places: Places | None = None, **kwargs
+        cls,
+        unet: nn.Module,
+        factor: int = 4,
+        *,
+        places: Places | None = None,
+        at_input: bool = False,
+        **kwargs,
     ) -> "Lumiere":
         """Inflates a `UNet2DConditionModel` of diffusers; its coarsest level has `factor` times fewer frames.
 
         `factor` is a power of two, at most 2 ** (number of spatial downsamplers). `kwargs` are those of the
         constructor; attention has one head per 64 channels unless `attn_inflation_kwargs` says otherwise.
-        With `places` given, these tell how time is resampled, and `factor` is not used.
+        With `at_input` a convolution over time follows the first layer of the base, too. With `places` given,
+        these tell where layers go and how time is resampled, and `factor` and `at_input` are not used.
         """
-        places = places or unet_places(unet, factor)
+        places = places or unet_places(unet, factor, at_input)
         if kwargs.get("attn_klass", AttentionInflationBlock) is AttentionInflationBlock:
             width = next(iter(places.attns.values()))
             heads = {"heads": max(1, width // 64), "dim_head": width // max(1, width // 64)}

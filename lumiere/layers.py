@@ -57,6 +57,8 @@ class ConvolutionInflationBlock(TemporalLayer):
 
     The second group norm takes its statistics at each pixel, over the channels of a group and all frames.
     Checkpoints of lumiere-pytorch have that norm up to its version 0.0.22, and `norm="rms"` from 0.0.23 on.
+    With `norm="clip"` it takes them over all pixels, too: what frames have in common at one pixel and not at
+    another, which is all that there is to see in much noise, stays larger there.
     """
 
     def __init__(
@@ -74,39 +76,41 @@ class ConvolutionInflationBlock(TemporalLayer):
         for size in (conv2d_kernel_size, conv1d_kernel_size):
             if size < 1 or size % 2 == 0:
                 raise ValueError(f"Kernel sizes are odd, so that a frame keeps its place; received {size}.")
-        if norm not in ("group", "rms"):
-            raise ValueError(f"`norm` is group or rms; received {norm!r}.")
-        if norm == "group" and dim % groups:
+        if norm not in ("group", "rms", "clip"):
+            raise ValueError(f"`norm` is group, rms or clip; received {norm!r}.")
+        if norm != "rms" and dim % groups:
             raise ValueError(f"`groups` must divide the {dim} channels; received {groups}.")
         self.spatial_conv = nn.Sequential(
             nn.Conv2d(dim, dim, conv2d_kernel_size, padding=conv2d_kernel_size // 2),
-            nn.GroupNorm(groups, dim) if norm == "group" else AxisNorm(dim, axis=3),
+            nn.GroupNorm(groups, dim) if norm != "rms" else AxisNorm(dim, axis=3),
             nn.SiLU(),
         )
         self.temporal_conv = nn.Sequential(
             nn.Conv1d(dim, dim, conv1d_kernel_size, padding=conv1d_kernel_size // 2),
-            nn.GroupNorm(groups, dim) if norm == "group" else AxisNorm(dim, axis=2),
+            nn.GroupNorm(groups, dim) if norm != "rms" else AxisNorm(dim, axis=2),
             nn.SiLU(),
         )
         self.proj_out = nn.Conv1d(dim, dim, 1)
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
+        self.norm = norm
 
     def over_time(self, x: Tensor, b: int) -> Tensor:
         conv, norm, act = self.temporal_conv
         y = rows_of_time(self.spatial_conv(x), b)  # (b t) c h w -> b c t (h w)
         y = F.conv2d(y, conv.weight.unsqueeze(-1), conv.bias, padding=(conv.padding[0], 0))
-        # One pixel at a time, in float32 at least: bfloat16 is slow on a CPU, and not exact.
+        # In float32 at least: bfloat16 is slow on a CPU, and not exact.
         exact = torch.promote_types(y.dtype, torch.float32)
-        z = y.permute(0, 3, 2, 1).flatten(0, 1).to(exact)  # b c t (h w) -> (b h w) t c
-        z = z.unsqueeze(2).permute(0, 3, 1, 2)  # (b h w) t c -> (b h w) c t 1
+        z = y.permute(0, 3, 2, 1).to(exact)  # b c t (h w) -> b (h w) t c
+        z = z.flatten(1, 2) if self.norm == "clip" else z.flatten(0, 1)  # all pixels of a clip, or each alone
+        z = z.unsqueeze(2).permute(0, 3, 1, 2)  # n t c -> n c t 1
         if isinstance(norm, nn.GroupNorm):
             z = F.group_norm(z, norm.num_groups, norm.weight.to(exact), norm.bias.to(exact), norm.eps)
         else:
             z = norm(z)
         z = act(z).to(y.dtype)
         z = F.linear(z.squeeze(3).transpose(1, 2), self.proj_out.weight.squeeze(-1), self.proj_out.bias)
-        return x + pixels_to_frames(z, x)
+        return x + pixels_to_frames(z.reshape(-1, y.shape[2], z.shape[-1]), x)  # (b h w) t c
 
 
 class AxisNorm(nn.Module):

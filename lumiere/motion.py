@@ -113,7 +113,7 @@ def load_motion(unet: nn.Module, folder: str | Path) -> Lumiere:
     if description["classes"].get("attns") == AnimateDiffBlock.__name__:
         known = [adapter_places(unet, middle) for middle in (True, False)]
     else:
-        known = [unet_places(unet, factor)]
+        known = [unet_places(unet, factor, at_input) for at_input in (False, True)]
     fitting = [p for p in known if description["placement"] == {kind: getattr(p, kind) for kind in KINDS}]
     if not fitting:
         raise ValueError(f"The motion weights in {folder} belong to a UNet with other blocks or widths.")

@@ -27,11 +27,13 @@ class Places:
     residuals: dict[str, list[int]] = field(default_factory=dict)
 
 
-def unet_places(unet: nn.Module, factor: int) -> Places:
+def unet_places(unet: nn.Module, factor: int, at_input: bool = False) -> Places:
     """The places of the paper in a `UNet2DConditionModel` of diffusers.
 
     Convolutions follow every residual(+attention) layer but those of the coarsest level; attention follows
     those and the middle. A `factor` below the spatial one compresses time at the finest levels, to save most.
+    With `at_input` another convolution follows the base's first one, which the paper does not have: there the
+    frames can be compared before anything is made of the noise of each.
     """
     if not hasattr(unet, "down_blocks") or not hasattr(unet, "time_proj"):
         wanted = "A UNet2DConditionModel of diffusers is inflated without naming its modules"
@@ -42,6 +44,9 @@ def unet_places(unet: nn.Module, factor: int) -> Places:
     if factor < 1 or 2**steps != factor or steps > levels - 1:
         most = 2 ** (levels - 1)
         raise ValueError(f"The factor must be a power of two up to {most} on this UNet; received {factor}.")
+
+    if at_input:
+        places.convs["conv_in"] = unet.conv_in.out_channels
 
     def visit(path: str, level: int) -> None:
         block, layers = unet.get_submodule(path), block_layers(unet, path)

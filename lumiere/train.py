@@ -247,10 +247,11 @@ class Trainer:
         s = self.settings
         reach = max(1, s.frames // s.factor - 1)  # no two frames of a training clip are further apart
         attention = {"depth": s.attention_depth, "rotary": True, "window": reach}
-        convolution = {"conv1d_kernel_size": s.kernel}
+        convolution = {"conv1d_kernel_size": s.kernel, "norm": "clip"}
         return Lumiere.from_unet(
             base,
             s.factor,
+            at_input=True,
             conv_inflation_kwargs=convolution,
             attn_inflation_kwargs=attention,
             given_channels=self.clips.channels + 1 if s.given else 0,

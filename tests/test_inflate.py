@@ -360,6 +360,20 @@ def test_adapters_of_the_embedding_start_as_nothing_and_reach_every_residual_lay
 
 
 @torch.no_grad()
+def test_a_layer_at_the_input_sees_what_is_given_and_nothing_of_the_base(unet, inputs):
+    lumiere = trained(unet, at_input=True, given_channels=5)
+    assert list(lumiere.places.convs)[0] == "conv_in" and lumiere.convs[0].proj_out.in_channels == 16
+    seen = []
+    lumiere.convs[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    video, *rest = inputs
+    joined = torch.cat([video, torch.ones(2, 5, 8, 8, 8)], dim=1)
+    lumiere(joined, *rest)
+    images = joined.transpose(1, 2).flatten(0, 1)
+    expected = unet.conv_in(images[:, :4]) + lumiere.conv_in(images[:, 4:])
+    torch.testing.assert_close(seen[0], expected)
+
+
+@torch.no_grad()
 def test_compiles_as_one_graph(unet, inputs):
     lumiere = trained(unet)
     expected = lumiere(*inputs, return_dict=False)[0]

@@ -17,6 +17,7 @@ LAYERS = (
     lambda **options: TemporalDownsample(16, **options),
     lambda **options: TemporalUpsample(16, **options),
     lambda **options: ConvolutionInflationBlock(dim=16, norm="rms", **options),
+    lambda **options: ConvolutionInflationBlock(dim=16, groups=4, norm="clip", **options),
 )
 
 
@@ -43,7 +44,14 @@ def literal(layer, x):
     if isinstance(layer, ConvolutionInflationBlock):
         y = layer.spatial_conv(rearrange(x, "b c t h w -> (b t) c h w"))
         y = rearrange(y, "(b t) c h w -> (b h w) c t", b=b)
-        y = layer.proj_out(layer.temporal_conv(y))
+        conv, norm, act = layer.temporal_conv
+        y = conv(y)
+        if layer.norm == "clip":  # the same modules, but the norm sees all pixels of a clip at once
+            y = norm(rearrange(y, "(b h w) c t -> b c t h w", h=h, w=w))
+            y = rearrange(y, "b c t h w -> (b h w) c t")
+        else:
+            y = norm(y)
+        y = layer.proj_out(act(y))
         return x + rearrange(y, "(b h w) c t -> b c t h w", h=h, w=w)
     if isinstance(layer, AttentionInflationBlock):
         y = rearrange(x, "b c t h w -> (b h w) t c")
@@ -95,7 +103,7 @@ def test_clips_of_a_batch_do_not_touch(make):
         torch.testing.assert_close(layer(x[i : i + 1]), together[i : i + 1], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("make", (*LAYERS[:2], LAYERS[4]))
+@pytest.mark.parametrize("make", (*LAYERS[:2], *LAYERS[4:]))
 def test_inflation_starts_as_nothing(make):
     x = clip()
     assert torch.equal(make()(x), x)
@@ -123,10 +131,10 @@ def test_bilinear_resampling_keeps_a_straight_line():
 
 
 def test_parameter_names_are_those_of_the_public_checkpoints():
-    conv, attn, down, up, rms = (set(make().state_dict()) for make in LAYERS)
+    conv, attn, down, up, rms, clip_norm = (set(make().state_dict()) for make in LAYERS)
     pairs = ("weight", "bias")
     modules = ("spatial_conv.0", "spatial_conv.1", "temporal_conv.0", "temporal_conv.1", "proj_out")
-    assert conv == {f"{module}.{name}" for module in modules for name in pairs}
+    assert conv == clip_norm == {f"{module}.{name}" for module in modules for name in pairs}
     gains = {f"{module}_conv.1.gamma" for module in ("spatial", "temporal")}
     assert rms == {name for name in conv if "_conv.1." not in name} | gains
     inner = ("0.g", "1.to_q.weight", "1.to_k.weight", "1.to_v.weight", "1.to_out.weight")
@@ -161,7 +169,7 @@ def test_what_does_not_fit_is_refused_in_words():
         TemporalUpsample(16, time_dim=3)(torch.randn(8, 16, 2, 2))
     with pytest.raises(ValueError, match="5 dimensions and stacks of frames 4; received 3"):
         TemporalUpsample(16)(torch.randn(6, 16, 2), batch_size=2)
-    with pytest.raises(ValueError, match="group or rms; received 'batch'"):
+    with pytest.raises(ValueError, match="group, rms or clip; received 'batch'"):
         ConvolutionInflationBlock(dim=16, norm="batch")
     with pytest.raises(ValueError, match="7 frames cannot be divided into 2"):
         TemporalUpsample(16)(torch.randn(7, 16, 2, 2), batch_size=2)
