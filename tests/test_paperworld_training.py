@@ -1,12 +1,16 @@
 """The trainings of the embedded model's parts: they resume exactly, and they learn."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
+from lumiere.motion import read_facts
+from lumiere.paperworld.__main__ import main
 from lumiere.paperworld.autoencoder import encode, encode_dataset, new_autoencoder, train_autoencoder
 from lumiere.paperworld.base import denoising_loss, new_scheduler, new_unet
 from lumiere.paperworld.dataset import read_scenes, render_dataset
@@ -102,6 +106,18 @@ def test_denoising_loss_is_zero_for_the_true_velocity_and_weighs_the_subject():
     weight[..., :8] = 3  # errors where the weight is
     value = denoising_loss(wrong_left, scheduler, clean, None, weight, torch.Generator().manual_seed(1))
     assert value == pytest.approx(0.75, rel=0.01)
+
+
+def test_motion_of_a_run_is_put_into_the_model_in_half_precision(tiny_model, tmp_path):
+    model, run = tmp_path / "model", tmp_path / "run"
+    shutil.copytree(tiny_model, model)
+    shutil.copytree(tiny_model / "motion", run / "motion")
+    shutil.rmtree(model / "motion")
+    assert main(["motion", "--model", str(model), "--run", str(run)]) is None
+    whole, half = (load_file(f / "motion" / "motion.safetensors") for f in (run, model))
+    assert whole.keys() == half.keys() and {weight.dtype for weight in half.values()} == {torch.float16}
+    assert all(torch.equal(weight.half(), half[key]) for key, weight in whole.items())
+    assert read_facts(model / "motion") == read_facts(run / "motion")
 
 
 def test_base_sees_text_everywhere_and_has_three_levels():

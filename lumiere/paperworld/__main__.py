@@ -12,7 +12,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         prog="python -m lumiere.paperworld",
         description=__doc__,
-        epilog="In order: render, autoencoder, text, encode, base, preview; then `python -m lumiere.train`.",
+        epilog="In order: render, autoencoder, text, encode, base, preview; then `python -m lumiere.train`, motion.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     _add_render(commands.add_parser("render", help="draw scenes into a folder: pixels, loss weights, truths"))
@@ -29,6 +29,12 @@ def main(argv=None):
         command.add_argument("--run", required=True, help="folder for checkpoint and metrics, to resume from")
         command.add_argument("--steps", type=int, default=steps)
         command.set_defaults(do=_TRAINERS[name])
+    motion = commands.add_parser(
+        "motion", help="put the motion weights of a run of lumiere.train into the model"
+    )
+    _add_model(motion)
+    motion.add_argument("--run", required=True, help="the folder named --out in that training")
+    motion.set_defaults(do=_motion)
     preview = commands.add_parser("preview", help="fit the latent-to-pixels map of the previews")
     _add_model(preview)
     preview.add_argument("--data", required=True, help="folder made by render")
@@ -104,6 +110,12 @@ def _base(arguments):
 
     trained = train_base(arguments.data, *load_text(arguments.model), arguments.run, arguments.steps)
     save_component(arguments.model, "unet", trained)
+
+
+def _motion(arguments):
+    from .model_folder import save_motion_of
+
+    save_motion_of(arguments.model, arguments.run)
 
 
 def _preview(arguments):

@@ -9,11 +9,13 @@ from diffusers import AutoencoderKL
 from transformers import AutoTokenizer, CLIPTextModel
 
 from ..folder import PREVIEW
+from ..loading import load_model
+from ..motion import load_motion, read_facts, save_motion
 from ..preview import LatentPreview
 from .autoencoder import to_tensor
 from .base import new_scheduler
 
-SHARD = "9MB"
+SHARD, MOTION = "9MB", "motion"
 INDEX = {
     "_class_name": "StableDiffusionPipeline",
     "_diffusers_version": "0.38.0",
@@ -51,6 +53,12 @@ def load_text(folder):
     encoder = CLIPTextModel.from_pretrained(Path(folder) / "text_encoder", local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(Path(folder) / "tokenizer", local_files_only=True)
     return encoder.eval().requires_grad_(False), tokenizer
+
+
+def save_motion_of(folder, run):
+    """Put the motion weights that a run of lumiere.train made into the folder, in half precision."""
+    base, motion = load_model(Path(folder), "unet", torch.float32), Path(run) / MOTION
+    save_motion(load_motion(base, motion), Path(folder) / MOTION, read_facts(motion), torch.float16)
 
 
 def save_preview(folder, pixels):
