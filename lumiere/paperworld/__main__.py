@@ -12,7 +12,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         prog="python -m lumiere.paperworld",
         description=__doc__,
-        epilog="In order: render, autoencoder, text, encode, base, preview; then `python -m lumiere.train`, motion.",
+        epilog="In order: render, autoencoder, text, encode, base, preview, `lumiere.train`, motion.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     _add_render(commands.add_parser("render", help="draw scenes into a folder: pixels, loss weights, truths"))
@@ -30,7 +30,7 @@ def main(argv=None):
         command.add_argument("--steps", type=int, default=steps)
         command.set_defaults(do=_TRAINERS[name])
     motion = commands.add_parser(
-        "motion", help="put the motion weights of a run of lumiere.train into the model"
+        "motion", help="put what lumiere.train made into the model"
     )
     _add_model(motion)
     motion.add_argument("--run", required=True, help="the folder named --out in that training")
