@@ -3,6 +3,8 @@
 latents.npy     float16 (n t c h w), multiplied by the autoencoder's scaling factor
 weights.npy     uint8 (n t h w), optional: share of each latent that shows the subject, 0 to 255
 captions.jsonl  a line per clip: {"text": "...", "texts": ["...", "..."]}, `texts` optional
+
+Clips of different lengths have a file each instead, latents/*.npy (t c h w), named in the line as "latents".
 """
 
 import json
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from lumiere.conditioning import random_mask
 
-LATENTS, WEIGHTS, CAPTIONS = "latents.npy", "weights.npy", "captions.jsonl"
+LATENTS, WEIGHTS, CAPTIONS, FILES = "latents.npy", "weights.npy", "captions.jsonl", "latents"
 ORDER, CLIP, TIMES, MASK = 1, 2, 3, 4  # what a stream of random numbers is for: no two may be the same
 
 
@@ -46,17 +48,21 @@ class LatentClips:
 
     def __init__(self, folder: str | Path):
         folder = Path(folder)
-        self.latents = _open(folder / LATENTS, "n t c h w", (np.float16, np.float32))
         self.subject, self.texts = None, read_captions(folder)
-        n, self.frames, self.channels, *size = self.latents.shape
-        if n == 0:
-            raise ValueError(f"{folder / LATENTS} holds no clips.")
-        if len(self.texts) != n:
-            raise ValueError(f"{folder} has {n} clips and captions for {len(self.texts)}.")
+        self.latents = _Several(folder) if (folder / FILES).is_dir() else _one(folder, len(self.texts))
+        shapes = [clip.shape for clip in self.latents]
+        sizes = {shape[1:] for shape in shapes}
+        if len(sizes) > 1:
+            raise ValueError(
+                f"The clips in {folder} differ in size: {', '.join(map(_times, sorted(sizes)))}."
+            )
+        self.channels, *self.size = sizes.pop()
+        self.frames = min(shape[0] for shape in shapes)  # of the shortest clip
         if (folder / WEIGHTS).exists():
             self.subject = _open(folder / WEIGHTS, "n t h w", (np.uint8,))
-            if self.subject.shape != (n, self.frames, *size):
-                expected, received = (_times(s) for s in ((n, self.frames, *size), self.subject.shape))
+            expected = (len(self.latents), self.frames, *self.size)
+            if self.subject.shape != expected:
+                expected, received = _times(expected), _times(self.subject.shape)
                 raise ValueError(f"{folder / WEIGHTS} should be {expected}; it is {received}.")
 
     def __len__(self) -> int:
@@ -71,8 +77,11 @@ class LatentClips:
         seed: int,
         caption_dropout: float,
         given: float = 0.0,
+        stride: int = 1,
     ) -> Batch:
         """Some `clips` (0 to batch - 1) of the `batch` of a step: windows of `frames` frames.
+
+        Of a long clip every second, third, up to every `stride`-th frame may be taken, as it is drawn.
 
         What is drawn depends on the step, the batch, the seed and the number of the clip in the batch alone,
         so that processes may divide the batch as they like, and a run resumes where it was. All clips are
@@ -82,7 +91,7 @@ class LatentClips:
         if frames > self.frames:
             raise ValueError(f"The clips have {self.frames} frames; training on {frames} was asked for.")
         times = _stratified(batch, np.random.default_rng((TIMES, seed, step)))
-        drawn = [self._clip(step * batch + clip, frames, seed, caption_dropout) for clip in clips]
+        drawn = [self._clip(step * batch + clip, frames, seed, caption_dropout, stride) for clip in clips]
         latents, subject, noise, texts = zip(*drawn, strict=True)
         return Batch(
             latents=torch.from_numpy(np.stack(latents)).transpose(1, 2),  # b t c h w -> b c t h w
@@ -93,25 +102,28 @@ class LatentClips:
             texts=list(texts),
         )
 
-    def _clip(self, number: int, frames: int, seed: int, caption_dropout: float) -> tuple:
+    def _clip(self, number: int, frames: int, seed: int, caption_dropout: float, stride: int) -> tuple:
         """The clip of this number since the beginning: latents, subject, noise (t ...) and text."""
         epoch, place = divmod(number, len(self))
         row = np.random.default_rng((ORDER, seed, epoch)).permutation(len(self))[place]
         random = np.random.default_rng((CLIP, seed, number))
-        start = random.integers(self.frames - frames + 1)
-        latents = self.latents[row, start : start + frames].astype(np.float32)
+        clip = self.latents[row]
+        step = 1 if stride == 1 else 1 + random.integers(min(stride, (len(clip) - 1) // max(1, frames - 1)))
+        start = random.integers(len(clip) - step * (frames - 1))
+        shown = slice(start, start + step * frames, step)
+        latents = clip[shown].astype(np.float32)
         noise = random.standard_normal(latents.shape, np.float32)
         if self.subject is None:
             subject = np.zeros((frames, *latents.shape[2:]), np.float32)
         else:
-            subject = self.subject[row, start : start + frames].astype(np.float32) / 255
+            subject = self.subject[row, shown].astype(np.float32) / 255
         text = self.texts[row][random.integers(len(self.texts[row]))]
         return latents, subject, noise, "" if random.random() < caption_dropout else text
 
     def _mask(self, number: int, frames: int, seed: int, share: float) -> Tensor:
         random = np.random.default_rng((MASK, seed, number))
         generator = torch.Generator().manual_seed(int(random.integers(2**63)))
-        return random_mask(frames, *self.latents.shape[3:], generator, share)
+        return random_mask(frames, *self.size, generator, share)
 
 
 def write_captions(folder: str | Path, texts: Iterable[Sequence[str]]) -> None:
@@ -142,6 +154,29 @@ def read_captions(folder: str | Path) -> list[list[str]]:
             raise ValueError(f'Line {number} of {file} should be like {{"text": "..."}}.')
         captions.append(texts)
     return captions
+
+
+def _one(folder: Path, captions: int) -> np.ndarray:
+    clips = _open(folder / LATENTS, "n t c h w", (np.float16, np.float32))
+    if len(clips) == 0:
+        raise ValueError(f"{folder / LATENTS} holds no clips.")
+    if captions != len(clips):
+        raise ValueError(f"{folder} has {len(clips)} clips and captions for {captions}.")
+    return clips
+
+
+class _Several(Sequence):
+    """Clips that have a file each; none stays open."""
+
+    def __init__(self, folder: Path):
+        lines = [json.loads(line) for line in (folder / CAPTIONS).read_text("utf-8").rstrip("\n").split("\n")]
+        self.files = [folder / FILES / Path(line.get("latents", "")).name for line in lines]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return _open(self.files[row], "t c h w", (np.float16, np.float32))
 
 
 def _stratified(count: int, random: np.random.Generator) -> np.ndarray:

@@ -23,9 +23,10 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from lumiere.clipfolder import Size, encode_clips
 from lumiere.conditioning import channels
-from lumiere.data import LatentClips
-from lumiere.folder import check, locate, read_json
+from lumiere.data import CAPTIONS, LATENTS, LatentClips
+from lumiere.folder import check, locate, read_json, read_limits
 from lumiere.inflate import Lumiere
 from lumiere.loading import load_model, load_tokenizer
 from lumiere.motion import load_motion, save_motion
@@ -54,6 +55,8 @@ class Settings:
     data: str
     out: str
     init: str | None = None
+    size: int = option(0, "pixels along the sides of clips that are encoded; the base's own unless given")
+    stride: int = option(1, "clips are also seen this many times as fast, at most")
     factor: int = option(4, "temporal downsample factor of fresh motion weights")
     frames: int = option(16, "length of the clips seen")
     steps: int = option(20_000, "of the optimiser in all; may be raised for a run that is resumed")
@@ -76,7 +79,16 @@ class Settings:
     seed: int = option(0, "of fresh weights and all that is drawn")
 
     def __post_init__(self):
-        for name in ("frames", "steps", "batch", "accumulation", "warmup", "factor", "attention_depth"):
+        for name in (
+            "frames",
+            "steps",
+            "stride",
+            "batch",
+            "accumulation",
+            "warmup",
+            "factor",
+            "attention_depth",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; received {getattr(self, name)}.")
         if not 0 <= self.given <= 1:
@@ -126,7 +138,7 @@ class Trainer:
         folder = locate(settings.model)
         check(folder)
         self.scheduler = DDIMScheduler.from_config(read_json(folder / "scheduler" / "scheduler_config.json"))
-        self.clips = LatentClips(settings.data)
+        self.clips = LatentClips(self._latents(folder))
         self.tokenizer = load_tokenizer(folder)
         text_encoder = load_model(folder, "text_encoder", torch.float32)
         self.text_encoder = text_encoder.requires_grad_(False).to(accelerator.device)
@@ -226,6 +238,20 @@ class Trainer:
             "seed": s.seed,
         } | {name: getattr(s, name) for name in names}
 
+    def _latents(self, folder: Path) -> Path:
+        """The folder of latents: the one given, or that into which the clips of the one given are encoded."""
+        s, data = self.settings, Path(self.settings.data)
+        if (data / CAPTIONS).exists() or (data / LATENTS).exists() or not data.is_dir():
+            return data
+        cache = self.out / "clips"
+        with self.accelerator.main_process_first():
+            if self.accelerator.is_main_process:
+                limits = read_limits(folder, 1)
+                size = Size(s.frames, s.size or limits.default_height, s.size or limits.default_width)
+                vae = load_model(folder, "vae", torch.float32).to(self.accelerator.device)
+                encode_clips(data, cache, vae, size, lambda words: print(words, file=sys.stderr))
+        return cache
+
     def _new_lumiere(self, folder: Path) -> Lumiere:
         s = self.settings
         base = load_model(folder, "unet", torch.float32)
@@ -276,7 +302,9 @@ class Trainer:
         """Forward and backward for some clips of the batch; returns their part of the loss."""
         s, device = self.settings, self.accelerator.device
         shown = s.given if self.lumiere.given_channels else 0.0
-        batch = self.clips.draw(self.step, clips, s.batch, s.frames, s.seed, s.caption_dropout, shown)
+        batch = self.clips.draw(
+            self.step, clips, s.batch, s.frames, s.seed, s.caption_dropout, shown, s.stride
+        )
         clean, noise, subject = (x.to(device) for x in (batch.latents, batch.noise, batch.subject))
         noise = correlated(noise, self.lumiere.noise_correlation)
         times = s.shift * batch.times / (1 + (s.shift - 1) * batch.times)
@@ -389,7 +417,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = text.add_argument
     add("--model", required=True, help="base model: folder in the diffusers layout, or hub id")
-    add("--data", required=True, help="folder with latents.npy, captions.jsonl and, optionally, weights.npy")
+    add("--data", required=True, help="clips with metadata.jsonl or .txt files, or latents (see data.py)")
     add("--out", required=True, help="folder of the run: checkpoint, metrics, and motion/, the result")
     add("--init", metavar="FOLDER", help="motion weights to start from, instead of fresh ones")
     for entry in fields(Settings)[4:]:

@@ -29,9 +29,7 @@ def main(argv=None):
         command.add_argument("--run", required=True, help="folder for checkpoint and metrics, to resume from")
         command.add_argument("--steps", type=int, default=steps)
         command.set_defaults(do=_TRAINERS[name])
-    motion = commands.add_parser(
-        "motion", help="put what lumiere.train made into the model"
-    )
+    motion = commands.add_parser("motion", help="put what lumiere.train made into the model")
     _add_model(motion)
     motion.add_argument("--run", required=True, help="the folder named --out in that training")
     motion.set_defaults(do=_motion)
