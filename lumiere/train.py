@@ -39,8 +39,9 @@ RECENT = 100  # steps, whose mean loss is told
 
 
 def faster_precision() -> str:
-    """Half precision, but for processors that have no matrix unit for it: there it is up to twice as slow."""
-    return "bf16" if torch.accelerator.is_available() or torch.cpu._is_amx_tile_supported() else "no"
+    """Half precision, but for processors that do not multiply in it: there it is up to twice as slow."""
+    cpu = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if torch.accelerator.is_available() or cpu else "no"
 
 
 def option(default, help: str):

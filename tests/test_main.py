@@ -163,8 +163,8 @@ def test_interrupting_keeps_the_partial_clip(tmp_path, monkeypatch, capsys):
     pipeline = models.get(None, "cpu")
     generate = pipeline.generate
 
-    def interrupted(request, stop):
-        for item in generate(request, stop):
+    def interrupted(request, stop, given):
+        for item in generate(request, stop, given):
             yield item
             if getattr(item, "step", 0) == 2:
                 os.kill(os.getpid(), signal.SIGINT)

@@ -231,6 +231,14 @@ def with_decoder(pipeline, fault) -> LumierePipeline:
     return other
 
 
+def with_unet(pipeline, forward) -> LumierePipeline:
+    """The pipeline with this in the place of its space-time model's forward pass."""
+    other = copy.copy(pipeline)
+    other.lumiere = copy.deepcopy(pipeline.lumiere)
+    other.lumiere.forward = forward
+    return other
+
+
 def test_a_decoder_short_of_memory_gets_smaller_slices(pipeline):
     def fault(latents, images):
         if len(latents) > 3:
@@ -274,8 +282,7 @@ def test_a_decoder_that_overflows_in_half_precision_is_asked_again_in_full(tiny_
 def test_numbers_that_are_none_are_an_error_and_never_a_black_clip(pipeline):
     with pytest.raises(GenerationError, match="decoder"):
         last(with_decoder(pipeline, lambda latents, images: (images[0] * torch.nan,)), REQUEST)
-    other = copy.copy(pipeline)
-    other.lumiere = lambda clips, *_, **__: (clips * torch.inf,)
+    other = with_unet(pipeline, lambda clips, *_, **__: (clips * torch.inf,))
     items = other.generate(REQUEST)
     assert next(items).preview().shape == (8, 32, 32, 3)  # a preview of it must not be what fails
     with pytest.raises(GenerationError, match="model"):
@@ -283,12 +290,10 @@ def test_numbers_that_are_none_are_an_error_and_never_a_black_clip(pipeline):
 
 
 def test_a_unet_without_memory_says_what_to_lower(pipeline):
-    other = copy.copy(pipeline)
-
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    other.lumiere = full
+    other = with_unet(pipeline, full)
     with pytest.raises(GenerationError, match="frames, height or width"):
         last(other, REQUEST)
     assert last(pipeline, REQUEST).steps_done == 4

@@ -200,10 +200,8 @@ def test_half_precision_reaches_the_base(settings):
 
 def test_nothing_before_the_first_temporal_layer_is_differentiated(settings):
     run, seen = trainer(settings()), []
-    run.lumiere.model.conv_in.register_forward_hook(lambda m, args, output: seen.append(output.requires_grad))
-    run.lumiere.model.time_embedding.register_forward_hook(
-        lambda m, args, output: seen.append(output.requires_grad)
-    )
+    for module in (run.lumiere.model.conv_in, run.lumiere.model.time_embedding):  # before layers that follow
+        module.register_forward_hook(lambda m, args, output: seen.append(output.requires_grad), prepend=True)
     run.advance()
     assert seen == [False, False]
 
@@ -296,7 +294,7 @@ def test_loss_that_is_not_a_number_stops_before_it_spoils_the_weights(settings, 
         ({"attention_depth": 0}, "attention_depth must be at least 1; received 0"),
         ({"kernel": 4}, "Kernel sizes are odd.*received 4"),
         ({"precision": "fp8"}, "precision is one of no, bf16; received fp8"),
-        ({"data": "/nowhere"}, "There is no latents.npy in /nowhere"),
+        ({"data": "/nowhere"}, "There is no captions.jsonl in /nowhere"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_in_words(settings, given, words):

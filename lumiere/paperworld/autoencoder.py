@@ -74,7 +74,7 @@ def train_autoencoder(data, run, steps=4000, batch=4, learning_rate=1.5e-3):
 
 
 @torch.inference_mode()
-def encode(autoencoder, pixels, batch=64):
+def encode(autoencoder, pixels, batch=16):
     """uint8 frames (n h w c) -> scaled latents, float16 (n 4 h/8 w/8)."""
     with torch.autocast("cpu", torch.bfloat16):
         slices = [to_tensor(pixels[i : i + batch]) for i in range(0, len(pixels), batch)]

@@ -148,8 +148,14 @@ def set_number(page, name, value):
     if not page.locator(f"#{name}").is_visible():
         page.click("#settings > button")
     field = page.locator(f"#{name} input[type=number]")
-    field.fill(str(value))
-    field.blur()
+    taken = f"document.querySelector('#{name} input[type=range]')?.value === '{value}'"
+    for _ in range(50):  # what is typed while the folded settings are still being built is lost in gradio
+        field.fill(str(value))
+        field.blur()
+        page.wait_for_timeout(200)
+        if page.evaluate(taken):
+            return
+    raise AssertionError(f"{name} does not take {value}")
 
 
 def state(page, wanted):
