@@ -133,6 +133,9 @@ class AttentionInflationBlock(TemporalLayer):
     another (Su et al. 2021). With `window` a frame attends to those at most so many away: with the reach of
     the clips it was trained on, rotary attention meets nothing new in longer ones. `attn_kwargs` go to the
     Attention of x-transformers (`heads`, `dim_head`, ...).
+
+    Beyond the paper, `space_time_depth` attentions follow over all pixels of all frames (of the window):
+    where a thing is at one time excludes that it is elsewhere at another.
     """
 
     def __init__(
@@ -146,6 +149,7 @@ class AttentionInflationBlock(TemporalLayer):
         channel_last: bool = False,
         rotary: bool = False,
         window: int | None = None,
+        space_time_depth: int = 0,
         **attn_kwargs,
     ):
         super().__init__(channel_last, time_dim)
@@ -155,31 +159,42 @@ class AttentionInflationBlock(TemporalLayer):
         self.turned = half if rotary else 0
         self.window = window
         attn_kwargs = {"flash": True} | attn_kwargs  # the same sums, through scaled_dot_product_attention
-        self.temporal_attns = nn.ModuleList()
-        for _ in range(depth):
+
+        def layer() -> nn.Module:
             attention = Attention(dim=dim, **attn_kwargs)
             if isinstance(attention.to_out, nn.Identity) and attention.to_v.out_features != dim:
                 width = attention.to_v.out_features  # x-transformers projects several heads back, but not one
                 raise ValueError(f"A single head must have `dim_head` {dim}, the channels; received {width}.")
-            layer = WithArguments(RMSNorm(dim), attention) if prenorm else WithArguments(attention)
-            self.temporal_attns.append(Residual(layer) if residual_attn else layer)
+            made = WithArguments(RMSNorm(dim), attention) if prenorm else WithArguments(attention)
+            return Residual(made) if residual_attn else made
+
+        self.temporal_attns = nn.ModuleList(layer() for _ in range(depth))
+        self.space_time_attns = nn.ModuleList(layer() for _ in range(space_time_depth))
         self.proj_out = nn.Linear(dim, dim)
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
 
     def over_time(self, x: Tensor, b: int) -> Tensor:
         y = rows_of_time(x, b).permute(0, 3, 2, 1).flatten(0, 1)  # (b t) c h w -> (b h w) t c
-        arguments = self._positions(y)
+        frames = torch.arange(y.shape[1], device=y.device)
+        arguments = self._positions(frames, len(frames))
         for attention in self.temporal_attns:
             y = attention(y, **arguments)
+        if self.space_time_attns:
+            y = y.unflatten(0, (b, -1)).transpose(1, 2).flatten(1, 2)  # (b h w) t c -> b (t h w) c
+            tokens = frames.repeat_interleave(y.shape[1] // len(frames))
+            arguments = self._positions(tokens, len(frames))
+            for attention in self.space_time_attns:
+                y = attention(y, **arguments)
+            y = y.unflatten(1, (len(frames), -1)).transpose(1, 2).flatten(0, 1)  # b (t h w) c -> (b h w) t c
         return x + pixels_to_frames(self.proj_out(y), x)
 
-    def _positions(self, y: Tensor) -> dict:
-        """What the attentions are told of the places of the frames of y (n t c)."""
-        arguments, frames = {}, torch.arange(y.shape[1], device=y.device)
-        if self.turned:
+    def _positions(self, frames: Tensor, length: int) -> dict:
+        """What the attentions are told of tokens of these frames (n), in a clip of this length."""
+        arguments = {}
+        if self.turned and not frames.is_meta:  # where x-transformers cannot turn, and nothing is computed
             arguments["rotary_pos_emb"] = rotary_angles(frames, self.turned), 1.0
-        if self.window is not None and len(frames) > self.window + 1:
+        if self.window is not None and length > self.window + 1:
             arguments["attn_mask"] = (frames[:, None] - frames).abs() <= self.window
         return arguments
 

@@ -62,6 +62,7 @@ class Settings:
     frames: int = option(16, "length of the clips seen")
     steps: int = option(20_000, "of the optimiser in all; may be raised for a run that is resumed")
     attention_depth: int = option(2, "attention layers at each place of fresh motion weights")
+    space_time_depth: int = option(1, "such layers over all pixels and frames, after those over time")
     kernel: int = option(15, "frames that fresh convolutions over time see: far ones agree sooner if many")
     embedding_width: int = option(64, "hidden channels of the adapters of the embedding; 0 for none")
     noise_correlation: float = option(0.5, "between frames, of fresh motion weights: 0 up to below 1")
@@ -97,7 +98,14 @@ class Settings:
         for name in ("ema", "caption_dropout", "noise_correlation"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 0 or more and below 1; received {getattr(self, name):g}.")
-        for name in ("learning_rate", "subject_weight", "save_minutes", "seed", "embedding_width"):
+        for name in (
+            "learning_rate",
+            "subject_weight",
+            "save_minutes",
+            "seed",
+            "embedding_width",
+            "space_time_depth",
+        ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be 0 or more; received {getattr(self, name):g}.")
         for name in ("shift", "gradient_norm"):
@@ -273,7 +281,8 @@ class Trainer:
     def _fresh(self, base) -> Lumiere:
         s = self.settings
         reach = max(1, s.frames // s.factor - 1)  # no two frames of a training clip are further apart
-        attention = {"depth": s.attention_depth, "rotary": True, "window": reach}
+        attention = {"depth": s.attention_depth, "space_time_depth": s.space_time_depth}
+        attention |= {"rotary": True, "window": reach}
         convolution = {"conv1d_kernel_size": s.kernel, "norm": "clip"}
         return Lumiere.from_unet(
             base,

@@ -18,6 +18,9 @@ LAYERS = (
     lambda **options: TemporalUpsample(16, **options),
     lambda **options: ConvolutionInflationBlock(dim=16, norm="rms", **options),
     lambda **options: ConvolutionInflationBlock(dim=16, groups=4, norm="clip", **options),
+    lambda **options: AttentionInflationBlock(
+        dim=16, heads=2, dim_head=8, rotary=True, space_time_depth=1, **options
+    ),
 )
 
 
@@ -55,16 +58,32 @@ def literal(layer, x):
         return x + rearrange(y, "(b h w) c t -> b c t h w", h=h, w=w)
     if isinstance(layer, AttentionInflationBlock):
         y = rearrange(x, "b c t h w -> (b h w) t c")
-        for residual in layer.temporal_attns:
+        times = torch.arange(x.shape[2])
+        for residual in (*layer.temporal_attns, *layer.space_time_attns):
+            if residual in layer.space_time_attns:  # all pixels of all frames are one sequence
+                y = rearrange(y, "(b h w) t c -> b (t h w) c", h=h, w=w)
+                times = torch.arange(x.shape[2]).repeat_interleave(h * w)
             norm, attn = residual.fn
             n = norm(y)
             qkv = attn.to_q(n), attn.to_k(n), attn.to_v(n)
             q, k, v = (rearrange(z, "n t (k d) -> n k t d", k=2) for z in qkv)
+            if layer.turned:
+                q, k = turned(q, times), turned(k, times)
             weights = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
             y = y + attn.to_out(rearrange(weights @ v, "n k t d -> n t (k d)"))
+            if residual in layer.space_time_attns:
+                y = rearrange(y, "b (t h w) c -> (b h w) t c", h=h, w=w)
         return x + rearrange(layer.proj_out(y), "(b h w) t c -> b c t h w", h=h, w=w)
     y = layer.conv(rearrange(x, "b c t h w -> (b h w) c t"))
     return rearrange(y, "(b h w) c t -> b c t h w", h=h, w=w)
+
+
+def turned(x, times):
+    """Pairs of the first half of a head's 8 channels as complex numbers, turned by an angle per frame."""
+    pairs = torch.view_as_complex(x[..., :4].unflatten(-1, (2, 2)).contiguous())
+    rates = torch.tensor([1.0, 0.01])
+    pairs = pairs * torch.polar(torch.ones(len(times), 2), times[:, None] * rates)
+    return torch.cat([torch.view_as_real(pairs).flatten(-2), x[..., 4:]], dim=-1)
 
 
 @pytest.mark.parametrize("make", LAYERS)
@@ -131,7 +150,7 @@ def test_bilinear_resampling_keeps_a_straight_line():
 
 
 def test_parameter_names_are_those_of_the_public_checkpoints():
-    conv, attn, down, up, rms, clip_norm = (set(make().state_dict()) for make in LAYERS)
+    conv, attn, down, up, rms, clip_norm, _ = (set(make().state_dict()) for make in LAYERS)
     pairs = ("weight", "bias")
     modules = ("spatial_conv.0", "spatial_conv.1", "temporal_conv.0", "temporal_conv.1", "proj_out")
     assert conv == clip_norm == {f"{module}.{name}" for module in modules for name in pairs}
@@ -213,3 +232,14 @@ def test_a_window_hides_the_frames_beyond_it():
     torch.testing.assert_close(unlimited(x[:, :, :3]), layer(x[:, :, :3]))
     with pytest.raises(ValueError, match="at least 1 frame; received 0"):
         AttentionInflationBlock(dim=16, window=0)
+
+
+@torch.no_grad()
+def test_attention_over_space_and_time_reaches_other_pixels_within_the_window():
+    x = clip(t=8)
+    changed = x.clone()
+    changed[:, :, 7, 0, 0] += 1
+    layer = attention(rotary=True, window=1, space_time_depth=1)
+    moved = (layer(changed) - layer(x)).abs().amax((0, 1))
+    # Over time in the same pixel: two layers of reach 1; then once more, to all pixels.
+    assert (moved[:4] == 0).all() and (moved[4:] > 1e-5).all()

@@ -37,7 +37,7 @@ def test_save_and_load_are_bit_equal(unet, saved):
 def test_the_layers_are_made_again_as_they_were(unet, tmp_path):
     options = {
         "conv_inflation_kwargs": {"groups": 4, "conv1d_kernel_size": 5},
-        "attn_inflation_kwargs": {"depth": 2, "heads": 2, "dim_head": 8},
+        "attn_inflation_kwargs": {"depth": 2, "space_time_depth": 1, "heads": 2, "dim_head": 8},
         "downsample_kwargs": {"init": "bilinear"},
         "at_input": True,
         "embedding_width": 4,

@@ -161,7 +161,8 @@ def test_fresh_attention_reaches_as_far_as_the_clips_are_long(settings, tiny_mod
     made = settings(steps=1, attention_depth=3)
     list(train(made))
     block = load_motion(load_model(tiny_model, "unet", torch.float32), Path(made.out) / "motion").attns[0]
-    assert len(block.temporal_attns) == 3 and block.turned and block.window == 1  # 8 frames are 2 below
+    assert len(block.temporal_attns) == 3 and len(block.space_time_attns) == 1
+    assert block.turned and block.window == 1  # 8 frames are 2 below
 
 
 def test_shift_shows_more_of_the_noisy_timesteps(settings):
