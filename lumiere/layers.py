@@ -100,17 +100,29 @@ class ConvolutionInflationBlock(TemporalLayer):
         y = rows_of_time(self.spatial_conv(x), b)  # (b t) c h w -> b c t (h w)
         y = F.conv2d(y, conv.weight.unsqueeze(-1), conv.bias, padding=(conv.padding[0], 0))
         # In float32 at least: bfloat16 is slow on a CPU, and not exact.
-        exact = torch.promote_types(y.dtype, torch.float32)
-        z = y.permute(0, 3, 2, 1).to(exact)  # b c t (h w) -> b (h w) t c
-        z = z.flatten(1, 2) if self.norm == "clip" else z.flatten(0, 1)  # all pixels of a clip, or each alone
-        z = z.unsqueeze(2).permute(0, 3, 1, 2)  # n t c -> n c t 1
+        z = y.to(torch.promote_types(y.dtype, torch.float32))
         if isinstance(norm, nn.GroupNorm):
-            z = F.group_norm(z, norm.num_groups, norm.weight.to(exact), norm.bias.to(exact), norm.eps)
+            z = group_norm_over_time(norm, z, together=self.norm == "clip")
         else:
             z = norm(z)
-        z = act(z).to(y.dtype)
-        z = F.linear(z.squeeze(3).transpose(1, 2), self.proj_out.weight.squeeze(-1), self.proj_out.bias)
-        return x + pixels_to_frames(z.reshape(-1, y.shape[2], z.shape[-1]), x)  # (b h w) t c
+        z = act(z).to(y.dtype).permute(0, 2, 3, 1)  # b c t (h w) -> b t (h w) c
+        z = F.linear(z, self.proj_out.weight.squeeze(-1), self.proj_out.bias)
+        return x + frames_of_time(z.permute(0, 3, 1, 2), x)  # b t (h w) c -> (b t) c h w
+
+
+def group_norm_over_time(norm: nn.GroupNorm, x: Tensor, together: bool) -> Tensor:
+    """Group norm of x `b c t n` over all frames, at each of n pixels or over all of them `together`.
+
+    Sums over channels that are last in memory: a group norm of torch would want them first, and copy.
+    """
+    places, groups = (2, 3) if together else 2, (norm.num_groups, -1)
+    sums = x.sum(places, keepdim=True), x.square().sum(places, keepdim=True)  # b c 1 n, or b c 1 1
+    sums = [s.unflatten(1, groups).sum(2, keepdim=True) for s in sums]  # b g 1 1 n
+    mean, square = (s * (sums[0][0].numel() / x[0].numel()) for s in sums)
+    rate = (square - mean.square()).clamp(min=0).add(norm.eps).rsqrt()
+    weight, bias = (w.to(x.dtype).view(*groups, 1, 1) for w in (norm.weight, norm.bias))
+    scale = weight * rate  # b g k 1 n
+    return torch.addcmul((bias - mean * scale).flatten(1, 2), x, scale.flatten(1, 2))
 
 
 class AxisNorm(nn.Module):

@@ -115,7 +115,7 @@ def memory(frames: int = 32) -> dict[str, float]:
 @torch.inference_mode()
 def _peak(name: str, frames: int) -> float:
     denoiser(OURS, QUARTER | {"block_out_channels": (16, 16, 16, 16)})(
-        torch.zeros(1, 4, 8, 8, 8)
+        torch.zeros(1, 4, 8, 16, 16)
     )  # libraries
     gc.collect()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
