@@ -12,7 +12,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         prog="python -m lumiere.paperworld",
         description=__doc__,
-        epilog="In order: render, autoencoder, text, encode, base, preview, `lumiere.train`, motion.",
+        epilog="`make` does all: render, autoencoder, text, encode, base, preview, `lumiere.train`, motion.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     _add_render(commands.add_parser("render", help="draw scenes into a folder: pixels, loss weights, truths"))
@@ -37,6 +37,11 @@ def main(argv=None):
     _add_model(preview)
     preview.add_argument("--data", required=True, help="folder made by render")
     preview.set_defaults(do=_preview)
+    from .make import add_make_arguments, run_make
+
+    make = commands.add_parser("make", help="make the whole model from nothing, or go on making it")
+    add_make_arguments(make)
+    make.set_defaults(do=run_make)
     from .judge import add_judge_arguments, run_judge
 
     judge = commands.add_parser("judge", help="measure real renders or generated clips")

@@ -1,0 +1,153 @@
+"""The embedded model from nothing: every part in its order, with the time that each took.
+
+A part that was stopped goes on from its last checkpoint when `make` is called again; finished parts are not
+made again. `make.json` in the folder of the work tells which those are.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..train import Settings, faster_precision, show
+from .autoencoder import encode_dataset, train_autoencoder
+from .base import train_base
+from .dataset import render_dataset
+from .model_folder import load_text, load_vae, save_component, save_motion_of, save_preview
+from .text import train_text_encoder
+
+STILLS_SEED, CLIPS_SEED = 11, 12  # evaluation draws its scenes from another
+PREVIEW_PICTURES = 256
+DONE = "make.json"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much of everything: scenes to render, steps of each training, clips per step of the last one."""
+
+    stills: int
+    autoencoder: int
+    text: int
+    base: int
+    clips: int
+    frames: int
+    motion: int
+    batch: int
+    workers: int = 2
+
+
+BUDGETS = {
+    "tiny": Budget(
+        stills=64, autoencoder=4, text=20, base=4, clips=4, frames=16, motion=2, batch=2, workers=1
+    ),
+    "full": Budget(
+        stills=24_000, autoencoder=2800, text=400, base=4000, clips=12_000, frames=24, motion=10_000, batch=12
+    ),
+}
+
+
+class Maker:
+    """Makes the model in `model`, with data and checkpoints in `work`; `tell` is given a line per part."""
+
+    def __init__(self, model: str | Path, work: str | Path, budget: Budget, tell: Callable = print):
+        self.model, self.work, self.budget, self.tell = Path(model), Path(work), budget, tell
+        self.stills, self.clips = self.work / "stills", self.work / "clips"
+        self.parts = {
+            "stills, rendered": self._render_stills,
+            "autoencoder": self._autoencoder,
+            "text encoder": self._text,
+            "stills, encoded": self._encode_stills,
+            "base": self._base,
+            "preview": self._preview,
+            "clips, rendered": self._render_clips,
+            "clips, encoded": self._encode_clips,
+            "motion": self._motion,
+        }
+
+    def make(self) -> dict[str, float]:
+        """The seconds that each part took, those of attempts that raised something included."""
+        self.work.mkdir(parents=True, exist_ok=True)
+        log = self.work / DONE
+        spent = json.loads(log.read_text()) if log.exists() else {}
+        for name, part in self.parts.items():
+            entry = spent.setdefault(name, {"seconds": 0.0, "done": False})
+            if entry["done"]:
+                self.tell(f"{name}: there already, made in {_duration(entry['seconds'])}")
+                continue
+            began = time.monotonic()
+            try:
+                part()
+                entry["done"] = True
+            finally:
+                entry["seconds"] += time.monotonic() - began
+                log.with_suffix(".part").write_text(json.dumps(spent, indent=2) + "\n")
+                os.replace(log.with_suffix(".part"), log)
+            self.tell(f"{name}: {_duration(entry['seconds'])}")
+        return {name: entry["seconds"] for name, entry in spent.items()}
+
+    def _render_stills(self):
+        render_dataset(self.stills, self.budget.stills, 1, STILLS_SEED, workers=self.budget.workers)
+
+    def _autoencoder(self):
+        trained = train_autoencoder(self.stills, self.work / "autoencoder", self.budget.autoencoder)
+        save_component(self.model, "vae", trained)
+
+    def _text(self):
+        encoder, tokenizer = train_text_encoder(self.work / "text", self.budget.text)
+        save_component(self.model, "text_encoder", encoder)
+        save_component(self.model, "tokenizer", tokenizer)
+
+    def _encode_stills(self):
+        encode_dataset(self.stills, load_vae(self.model))
+
+    def _base(self):
+        trained = train_base(self.stills, *load_text(self.model), self.work / "base", self.budget.base)
+        save_component(self.model, "unet", trained)
+
+    def _preview(self):
+        pixels = np.load(self.stills / "pixels.npy", mmap_mode="r")
+        save_preview(self.model, pixels[:PREVIEW_PICTURES, 0])
+
+    def _render_clips(self):
+        b = self.budget
+        render_dataset(self.clips, b.clips, b.frames, CLIPS_SEED, workers=b.workers)
+
+    def _encode_clips(self):
+        encode_dataset(self.clips, load_vae(self.model))
+
+    def _motion(self):
+        settings = Settings(
+            model=str(self.model),
+            data=str(self.clips),
+            out=str(self.work / "motion"),
+            steps=self.budget.motion,
+            batch=self.budget.batch,
+            shift=4.0,
+            given=0.0,
+            precision=faster_precision(),
+        )
+        show(settings)
+        save_motion_of(self.model, settings.out)
+
+
+def add_make_arguments(parser):
+    parser.add_argument("--model", required=True, help="folder that the model is made in")
+    parser.add_argument("--work", default="runs/make", help="folder for data and checkpoints (%(default)s)")
+    parser.add_argument(
+        "--budget", choices=BUDGETS, default="full", help="tiny: minutes, to see that it works (%(default)s)"
+    )
+
+
+def run_make(args):
+    spent = Maker(args.model, args.work, BUDGETS[args.budget]).make()
+    print(f"{args.model} made in {_duration(sum(spent.values()))}")
+
+
+def _duration(seconds):
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
