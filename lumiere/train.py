@@ -12,29 +12,37 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator, PartialState
 from diffusers import DDIMScheduler
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from lumiere.clipfolder import Size, encode_clips
 from lumiere.conditioning import channels
+from lumiere.curves import plot_losses
 from lumiere.data import CAPTIONS, LATENTS, LatentClips
-from lumiere.folder import check, locate, read_json, read_limits
+from lumiere.folder import PREVIEW, check, locate, read_json, read_limits
 from lumiere.inflate import Lumiere
 from lumiere.loading import load_model, load_tokenizer
 from lumiere.motion import load_motion, save_motion
+from lumiere.optimizer import MatrixOptimizer, relative_rate
+from lumiere.pipeline import GenerationError, LumierePipeline
+from lumiere.preview import LatentPreview
+from lumiere.request import Request
 from lumiere.sampling import correlated
+from lumiere.video import write_clip
 
 PRECISIONS = ("no", "bf16")
 CHECKPOINT, METRICS, MOTION = "checkpoint.pt", "metrics.jsonl", "motion"
-DECAY = 0.3  # share of the steps, at the end, over which the learning rate falls to zero
+PLOT, SAMPLES = "loss.png", "samples"
+NOISE_CORRELATION = 0.9  # of fresh weights: what frames share, the base makes the same of in each of them
 RECENT = 100  # steps, whose mean loss is told
 
 
@@ -65,7 +73,9 @@ class Settings:
     space_time_depth: int = option(1, "such layers over all pixels and frames, after those over time")
     kernel: int = option(15, "frames that fresh convolutions over time see: far ones agree sooner if many")
     embedding_width: int = option(64, "hidden channels of the adapters of the embedding; 0 for none")
-    noise_correlation: float = option(0.5, "between frames, of fresh motion weights: 0 up to below 1")
+    noise_correlation: float | None = option(
+        None, "between frames, 0 up to below 1; for fresh weights 0.9 unless given, for others their own"
+    )
     batch: int = option(8, "clips per step, in all processes together")
     accumulation: int = option(1, "passes into which a process divides its part of a step, to save memory")
     learning_rate: float = option(0.02, "at its peak; it falls to zero over the last third of the steps")
@@ -78,6 +88,7 @@ class Settings:
     given: float = option(0.5, "share of clips of which a part is given; 0 for weights that take no such")
     subject_weight: float = option(3.0, "how much more the loss counts where the subject is")
     save_minutes: float = option(2.0, "between checkpoints")
+    sample_steps: int = option(1000, "between clips that are made of the first caption; 0 for none")
     seed: int = option(0, "of fresh weights and all that is drawn")
 
     def __post_init__(self):
@@ -96,12 +107,13 @@ class Settings:
         if not 0 <= self.given <= 1:
             raise ValueError(f"given must be from 0 to 1; received {self.given:g}.")
         for name in ("ema", "caption_dropout", "noise_correlation"):
-            if not 0 <= getattr(self, name) < 1:
+            if not 0 <= (getattr(self, name) or 0) < 1:
                 raise ValueError(f"{name} must be 0 or more and below 1; received {getattr(self, name):g}.")
         for name in (
             "learning_rate",
             "subject_weight",
             "save_minutes",
+            "sample_steps",
             "seed",
             "embedding_width",
             "space_time_depth",
@@ -128,6 +140,8 @@ def train(settings: Settings) -> Iterator[dict]:
         if trainer.step == settings.steps or time.monotonic() - saved >= 60 * settings.save_minutes:
             trainer.save()
             saved = time.monotonic()
+        if settings.sample_steps and trainer.step % settings.sample_steps == 0:
+            trainer.sample()
         yield metrics
     trainer.accelerator.end_training()  # lets go of the other processes
 
@@ -201,8 +215,41 @@ class Trainer:
                 os.fsync(file.fileno())
             os.replace(part, self.out / CHECKPOINT)
             save_motion(self.averaged, self.out / MOTION, self.facts())
+            lines = _metrics_until(self.out / METRICS, self.step)
+            plot_losses(*zip(*((line["step"], line["loss"]) for line in lines), strict=True), self.out / PLOT)
         except (OSError, RuntimeError) as error:  # a full disk is either, depending on who writes
             raise OSError(f"cannot save the step {self.step} in {self.out}: {error}.") from error
+
+    def sample(self) -> None:
+        """Writes a clip of the first caption, by the averaged weights and always from the same noise.
+
+        One that cannot be made or written is told of, and training goes on.
+        """
+        if not self.accelerator.is_main_process:
+            return
+        try:
+            pipeline, (height, width) = self._pipeline, self.clips.size
+            pixels = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)  # per latent
+            size = {"frames": self.settings.frames, "height": height * pixels, "width": width * pixels}
+            *_, result = pipeline.generate(Request(self.clips.texts[0][0], seed=0, **size))
+            (self.out / SAMPLES).mkdir(exist_ok=True)
+            write_clip(self.out / SAMPLES / f"{self.step:07}.mp4", result.frames, result.request.fps)
+        except (GenerationError, OSError, ValueError) as error:
+            print(f"no clip of step {self.step}: {error}", file=sys.stderr)
+
+    @cached_property
+    def _pipeline(self) -> LumierePipeline:
+        """Of the averaged weights, as they are."""
+        folder = locate(self.settings.model)
+        return LumierePipeline(
+            self.averaged,
+            load_model(folder, "vae", torch.float32).to(self.accelerator.device),
+            self.text_encoder,
+            self.tokenizer,
+            read_json(folder / "scheduler" / "scheduler_config.json"),
+            read_limits(folder, self.averaged.downsample_factor),
+            LatentPreview.load(folder / PREVIEW) if (folder / PREVIEW).is_file() else None,
+        )
 
     def resume(self) -> None:
         """Goes back to the checkpoint in `out`, when there is one; later lines of the metrics are dropped."""
@@ -272,6 +319,8 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(s.seed)
             lumiere = load_motion(base, s.init) if s.init else self._fresh(base)
+        if s.noise_correlation is not None:
+            lumiere.noise_correlation = s.noise_correlation
         if s.frames % lumiere.downsample_factor:
             raise ValueError(
                 f"Frames must be a multiple of {lumiere.downsample_factor}; received {s.frames}."
@@ -292,7 +341,7 @@ class Trainer:
             attn_inflation_kwargs=attention,
             given_channels=self.clips.channels + 1 if s.given else 0,
             embedding_width=s.embedding_width,
-            noise_correlation=s.noise_correlation,
+            noise_correlation=NOISE_CORRELATION,
         )
 
     def _gradients(self) -> float:
@@ -341,43 +390,6 @@ class Trainer:
     def _average(self, decay: float) -> None:
         ours, theirs = list(self.averaged.parameters()), list(self.lumiere.parameters())
         torch._foreach_lerp_(ours, theirs, 1 - decay)
-
-
-class MatrixOptimizer:
-    """Muon (Jordan et al. 2024) for weights, AdamW with a tenth of its rate for biases and gains.
-
-    The weights of a convolution are the matrix from all it sees to its channels. Muon learns motion from half
-    as many clips as AdamW does alone.
-    """
-
-    def __init__(self, parameters: Iterable[nn.Parameter]):
-        parameters = list(parameters)
-        self.weights = [weight for weight in parameters if weight.ndim > 1]
-        self.matrices = [weight.detach().flatten(1) for weight in self.weights]  # of the same memory
-        self.vectors = [vector for vector in parameters if vector.ndim <= 1]
-        self.muon = torch.optim.Muon(self.matrices, weight_decay=0.0)
-        self.adamw = torch.optim.AdamW(self.vectors, betas=(0.9, 0.99))
-
-    def step(self, rate: float) -> None:
-        """Moves all parameters by their gradients, which are gone afterwards."""
-        for matrix, weight in zip(self.matrices, self.weights, strict=True):
-            matrix.grad, weight.grad = weight.grad.flatten(1), None
-        for optimizer, share in ((self.muon, 1.0), (self.adamw, 0.1)):
-            optimizer.param_groups[0]["lr"] = share * rate
-            optimizer.step()
-            optimizer.zero_grad()
-
-    def state_dict(self) -> dict:
-        return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.muon.load_state_dict(state["muon"])
-        self.adamw.load_state_dict(state["adamw"])
-
-
-def relative_rate(step: int, steps: int, warmup: int, decay: float = DECAY) -> float:
-    """Learning rate of a step, 0 to steps - 1, relative to its peak: linear rise, constant, linear decay."""
-    return min(1.0, (step + 1) / warmup, (steps - step) / max(1.0, decay * steps))
 
 
 def noise_and_target(scheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
@@ -431,13 +443,14 @@ def parser() -> argparse.ArgumentParser:
     add("--out", required=True, help="folder of the run: checkpoint, metrics, and motion/, the result")
     add("--init", metavar="FOLDER", help="motion weights to start from, instead of fresh ones")
     for entry in fields(Settings)[4:]:
+        kind = float if entry.default is None else type(entry.default)
         add(
             f"--{entry.name.replace('_', '-')}",
-            type=type(entry.default),
+            type=kind,
             default=entry.default,
             choices=PRECISIONS if entry.name == "precision" else None,
-            metavar={int: "N", float: "X", str: None}[type(entry.default)],
-            help=f"{entry.metadata['help']} (%(default)s)",
+            metavar={int: "N", float: "X", str: None}[kind],
+            help=entry.metadata["help"] + (" (%(default)s)" if entry.default is not None else ""),
         )
     return text
 

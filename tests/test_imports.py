@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 ORDER = (
     "request folder layers places hooks inflate motion adapters conditioning windows preview video images "
-    "loading sampling pipeline models jobs data clipfolder train paperworld page __main__ app"
+    "loading sampling pipeline models jobs data clipfolder curves optimizer train paperworld page __main__ "
+    "app"
 ).split()
 WITHOUT_TORCH = ("app", "page", "request", "folder", "video")
 

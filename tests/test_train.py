@@ -18,20 +18,22 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from diffusers import DDIMScheduler, UNet2DConditionModel
+from PIL import Image
 from safetensors.torch import load_file
 
 from lumiere.data import write_captions
 from lumiere.loading import load_model
 from lumiere.motion import load_motion, read_facts
+from lumiere.optimizer import relative_rate
 from lumiere.train import (
     Settings,
     Trainer,
     main,
     noise_and_target,
-    relative_rate,
     train,
     weighted_error,
 )
+from lumiere.video import read_clip
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -140,8 +142,38 @@ def test_the_result_is_the_moving_average_and_can_be_trained_on(settings, tiny_m
     facts = read_facts(Path(made.out) / "motion")
     assert facts["steps"] == 3 and facts["clips_seen"] == 6 and facts["base"] == tiny_model.name
     assert facts["loss"] == pytest.approx(np.mean([line["loss"] for line in lines(made)]))
+    AcceleratorState._reset_state(reset_partial_state=True)
     continued = trainer(settings("continued", init=str(Path(made.out) / "motion")))
     assert same(continued.lumiere.state_dict(), saved)
+
+
+def test_the_noise_of_earlier_weights_is_kept_unless_another_is_asked_for(settings):
+    first, found = settings(steps=1, noise_correlation=0.25), []
+    list(train(first))
+    for name, given in (("kept", {}), ("changed", {"noise_correlation": 0.75})):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        continued = settings(name, steps=1, init=str(Path(first.out) / "motion"), **given)
+        list(train(continued))
+        described = json.loads((Path(continued.out) / "motion" / "motion.json").read_text())
+        found.append(described["noise_correlation"])
+    assert found == [0.25, 0.75]
+
+
+def test_losses_are_plotted_and_clips_are_made_on_the_way(settings):
+    made = settings(steps=4, sample_steps=2)
+    assert [metrics["step"] for metrics in train(made)] == [1, 2, 3, 4]
+    assert Image.open(Path(made.out) / "loss.png").size == (960, 540)
+    samples = sorted((Path(made.out) / "samples").iterdir())
+    assert [file.name for file in samples] == ["0000002.mp4", "0000004.mp4"]
+    assert read_clip(samples[0])[0].shape[0] == 8
+
+
+def test_a_clip_that_cannot_be_written_does_not_end_the_training(settings, capsys):
+    made = settings(steps=2, sample_steps=1)
+    Path(made.out).mkdir()
+    (Path(made.out) / "samples").write_text("in the way")
+    assert [metrics["step"] for metrics in train(made)] == [1, 2]
+    assert "no clip of step 1: " in capsys.readouterr().err
 
 
 def test_passes_add_up_to_the_step(settings):

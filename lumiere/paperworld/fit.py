@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from ..train import relative_rate
+from ..optimizer import relative_rate
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,75 @@
+"""The loss of a training as a picture."""
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+WIDTH, HEIGHT = 960, 540
+LEFT, RIGHT, TOP, BOTTOM = 80, 24, 44, 56  # margins, where axes are labelled
+SMOOTHED = 50  # points of the smooth curve, each the mean of as many losses
+PAPER, INK, GRID, SINGLE, SMOOTH = "#ffffff", "#333333", "#e4e4e4", "#c9d3e6", "#2456c4"
+
+
+def plot_losses(steps: Sequence[int], losses: Sequence[float], file: str | Path) -> None:
+    """Writes a PNG of the loss of each step, and of their means over a fiftieth of the run.
+
+    The upper one in a hundred of the losses may lie above the picture; what is not finite is left out. The
+    file appears whole or not at all. Raises ValueError without a finite loss.
+    """
+    steps, losses = np.asarray(steps, float), np.asarray(losses, float)
+    finite = np.isfinite(losses)
+    steps, losses = steps[finite], losses[finite]
+    if len(losses) == 0:
+        raise ValueError("There is no finite loss to plot.")
+    bottom, top = float(losses.min()), float(np.quantile(losses, 0.99))
+    margin = 0.05 * (top - bottom) or 0.05 * abs(top) or 1.0
+    axes = _Axes(steps[0], max(steps[-1], steps[0] + 1), bottom - margin, top + margin)
+    picture = Image.new("RGB", (WIDTH, HEIGHT), PAPER)
+    draw = ImageDraw.Draw(picture)
+    _draw_grid(draw, axes)
+    for x, y in zip(*axes.place(steps, losses), strict=True):
+        draw.point((x, y), SINGLE)
+        draw.ellipse((x - 1, y - 1, x + 1, y + 1), SINGLE)
+    parts = np.array_split(np.arange(len(losses)), min(SMOOTHED, len(losses)))
+    means = [(steps[part].mean(), losses[part].mean()) for part in parts]
+    draw.line(list(zip(*axes.place(*np.array(means).T), strict=True)), SMOOTH, width=3, joint="curve")
+    last = f"loss by step; the last {len(parts[-1])} have a mean of {means[-1][1]:.4f}"
+    draw.text((LEFT, 14), last, INK, font=ImageFont.load_default(18))
+    part = Path(file).with_name(f"{Path(file).name}.part")
+    picture.save(part, format="PNG")
+    os.replace(part, file)
+
+
+class _Axes:
+    """From steps and losses to pixels; what lies outside is put on the border."""
+
+    def __init__(self, first: float, last: float, low: float, high: float):
+        self.first, self.last, self.low, self.high = first, last, low, high
+
+    def place(self, steps, losses) -> tuple[np.ndarray, np.ndarray]:
+        across = (np.asarray(steps) - self.first) / (self.last - self.first)
+        up = np.clip((np.asarray(losses) - self.low) / (self.high - self.low), 0, 1)
+        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+
+
+def _draw_grid(draw: ImageDraw.ImageDraw, axes: _Axes) -> None:
+    font = ImageFont.load_default(14)
+    for loss in _round_numbers(axes.low, axes.high):
+        _, y = axes.place(axes.first, loss)
+        draw.line((LEFT, y, WIDTH - RIGHT, y), GRID)
+        draw.text((LEFT - 8, y), f"{loss:g}", INK, font=font, anchor="rm")
+    for step in _round_numbers(axes.first, axes.last):
+        x, _ = axes.place(step, axes.low)
+        draw.line((x, TOP, x, HEIGHT - BOTTOM), GRID)
+        draw.text((x, HEIGHT - BOTTOM + 8), f"{step:g}", INK, font=font, anchor="mt")
+
+
+def _round_numbers(low: float, high: float, about: int = 6) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten from low to high, `about` so many."""
+    power = 10 ** math.floor(math.log10((high - low) / about))
+    step = next(k * power for k in (1, 2, 5, 10) if k * power * about >= high - low)
+    return [round(k * step, 12) for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
