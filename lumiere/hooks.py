@@ -21,6 +21,7 @@ class Call(NamedTuple):
     batch_size: int
     rows: int  # of conditioning: one per clip or one per frame
     given: Tensor | None  # given channels, (b t) c h w
+    embedding: Tensor | None = None  # of timestep and text, (b d), for layers that take it
 
 
 class _Thread(threading.local):
@@ -86,7 +87,8 @@ def _current(token: object) -> Call | None:
 def _insert(module: nn.Module, args: tuple, output, *, token: object, kind: str, index: int):
     if call := _current(token):
         layer = getattr(call.lumiere, kind)[index]
-        return change_first(output, lambda x: layer(x, batch_size=call.batch_size))
+        told = {"embedding": call.embedding} if getattr(layer, "embedding_dim", 0) else {}
+        return change_first(output, lambda x: layer(x, batch_size=call.batch_size, **told))
 
 
 def _show_given(module: nn.Module, args: tuple, output: Tensor, *, token: object):

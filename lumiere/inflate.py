@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.checkpoint import checkpoint
@@ -112,6 +113,9 @@ class Lumiere(nn.Module):
             widths = places.embeddings.values() if embedding_width else ()
             adapters = (EmbeddingAdapter(width, embedding_width) for width in widths)
             self.embeddings = nn.ModuleList(adapters).to(self.dtype)
+        self.conditioned = any(getattr(layer, "embedding_dim", 0) for layer in (*self.convs, *self.attns))
+        if self.conditioned and not hasattr(model, "get_time_embed"):
+            raise ValueError(f"`embedding_dim` takes a UNet of diffusers; received a {type(model).__name__}.")
         self._attach()
         if not known:
             self._try(image, inputs)
@@ -124,6 +128,7 @@ class Lumiere(nn.Module):
         *,
         places: Places | None = None,
         at_input: bool = False,
+        conditioned: bool = False,
         **kwargs,
     ) -> "Lumiere":
         """Inflates a `UNet2DConditionModel` of diffusers; its coarsest level has `factor` times fewer frames.
@@ -132,12 +137,18 @@ class Lumiere(nn.Module):
         constructor; attention has one head per 64 channels unless `attn_inflation_kwargs` says otherwise.
         With `at_input` a convolution over time follows the first layer of the base, too. With `places` given,
         these tell where layers go and how time is resampled, and `factor` and `at_input` are not used.
+        With `conditioned`, convolutions and attentions are told timestep and text.
         """
         places = places or unet_places(unet, factor, at_input)
         if kwargs.get("attn_klass", AttentionInflationBlock) is AttentionInflationBlock:
             width = next(iter(places.attns.values()))
             heads = {"heads": max(1, width // 64), "dim_head": width // max(1, width // 64)}
             kwargs["attn_inflation_kwargs"] = heads | (kwargs.get("attn_inflation_kwargs") or {})
+        if conditioned:
+            text = unet.config.encoder_hid_dim or unet.config.cross_attention_dim
+            width = {"embedding_dim": unet.time_embedding.linear_2.out_features + text}
+            for name in ("conv_inflation_kwargs", "attn_inflation_kwargs"):
+                kwargs[name] = width | (kwargs.get(name) or {})
         kwargs |= {"unet_time_kwarg": "timestep", "channels": unet.config.in_channels}
         return cls(unet, image_size=None, conv_module_names=(), places=places, per_clip=True, **kwargs)
 
@@ -160,7 +171,11 @@ class Lumiere(nn.Module):
         kwargs, rows = self._conditioning(kwargs, b, t)
         images = video.transpose(1, 2).flatten(0, 1)  # b c t h w -> (b t) c h w
         given = images[:, self.channels :] if images.shape[1] > self.channels else None
-        with in_call(Call(self, self._token, b, rows, given)):
+        call = Call(self, self._token, b, rows, given)
+        if self.conditioned:
+            with in_call(call):
+                call = call._replace(embedding=self._embedding(images, kwargs, b))
+        with in_call(call):
             output = self.model(images[:, : self.channels].contiguous(), **kwargs)
         return change_first(output, lambda x: x.unflatten(0, (b, t)).transpose(1, 2).contiguous())
 
@@ -232,6 +247,17 @@ class Lumiere(nn.Module):
             # Every base wants as many timesteps as images; one that embeds them per clip drops the rest.
             kwargs[self.unet_time_kwarg] = to_rows(kwargs[self.unet_time_kwarg], b, b * t)
         return kwargs | residuals, rows
+
+    def _embedding(self, images: Tensor, kwargs: dict, b: int) -> Tensor:
+        """What layers are told of each clip, (b d): the embedding of timestep, the mean of text.
+
+        Not what the base makes of the text for its own blocks: for a still it matters little whether a thing
+        goes left or right. Each has the length 2, at which Muon moves a modulation about as fast as features.
+        """
+        unet, text = self.model, kwargs["encoder_hidden_states"]
+        time = unet.time_embedding(unet.get_time_embed(images, kwargs[self.unet_time_kwarg]))
+        told = torch.cat([2 * F.normalize(x.float(), dim=-1) for x in (time, text.mean(1))], dim=-1)
+        return told.to(time.dtype).unflatten(0, (b, -1)).mean(1)  # one row per clip, or one per frame
 
     def _given_columns(self) -> nn.Conv2d:
         conv = self.model.get_submodule(self.input_module_name)

@@ -20,12 +20,14 @@ from x_transformers.x_transformers import Attention, RMSNorm
 class TemporalLayer(nn.Module):
     """Brings what a layer is given into `(b t) c h w` and its result back; layers implement `over_time`."""
 
+    embedding_dim = 0  # channels of an embedding of each clip that the layer also takes; none but where said
+
     def __init__(self, channel_last: bool = False, time_dim: int | None = None):
         super().__init__()
         self.channel_last = channel_last
         self.time_dim = time_dim
 
-    def forward(self, x: Tensor, batch_size: int | None = None) -> Tensor:
+    def forward(self, x: Tensor, batch_size: int | None = None, embedding: Tensor | None = None) -> Tensor:
         if self.channel_last:
             x = x.movedim(-1, 1)  # b t h w c -> b c t h w, or (b t) h w c -> (b t) c h w
         is_clip = x.ndim == 5
@@ -42,13 +44,20 @@ class TemporalLayer(nn.Module):
             batch_size = x.shape[0] // self.time_dim
         if batch_size < 1 or x.shape[0] % batch_size:
             raise ValueError(f"{x.shape[0]} frames cannot be divided into {batch_size} equally long clips.")
-        x = self.over_time(x, batch_size)
+        if not self.embedding_dim:
+            x = self.over_time(x, batch_size)
+        elif embedding is None or embedding.shape != (batch_size, self.embedding_dim):
+            received = None if embedding is None else " x ".join(map(str, embedding.shape))
+            wanted = f"{batch_size} x {self.embedding_dim}"
+            raise ValueError(f"This layer takes an embedding of each clip, {wanted}; received {received}.")
+        else:
+            x = self.over_time(x, batch_size, embedding)
         if is_clip:
             x = x.unflatten(0, (batch_size, -1)).transpose(1, 2)  # (b t) c h w -> b c t h w
         return x.movedim(1, -1) if self.channel_last else x
 
-    def over_time(self, x: Tensor, b: int) -> Tensor:
-        """`(b t) c h w -> (b t') c h w`."""
+    def over_time(self, x: Tensor, b: int, embedding: Tensor | None = None) -> Tensor:
+        """`(b t) c h w -> (b t') c h w`; the embedding is there if the layer has an `embedding_dim`."""
         raise NotImplementedError
 
 
@@ -59,6 +68,10 @@ class ConvolutionInflationBlock(TemporalLayer):
     Checkpoints of lumiere-pytorch have that norm up to its version 0.0.22, and `norm="rms"` from 0.0.23 on.
     With `norm="clip"` it takes them over all pixels, too: what frames have in common at one pixel and not at
     another, which is all that there is to see in much noise, stays larger there.
+
+    With `embedding_dim` the layer takes the `embedding` (b, embedding_dim) of timestep and text of each clip,
+    too, which scales and shifts what that norm leaves (Perez et al. 2018, arXiv 1709.07871), at first by
+    nothing: which way a thing moves is in the text before it is in the pixels.
     """
 
     def __init__(
@@ -71,6 +84,7 @@ class ConvolutionInflationBlock(TemporalLayer):
         channel_last: bool = False,
         time_dim: int | None = None,
         norm: str = "group",
+        embedding_dim: int = 0,
     ):
         super().__init__(channel_last, time_dim)
         for size in (conv2d_kernel_size, conv1d_kernel_size):
@@ -93,9 +107,10 @@ class ConvolutionInflationBlock(TemporalLayer):
         self.proj_out = nn.Conv1d(dim, dim, 1)
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
-        self.norm = norm
+        self.norm, self.embedding_dim = norm, embedding_dim
+        self.modulation = zero_linear(embedding_dim, 2 * dim) if embedding_dim else None
 
-    def over_time(self, x: Tensor, b: int) -> Tensor:
+    def over_time(self, x: Tensor, b: int, embedding: Tensor | None = None) -> Tensor:
         conv, norm, act = self.temporal_conv
         y = rows_of_time(self.spatial_conv(x), b)  # (b t) c h w -> b c t (h w)
         y = F.conv2d(y, conv.weight.unsqueeze(-1), conv.bias, padding=(conv.padding[0], 0))
@@ -105,6 +120,9 @@ class ConvolutionInflationBlock(TemporalLayer):
             z = group_norm_over_time(norm, z, together=self.norm == "clip")
         else:
             z = norm(z)
+        if self.modulation is not None:
+            scale, shift = self.modulation(embedding).to(z.dtype)[:, :, None, None].chunk(2, dim=1)
+            z = torch.addcmul(shift, z, 1 + scale)  # b c t (h w)
         z = act(z).to(y.dtype).permute(0, 2, 3, 1)  # b c t (h w) -> b t (h w) c
         z = F.linear(z, self.proj_out.weight.squeeze(-1), self.proj_out.bias)
         return x + frames_of_time(z.permute(0, 3, 1, 2), x)  # b t (h w) c -> (b t) c h w
@@ -148,6 +166,8 @@ class AttentionInflationBlock(TemporalLayer):
 
     Beyond the paper, `space_time_depth` attentions follow over all pixels of all frames (of the window):
     where a thing is at one time excludes that it is elsewhere at another.
+
+    With `embedding_dim` an embedding of each clip is taken, as by the convolution, and added to all frames.
     """
 
     def __init__(
@@ -162,6 +182,7 @@ class AttentionInflationBlock(TemporalLayer):
         rotary: bool = False,
         window: int | None = None,
         space_time_depth: int = 0,
+        embedding_dim: int = 0,
         **attn_kwargs,
     ):
         super().__init__(channel_last, time_dim)
@@ -169,7 +190,8 @@ class AttentionInflationBlock(TemporalLayer):
             raise ValueError(f"`window` reaches at least 1 frame; received {window}.")
         half = attn_kwargs.get("dim_head", 64) // 4 * 2  # of the channels of a head, an even number
         self.turned = half if rotary else 0
-        self.window = window
+        self.window, self.embedding_dim = window, embedding_dim
+        self.modulation = zero_linear(embedding_dim, dim) if embedding_dim else None
         attn_kwargs = {"flash": True} | attn_kwargs  # the same sums, through scaled_dot_product_attention
 
         def layer() -> nn.Module:
@@ -182,12 +204,13 @@ class AttentionInflationBlock(TemporalLayer):
 
         self.temporal_attns = nn.ModuleList(layer() for _ in range(depth))
         self.space_time_attns = nn.ModuleList(layer() for _ in range(space_time_depth))
-        self.proj_out = nn.Linear(dim, dim)
-        nn.init.zeros_(self.proj_out.weight)
-        nn.init.zeros_(self.proj_out.bias)
+        self.proj_out = zero_linear(dim, dim)
 
-    def over_time(self, x: Tensor, b: int) -> Tensor:
-        y = rows_of_time(x, b).permute(0, 3, 2, 1).flatten(0, 1)  # (b t) c h w -> (b h w) t c
+    def over_time(self, x: Tensor, b: int, embedding: Tensor | None = None) -> Tensor:
+        y = rows_of_time(x, b).permute(0, 3, 2, 1)  # (b t) c h w -> b (h w) t c
+        if self.modulation is not None:
+            y = y + self.modulation(embedding).to(y.dtype)[:, None, None]
+        y = y.flatten(0, 1)  # b (h w) t c -> (b h w) t c
         frames = torch.arange(y.shape[1], device=y.device)
         arguments = self._positions(frames, len(frames))
         for attention in self.temporal_attns:
@@ -209,6 +232,13 @@ class AttentionInflationBlock(TemporalLayer):
         if self.window is not None and length > self.window + 1:
             arguments["attn_mask"] = (frames[:, None] - frames).abs() <= self.window
         return arguments
+
+
+def zero_linear(inputs: int, outputs: int) -> nn.Linear:
+    linear = nn.Linear(inputs, outputs)
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
 
 
 def rotary_angles(frames: Tensor, dim: int) -> Tensor:
@@ -245,9 +275,7 @@ class EmbeddingAdapter(nn.Module):
 
     def __init__(self, dim: int, width: int):
         super().__init__()
-        self.fn = nn.Sequential(nn.Linear(dim, width), nn.SiLU(), nn.Linear(width, dim))
-        nn.init.zeros_(self.fn[2].weight)
-        nn.init.zeros_(self.fn[2].bias)
+        self.fn = nn.Sequential(nn.Linear(dim, width), nn.SiLU(), zero_linear(width, dim))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.fn(x)

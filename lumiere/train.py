@@ -72,6 +72,7 @@ class Settings:
     attention_depth: int = option(2, "attention layers at each place of fresh motion weights")
     space_time_depth: int = option(1, "such layers over all pixels and frames, after those over time")
     kernel: int = option(15, "frames that fresh convolutions over time see: far ones agree sooner if many")
+    conditioned: int = option(1, "whether fresh layers are told timestep and text: 1 or 0")
     embedding_width: int = option(64, "hidden channels of the adapters of the embedding; 0 for none")
     noise_correlation: float | None = option(
         None, "between frames, 0 up to below 1; for fresh weights 0.9 unless given, for others their own"
@@ -120,6 +121,8 @@ class Settings:
         ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be 0 or more; received {getattr(self, name):g}.")
+        if self.conditioned not in (0, 1):
+            raise ValueError(f"conditioned is 1 or 0; received {self.conditioned}.")
         for name in ("shift", "gradient_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be above 0; received {getattr(self, name):g}.")
@@ -337,6 +340,7 @@ class Trainer:
             base,
             s.factor,
             at_input=True,
+            conditioned=bool(s.conditioned),
             conv_inflation_kwargs=convolution,
             attn_inflation_kwargs=attention,
             given_channels=self.clips.channels + 1 if s.given else 0,

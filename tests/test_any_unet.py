@@ -122,6 +122,7 @@ def test_the_signature_is_that_of_the_reference():
         ({"unet_time_kwarg": "t"}, "with t: TypeError"),
         ({"downsample_module_names": ["first"]}, "a clip of 2 frames does not pass"),
         ({"downsample_module_names": ["last"]}, "a clip of 2 frames does not pass"),
+        ({"conv_inflation_kwargs": {"embedding_dim": 8}}, "takes a UNet of diffusers; received a PlainUnet"),
         ({"conv_inflation_kwargs": {"groups": 5}}, "divide the 8 channels; received 5"),
     ],
 )

@@ -360,6 +360,29 @@ def test_adapters_of_the_embedding_start_as_nothing_and_reach_every_residual_lay
 
 
 @torch.no_grad()
+def test_conditioned_layers_are_told_timestep_and_text_of_their_clip(unet, inputs):
+    told, seen = trained(unet, at_input=True, conditioned=True), []
+    layers = [*told.convs, *told.attns]
+    for layer in layers:
+        layer.register_forward_pre_hook(
+            lambda _, args, kwargs: seen.append(kwargs["embedding"]), with_kwargs=True
+        )
+    video, timestep, text = inputs
+    result = told(video, timestep, text).sample
+    assert len(seen) == len(layers) and len({id(embedding) for embedding in seen}) == 1
+    time = unet.time_embedding(unet.time_proj(timestep))
+    expected = [2 * x / x.norm(dim=-1, keepdim=True) for x in (time, text.mean(1))]
+    torch.testing.assert_close(seen[0], torch.cat(expected, dim=-1))
+    assert told.kwargs["convs"]["embedding_dim"] == 64 + 16
+    per_frame = told(video, timestep, text.repeat_interleave(8, 0)).sample
+    torch.testing.assert_close(per_frame, result, atol=1e-5, rtol=1e-5)
+    alone = told(video[1:], timestep[1:], text[1:]).sample
+    torch.testing.assert_close(alone, result[1:], atol=1e-5, rtol=1e-5)
+    number = told(video[1:], 700, text[1:]).sample
+    torch.testing.assert_close(number, alone, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
 def test_a_layer_at_the_input_sees_what_is_given_and_nothing_of_the_base(unet, inputs):
     lumiere = trained(unet, at_input=True, given_channels=5)
     assert list(lumiere.places.convs)[0] == "conv_in" and lumiere.convs[0].proj_out.in_channels == 16
@@ -374,8 +397,9 @@ def test_a_layer_at_the_input_sees_what_is_given_and_nothing_of_the_base(unet, i
 
 
 @torch.no_grad()
-def test_compiles_as_one_graph(unet, inputs):
-    lumiere = trained(unet)
+@pytest.mark.parametrize("conditioned", [False, True])
+def test_compiles_as_one_graph(unet, inputs, conditioned):
+    lumiere = trained(unet, conditioned=conditioned)
     expected = lumiere(*inputs, return_dict=False)[0]
     torch._dynamo.reset()
     told = torch._dynamo.explain(lumiere)(*inputs, return_dict=False)

@@ -243,3 +243,28 @@ def test_attention_over_space_and_time_reaches_other_pixels_within_the_window():
     moved = (layer(changed) - layer(x)).abs().amax((0, 1))
     # Over time in the same pixel: two layers of reach 1; then once more, to all pixels.
     assert (moved[:4] == 0).all() and (moved[4:] > 1e-5).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **told: ConvolutionInflationBlock(dim=16, norm="clip", **told),
+        lambda **told: AttentionInflationBlock(dim=16, heads=2, dim_head=8, **told),
+    ],
+)
+def test_an_embedding_changes_its_own_clip_and_at_first_nothing(make):
+    plain, told = shaken(make()), make(embedding_dim=12)
+    missing, _ = told.load_state_dict(plain.state_dict(), strict=False)
+    assert {key.split(".")[0] for key in missing} == {"modulation"}
+    x, embedding = clip(b=2), torch.randn(2, 12)
+    torch.testing.assert_close(told(x, embedding=embedding), plain(x))
+    torch.nn.init.normal_(told.modulation.weight, std=0.3)
+    expected = told(x, embedding=embedding)
+    assert not torch.allclose(expected, plain(x), atol=1e-2)
+    other = torch.stack([embedding[0], -embedding[1]])
+    changed = (told(x, embedding=other) - expected).abs().amax((1, 2, 3, 4))
+    assert changed[0] < 1e-5 and changed[1] > 1e-2
+    for given, received in ((None, "None"), (embedding[:1], "1 x 12"), (embedding[:, :4], "2 x 4")):
+        with pytest.raises(ValueError, match=f"each clip, 2 x 12; received {received}"):
+            told(x, embedding=given)

@@ -40,6 +40,7 @@ def test_the_layers_are_made_again_as_they_were(unet, tmp_path):
         "attn_inflation_kwargs": {"depth": 2, "space_time_depth": 1, "heads": 2, "dim_head": 8},
         "downsample_kwargs": {"init": "bilinear"},
         "at_input": True,
+        "conditioned": True,
         "embedding_width": 4,
         "noise_correlation": 0.5,
     }
