@@ -127,3 +127,12 @@ def tiny_text_encoder(words: int) -> CLIPTextModel:
             pad_token_id=1,
         )
     )
+
+
+@pytest.fixture
+def fresh_accelerator():
+    """Accelerate keeps the precision of its first use in a process."""
+    yield
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)

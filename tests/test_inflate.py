@@ -398,8 +398,8 @@ def test_a_layer_at_the_input_sees_what_is_given_and_nothing_of_the_base(unet, i
 
 @torch.no_grad()
 @pytest.mark.parametrize("conditioned", [False, True])
-def test_compiles_as_one_graph(unet, inputs, conditioned):
-    lumiere = trained(unet, conditioned=conditioned)
+def test_compiles_as_one_graph(inputs, conditioned):
+    lumiere = trained(small_unet(), conditioned=conditioned)  # hooks that go meanwhile confuse the compiler
     expected = lumiere(*inputs, return_dict=False)[0]
     torch._dynamo.reset()
     told = torch._dynamo.explain(lumiere)(*inputs, return_dict=False)
