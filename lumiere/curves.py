@@ -32,7 +32,6 @@ def plot_losses(steps: Sequence[int], losses: Sequence[float], file: str | Path)
     draw = ImageDraw.Draw(picture)
     _draw_grid(draw, axes)
     for x, y in zip(*axes.place(steps, losses), strict=True):
-        draw.point((x, y), SINGLE)
         draw.ellipse((x - 1, y - 1, x + 1, y + 1), SINGLE)
     parts = np.array_split(np.arange(len(losses)), min(SMOOTHED, len(losses)))
     means = [(steps[part].mean(), losses[part].mean()) for part in parts]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..train import Settings, faster_precision, show
+from ..train import Settings, show
 from .autoencoder import encode_dataset, train_autoencoder
 from .base import train_base
 from .dataset import render_dataset
@@ -128,7 +128,6 @@ class Maker:
             batch=self.budget.batch,
             shift=4.0,
             given=0.0,
-            precision=faster_precision(),
         )
         show(settings)
         save_motion_of(self.model, settings.out)
