@@ -6,14 +6,17 @@ channels are the last axis of both. Parameter names are those of lumiere-pytorch
 fit.
 
 In channels-last memory a stack of images `(b t) c h w` and `b c t (h w)` are two views of the same numbers,
-and a convolution over time is a 2d convolution over the second view: one copy into that memory serves a
-layer. The result has the memory of what was given, for the sake of the base: on a CPU, group norm over
-groups of few channels is up to forty times slower in channels-last memory.
+and a convolution over time is a 2d convolution over the second view: one copy into that memory, before
+anything else, serves a layer. The result has the memory of what was given, for the sake of the base: on a
+CPU, group norm over groups of few channels is up to forty times slower in channels-last memory.
 """
+
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.amp import is_autocast_available
 from x_transformers.x_transformers import Attention, RMSNorm
 
 
@@ -111,36 +114,52 @@ class ConvolutionInflationBlock(TemporalLayer):
         self.modulation = zero_linear(embedding_dim, 2 * dim) if embedding_dim else None
 
     def over_time(self, x: Tensor, b: int, embedding: Tensor | None = None) -> Tensor:
-        conv, norm, act = self.temporal_conv
-        y = rows_of_time(self.spatial_conv(x), b)  # (b t) c h w -> b c t (h w)
-        y = F.conv2d(y, conv.weight.unsqueeze(-1), conv.bias, padding=(conv.padding[0], 0))
+        conv, norm, _ = self.spatial_conv
+        y = silu(norm(conv(x.contiguous(memory_format=torch.channels_last))))
+        y = rows_of_time(y, b)  # (b t) c h w -> b c t (h w)
+        conv, norm, _ = self.temporal_conv
+        y = F.conv2d(y, kernel_over_time(conv), conv.bias, padding=(conv.padding[0], 0))
         # In float32 at least: bfloat16 is slow on a CPU, and not exact.
-        z = y.to(torch.promote_types(y.dtype, torch.float32))
+        z = y.permute(0, 2, 3, 1).to(torch.promote_types(y.dtype, torch.float32))  # b t (h w) c
         if isinstance(norm, nn.GroupNorm):
             z = group_norm_over_time(norm, z, together=self.norm == "clip")
         else:
-            z = norm(z)
+            z = norm(z.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         if self.modulation is not None:
-            scale, shift = self.modulation(embedding).to(z.dtype)[:, :, None, None].chunk(2, dim=1)
-            z = torch.addcmul(shift, z, 1 + scale)  # b c t (h w)
-        z = act(z).to(y.dtype).permute(0, 2, 3, 1)  # b c t (h w) -> b t (h w) c
-        z = F.linear(z, self.proj_out.weight.squeeze(-1), self.proj_out.bias)
-        return x + frames_of_time(z.permute(0, 3, 1, 2), x)  # b t (h w) c -> (b t) c h w
+            scale, shift = self.modulation(embedding).to(z.dtype)[:, None, None].chunk(2, dim=-1)
+            z = torch.addcmul(shift, z, 1 + scale)  # b t (h w) c
+        z = silu(z).to(y.dtype).flatten(0, 1).mT  # b t (h w) c -> (b t) c (h w)
+        z = self.proj_out.weight.squeeze(-1) @ z  # in the memory of most bases, so that nothing is copied
+        return x + (z + self.proj_out.bias[:, None]).unflatten(2, x.shape[2:])
+
+
+def silu(x: Tensor) -> Tensor:
+    """In place where nothing has to be remembered for a gradient."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
 def group_norm_over_time(norm: nn.GroupNorm, x: Tensor, together: bool) -> Tensor:
-    """Group norm of x `b c t n` over all frames, at each of n pixels or over all of them `together`.
+    """Group norm of x `b t n c` over all frames, at each of n pixels or over all of them `together`.
 
-    Sums over channels that are last in memory: a group norm of torch would want them first, and copy.
+    The sums are products with ones, for which a CPU takes a tenth of the time of `sum`.
     """
-    places, groups = (2, 3) if together else 2, (norm.num_groups, -1)
-    sums = x.sum(places, keepdim=True), x.square().sum(places, keepdim=True)  # b c 1 n, or b c 1 1
-    sums = [s.unflatten(1, groups).sum(2, keepdim=True) for s in sums]  # b g 1 1 n
-    mean, square = (s * (sums[0][0].numel() / x[0].numel()) for s in sums)
+    b, t, n, c = x.shape
+    rows = x.flatten(1, 2) if together else x.flatten(2)  # b (t n) c, or b t (n c)
+    ones = x.new_ones(1, rows.shape[1])
+    with without_autocast(x):  # which would round what is multiplied
+        sums = [ones @ rows, ones @ rows.square()]
+    groups = (norm.num_groups, c // norm.num_groups)
+    sums = [s.view(b, 1, -1, *groups).sum(-1, keepdim=True) for s in sums]  # b 1 n g 1, or b 1 1 g 1
+    mean, square = (s / (rows.shape[1] * groups[1]) for s in sums)
     rate = (square - mean.square()).clamp(min=0).add(norm.eps).rsqrt()
-    weight, bias = (w.to(x.dtype).view(*groups, 1, 1) for w in (norm.weight, norm.bias))
-    scale = weight * rate  # b g k 1 n
-    return torch.addcmul((bias - mean * scale).flatten(1, 2), x, scale.flatten(1, 2))
+    weight, bias = (w.to(x.dtype).view(groups) for w in (norm.weight, norm.bias))
+    scale = weight * rate  # b 1 n g k
+    return torch.addcmul((bias - mean * scale).flatten(3), x, scale.flatten(3))
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager:
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if is_autocast_available(kind) else nullcontext()
 
 
 class AxisNorm(nn.Module):
@@ -304,7 +323,8 @@ class TemporalDownsample(TemporalLayer):
         y, padding = rows_of_time(x, b), 1  # (b t) c h w -> b c t (h w)
         if self.continues:
             y, padding = torch.cat((y[:, :, :1], y), dim=2), 0
-        y = F.conv2d(y, self.conv.weight.unsqueeze(-1), self.conv.bias, stride=(2, 1), padding=(padding, 0))
+        kernel = kernel_over_time(self.conv)
+        y = F.conv2d(y, kernel, self.conv.bias, stride=(2, 1), padding=(padding, 0))
         return frames_of_time(y, x)  # b c t/2 (h w) -> (b t/2) c h w
 
 
@@ -327,8 +347,8 @@ class TemporalUpsample(TemporalLayer):
         y, frames = rows_of_time(x, b), x.shape[0] // b  # (b t) c h w -> b c t (h w)
         if self.continues:
             y = torch.cat((y, y[:, :, -1:]), dim=2)
-        weight = self.conv.weight.unsqueeze(-1)
-        y = F.conv_transpose2d(y, weight, self.conv.bias, (2, 1), padding=(1, 0), output_padding=(1, 0))
+        kernel, bias = kernel_over_time(self.conv), self.conv.bias
+        y = F.conv_transpose2d(y, kernel, bias, (2, 1), padding=(1, 0), output_padding=(1, 0))
         return frames_of_time(y[:, :, : 2 * frames], x)  # b c 2t (h w) -> (b 2t) c h w
 
 
@@ -340,6 +360,11 @@ def init_kernel_(conv: nn.Conv1d | nn.ConvTranspose1d, kernels: dict[str, tuple]
         kernel = torch.tensor(kernels[init], dtype=conv.weight.dtype, device=conv.weight.device)
         conv.weight.copy_(torch.eye(conv.in_channels, device=conv.weight.device)[:, :, None] * kernel)
         conv.bias.zero_()
+
+
+def kernel_over_time(conv: nn.Conv1d | nn.ConvTranspose1d) -> Tensor:
+    """The kernel of a 2d convolution over rows of time; of any other memory torch would copy the rows, too."""
+    return conv.weight.unsqueeze(-1).contiguous(memory_format=torch.channels_last)
 
 
 def rows_of_time(x: Tensor, b: int) -> Tensor:
