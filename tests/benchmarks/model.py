@@ -36,8 +36,8 @@ SD15 = {
     "cross_attention_dim": 768,
     "attention_head_dim": 8,
 }
-# A quarter of the heads, too, each as wide as those of SD 1.5 (40, 80, 160): with 32 x 32 latents, attention then
-# has the same share of the work as in SD 1.5 with 64 x 64. EIGHT_HEADS is the same with heads of 10, 20 and 40.
+# A quarter of the heads, too, each as wide as those of SD 1.5 (40, 80, 160): with 32 x 32 latents, attention
+# then has the same share of the work as in SD 1.5 with 64 x 64. EIGHT_HEADS are 10, 20 and 40 wide.
 QUARTER = SD15 | {
     "sample_size": 32,
     "block_out_channels": (80, 160, 320, 320),
@@ -66,8 +66,7 @@ def denoiser(name: str, config: dict, dtype: torch.dtype = torch.float32) -> Cal
             config["block_out_channels"],
             motion_norm_num_groups=config.get("norm_num_groups", 32),
             motion_max_seq_length=128,
-            motion_num_attention_heads=config["attention_head_dim"],  # by this name, diffusers' number of heads
-            use_motion_mid_block=True,
+            motion_num_attention_heads=config["attention_head_dim"],  # in diffusers the number of heads
         )
         unet = UNetMotionModel.from_unet2d(base, adapter).to(dtype).eval().requires_grad_(False)
         return lambda x: unet(x, 500, text(x, len(x) * x.shape[2]), return_dict=False)[0]
