@@ -363,7 +363,7 @@ def init_kernel_(conv: nn.Conv1d | nn.ConvTranspose1d, kernels: dict[str, tuple]
 
 
 def kernel_over_time(conv: nn.Conv1d | nn.ConvTranspose1d) -> Tensor:
-    """The kernel of a 2d convolution over rows of time; in other memory it would have the rows copied, too."""
+    """The kernel of a 2d convolution over rows of time; in other memory it would have them copied, too."""
     return conv.weight.unsqueeze(-1).contiguous(memory_format=torch.channels_last)
 
 
