@@ -67,6 +67,7 @@ def denoiser(name: str, config: dict, dtype: torch.dtype = torch.float32) -> Cal
             motion_norm_num_groups=config.get("norm_num_groups", 32),
             motion_max_seq_length=128,
             motion_num_attention_heads=config["attention_head_dim"],  # in diffusers the number of heads
+            use_motion_mid_block=True,
         )
         unet = UNetMotionModel.from_unet2d(base, adapter).to(dtype).eval().requires_grad_(False)
         return lambda x: unet(x, 500, text(x, len(x) * x.shape[2]), return_dict=False)[0]
