@@ -75,6 +75,7 @@ class LumierePipeline:
         self.scheduler_config, self.limits = scheduler_config, limits
         weight = next(vae.parameters())
         self.device, self.dtype = weight.device, weight.dtype
+        self._tokenizing = threading.Lock()
         self.preview = (preview or LatentPreview.fit(vae, synthetic_pictures())).to(self.device)
 
     @classmethod
@@ -156,7 +157,7 @@ class LumierePipeline:
 
     def unknown_words(self, prompt: str) -> list[str]:
         """The words that the model will not see: not in its vocabulary, or past the end of what it takes."""
-        tokens = self.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        tokens = self._tokenize(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         room = self._text_length() - self.tokenizer.num_special_tokens_to_add()
         words = {}  # of which the keys are kept, once each and in order
         for place, (token, (start, end)) in enumerate(
@@ -170,7 +171,7 @@ class LumierePipeline:
     def encode_prompt(self, request: Request) -> Tensor:
         """Text states (1 n d), or with guidance (2 n d): of the negative prompt, then of the prompt."""
         texts = [request.prompt] if request.guidance == 1 else [request.negative_prompt, request.prompt]
-        tokens = self.tokenizer(
+        tokens = self._tokenize(
             texts, padding="max_length", truncation=True, max_length=self._text_length(), return_tensors="pt"
         )
         return self.text_encoder(tokens.input_ids.to(self.device))[0]
@@ -289,6 +290,11 @@ class LumierePipeline:
     def _pixels(self) -> int:
         """Pixels along one side of a latent."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def _tokenize(self, text: str | list[str], **options):
+        # One at a time: a fast tokenizer keeps padding and truncation in itself, set anew by every call.
+        with self._tokenizing:
+            return self.tokenizer(text, **options)
 
     def _text_length(self) -> int:
         """Tokens that the text encoder takes, start and end included."""

@@ -2,6 +2,7 @@
 
 import copy
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -325,6 +326,31 @@ def test_a_fresh_model_makes_a_still_clip_and_the_stored_one_a_moving_one(tiny_m
 def test_unknown_words(pipeline, prompt, words):
     # The text encoder takes 12 tokens, two of which are the start and the end.
     assert pipeline.unknown_words(prompt) == words
+
+
+def test_the_tokenizer_is_asked_one_thing_at_a_time(pipeline):
+    inside, met = threading.Lock(), []
+
+    class Tokenizer:  # of two threads within a call, one would have the padding of the other
+        def __call__(self, *args, **kwargs):
+            met.append(not inside.acquire(blocking=False))
+            time.sleep(0.01)
+            try:
+                return pipeline.tokenizer(*args, **kwargs)
+            finally:
+                inside.release()
+
+        def __getattr__(self, name: str):
+            return getattr(pipeline.tokenizer, name)
+
+    watched = copy.copy(pipeline)
+    watched.tokenizer = Tokenizer()
+    with ThreadPoolExecutor(4) as threads:
+        asked = [threads.submit(watched.unknown_words, "a dragon") for _ in range(8)]
+        asked += [threads.submit(watched.encode_prompt, Request("a cat")) for _ in range(8)]
+        for future in asked:
+            future.result()
+    assert met == [False] * 16
 
 
 def test_limits_follow_from_the_configs(pipeline):
