@@ -34,6 +34,8 @@ COMPONENTS = (
 )
 INDEX = "model_index.json"
 MOTION = ("motion.json", "motion.safetensors")
+MOTION_INDEX = "motion.safetensors.index.json"  # of the shards, where the weights are in several files
+SHARD = r"motion-\d{5}-of-\d{5}\.safetensors"
 PREVIEW = "preview.safetensors"
 
 
@@ -52,13 +54,14 @@ def locate(source: str | Path, revision: str | None = None, weights: bool = True
     wanted = [INDEX, PREVIEW, "tokenizer/*", MOTION[0], f"*/{MOTION[0]}"]
     wanted += [f"{part.name}/{part.config}" for part in COMPONENTS]
     if weights:
-        stems = {part.weights.removesuffix(".safetensors") for part in COMPONENTS if part.weights}
+        files = [*(part.weights for part in COMPONENTS if part.weights), MOTION[1]]
+        stems = {file.removesuffix(".safetensors") for file in files}
         shards = [
             f"*/{stem}{end}"
             for stem in sorted(stems)
             for end in ("-*.safetensors", ".safetensors.index.json")
         ]
-        wanted += [f"*/{stem}.safetensors" for stem in sorted(stems)] + shards + [f"*/{MOTION[1]}"]
+        wanted += [f"*/{stem}.safetensors" for stem in sorted(stems)] + shards
     try:
         return Path(snapshot_download(str(source), revision=revision, allow_patterns=wanted))
     except (OSError, ValueError) as error:
@@ -97,13 +100,26 @@ def component_class(folder: Path, name: str) -> str:
 def motion_folder(folder: Path, motion: str | Path | None = None) -> Path:
     """Where the motion weights are: `motion` if given, else `<folder>/motion`. Raises OSError if nowhere."""
     where = folder / "motion" if motion is None else Path(motion).expanduser()
-    missing = [name for name in MOTION if not (where / name).is_file()]
+    files = [where / MOTION[0], *motion_files(where)]
+    missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise FileNotFoundError(
-            f"there are no motion weights in {where} (no {' and no '.join(missing)}): "
+            f"there are no motion weights in {where} (no {' and no '.join(missing[:3])}): "
             "train some, or name their folder."
         )
     return where
+
+
+def motion_files(where: Path) -> list[Path]:
+    """The files that hold the numbers of motion weights: one, or the shards that their index names."""
+    index = where / MOTION_INDEX
+    if not index.is_file():
+        return [where / MOTION[1]]
+    shards = read_json(index).get("weight_map")
+    names = list(shards.values()) if isinstance(shards, dict) else []
+    if not names or not all(isinstance(name, str) and re.fullmatch(SHARD, name) for name in names):
+        raise OSError(f"{index} does not tell the shards of motion weights.")
+    return [where / name for name in sorted(set(names))]
 
 
 def read_limits(folder: Path, downsample_factor: int) -> Limits:

@@ -1,4 +1,7 @@
-"""Motion weights on disk: the numbers in `motion.safetensors`, what places them in `motion.json`."""
+"""Motion weights on disk: the numbers in `motion.safetensors`, what places them in `motion.json`.
+
+Large ones may be in shards instead, `motion-00001-of-00003.safetensors` and so on, with an index of keys.
+"""
 
 import json
 import os
@@ -6,9 +9,12 @@ from pathlib import Path
 
 import torch
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lumiere.folder import MOTION, MOTION_INDEX, motion_files
 from lumiere.inflate import Lumiere
 from lumiere.layers import (
     AttentionInflationBlock,
@@ -71,12 +77,17 @@ OPTIONS = {  # of `Lumiere.from_unet`, for each kind of layer: its class and the
 
 
 def save_motion(
-    lumiere: Lumiere, folder: str | Path, facts: dict | None = None, dtype: torch.dtype | None = None
+    lumiere: Lumiere,
+    folder: str | Path,
+    facts: dict | None = None,
+    dtype: torch.dtype | None = None,
+    shard_bytes: int | None = None,
 ) -> None:
     """Writes the motion weights of `lumiere` into `folder`, made when absent.
 
     `facts` is JSON data on where they come from (id of the base, steps, clips, ...); `read_facts` returns it.
-    The numbers are written bit by bit as they are, or rounded to `dtype`.
+    The numbers are written bit by bit as they are, or rounded to `dtype`; in one file, or in shards of at
+    most `shard_bytes` bytes of numbers each.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,20 +103,34 @@ def save_motion(
         "noise_correlation": lumiere.noise_correlation,
         "facts": facts or {},
     }
-    text = json.dumps(description, indent=2)
     state = lumiere.state_dict()
     weights = {key: value.to(dtype or value.dtype).contiguous() for key, value in state.items()}
+    split = split_torch_state_dict_into_shards(
+        weights,
+        filename_pattern=MOTION[1].replace(".", "{suffix}.", 1),
+        max_shard_size=shard_bytes or sum(value.nbytes for value in weights.values()) + 1,
+    )
     # Each file appears whole or not at all: a training that is cut off leaves weights that can be loaded.
-    save_file(weights, folder / "motion.safetensors.part")
-    os.replace(folder / "motion.safetensors.part", folder / "motion.safetensors")
-    (folder / "motion.json.part").write_text(text, encoding="utf-8")
-    os.replace(folder / "motion.json.part", folder / "motion.json")
+    stale = {MOTION[1], MOTION_INDEX, *(file.name for file in folder.glob("motion-*-of-*.safetensors"))}
+    shards = split.filename_to_tensors
+    for name, keys in shards.items():
+        save_file({key: weights[key] for key in keys}, folder / f"{name}.part")
+    texts = {MOTION[0]: description}
+    if split.is_sharded:
+        texts[MOTION_INDEX] = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+    for name, text in texts.items():
+        (folder / f"{name}.part").write_text(json.dumps(text, indent=2), encoding="utf-8")
+    for name in (*shards, *sorted(texts, reverse=True)):
+        os.replace(folder / f"{name}.part", folder / name)
+    for name in stale - shards.keys() - texts.keys():
+        (folder / name).unlink(missing_ok=True)
 
 
 def load_motion(unet: nn.Module, folder: str | Path) -> Lumiere:
     """Inflates a `UNet2DConditionModel` with the motion weights in `folder`, in the UNet's dtype and device.
 
-    Raises ValueError when they belong to another UNet, or when keys are missing, unexpected or misshapen.
+    Raises ValueError when they belong to another UNet, or when keys are missing, unexpected or misshapen, and
+    OSError when a file is missing, damaged, or holds NaN or inf.
     """
     folder = Path(folder)
     description = _read(folder)
@@ -125,8 +150,8 @@ def load_motion(unet: nn.Module, folder: str | Path) -> Lumiere:
         if kind in description["classes"]:  # there are none without temporal resampling
             options[klass] = CLASSES[description["classes"][kind]]
     lumiere = Lumiere.from_unet(unet, places=fitting[0], **options)
-    weights = load_file(folder / "motion.safetensors")
-    check_keys(weights, lumiere.state_dict(), f"motion.safetensors in {folder}")
+    weights = _read_weights(folder)
+    check_keys(weights, lumiere.state_dict(), f"{MOTION[1]} in {folder}")
     lumiere.load_state_dict(weights)
     return lumiere
 
@@ -136,8 +161,23 @@ def read_facts(folder: str | Path) -> dict:
     return _read(Path(folder))["facts"]
 
 
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    weights = {}
+    for file in motion_files(folder):
+        try:
+            weights |= load_file(file)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"the motion weights in {folder} lack {file.name}.") from None
+        except (SafetensorError, OSError) as error:
+            raise OSError(f"cannot read {file.name} in {folder}: {error}.") from error
+    for key, weight in weights.items():
+        if not weight.isfinite().all():
+            raise OSError(f"the motion weights in {folder} hold values that are not numbers, in {key}.")
+    return weights
+
+
 def _read(folder: Path) -> dict:
-    description = json.loads((folder / "motion.json").read_text(encoding="utf-8"))
+    description = json.loads((folder / MOTION[0]).read_text(encoding="utf-8"))
     found = description.get("format") if isinstance(description, dict) else None
     if found != FORMAT:
         raise ValueError(f"motion.json in {folder} has format {found}; this version reads format {FORMAT}.")

@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lumiere.folder import motion_folder
 from lumiere.inflate import Lumiere
 from lumiere.motion import load_motion, read_facts, save_motion
 from tests.test_inflate import small_unet, trained
@@ -67,6 +68,73 @@ def test_rounded_weights_are_smaller_and_load_in_the_dtype_of_the_base(unet, sav
     loaded = load_motion(unet, tmp_path / "half").state_dict()
     for key, weight in lumiere.state_dict().items():
         assert loaded[key].dtype == torch.float32 and torch.equal(loaded[key], weight.half().float())
+
+
+@pytest.fixture
+def sharded(saved, tmp_path):
+    """The same weights in shards, in place of one file that was there before."""
+    lumiere, _ = saved
+    save_motion(lumiere, tmp_path / "shards")
+    save_motion(lumiere, tmp_path / "shards", shard_bytes=20_000)
+    return lumiere, tmp_path / "shards"
+
+
+def test_shards_hold_the_same_bits_in_files_that_are_small(unet, sharded):
+    lumiere, folder = sharded
+    names = sorted(path.name for path in folder.iterdir())
+    shards = [name for name in names if "-of-" in name]
+    count = len(shards)
+    assert count > 2 and shards == [f"motion-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
+    assert names == sorted([*shards, "motion.json", "motion.safetensors.index.json"])
+    index = json.loads((folder / "motion.safetensors.index.json").read_text())
+    state, numbers = lumiere.state_dict(), {}
+    for name in shards:
+        tensors = load_file(folder / name)
+        numbers |= tensors
+        assert [key for key in tensors if index["weight_map"][key] != name] == []
+        assert sum(tensor.nbytes for tensor in tensors.values()) <= 20_000 or len(tensors) == 1
+    assert index["metadata"]["total_size"] == sum(weight.nbytes for weight in state.values())
+    loaded = load_motion(unet, folder).state_dict()
+    assert loaded.keys() == state.keys() == numbers.keys()
+    assert all(torch.equal(loaded[key], weight) for key, weight in state.items())
+
+
+def test_no_shard_stays_beside_what_is_saved_later(unet, sharded):
+    lumiere, folder = sharded
+    save_motion(lumiere, folder, shard_bytes=60_000)
+    fewer = {path.name.split("-of-")[1] for path in folder.glob("motion-*")}
+    assert len(fewer) == 1
+    save_motion(lumiere, folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["motion.json", "motion.safetensors"]
+
+
+def test_broken_shards_are_refused_in_words(unet, sharded):
+    _, folder = sharded
+    index, first = folder / "motion.safetensors.index.json", sorted(folder.glob("motion-*"))[0]
+    whole, text = first.read_bytes(), index.read_text()
+    first.write_bytes(whole[:-10])
+    with pytest.raises(OSError, match=f"cannot read {first.name} in "):
+        load_motion(unet, folder)
+    first.write_bytes(whole)
+    tensors = load_file(first)
+    save_file({key: torch.full_like(tensor, torch.nan) for key, tensor in tensors.items()}, first)
+    with pytest.raises(OSError, match="values that are not numbers, in "):
+        load_motion(unet, folder)
+    first.unlink()
+    with pytest.raises(OSError, match=f"lack {first.name}"):
+        load_motion(unet, folder)
+    with pytest.raises(OSError, match=f"no motion weights in .* \\(no {first.name}\\)"):
+        motion_folder(folder.parent, folder)
+    first.write_bytes(whole)
+    assert motion_folder(folder.parent, folder) == folder
+    for shards in ({"a": "../motion-00001-of-00002.safetensors"}, {"a": 1}, {}, []):
+        index.write_text(json.dumps({"weight_map": shards}))
+        with pytest.raises(OSError, match="does not tell the shards"):
+            load_motion(unet, folder)
+    keys = json.loads(text)["weight_map"]
+    index.write_text(json.dumps({"weight_map": {k: v for k, v in keys.items() if v != first.name}}))
+    with pytest.raises(ValueError, match=r"\d+ missing"):
+        load_motion(unet, folder)
 
 
 def test_keys_that_do_not_fit_are_an_error_that_lists_the_first(unet, saved):

@@ -15,7 +15,7 @@ from ..preview import LatentPreview
 from .autoencoder import to_tensor
 from .base import new_scheduler
 
-SHARD, MOTION = "9MB", "motion"
+SHARD_BYTES, MOTION = 9_000_000, "motion"
 INDEX = {
     "_class_name": "StableDiffusionPipeline",
     "_diffusers_version": "0.38.0",
@@ -37,7 +37,7 @@ def save_component(folder, name, component):
     folder.mkdir(parents=True, exist_ok=True)
     if name == "unet":
         component = copy.deepcopy(component).half()
-    sharded = {"max_shard_size": SHARD} if name == "unet" else {}
+    sharded = {"max_shard_size": SHARD_BYTES} if name == "unet" else {}
     component.save_pretrained(folder / name, **sharded)
     new_scheduler().save_pretrained(folder / "scheduler")
     (folder / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n")
@@ -58,7 +58,8 @@ def load_text(folder):
 def save_motion_of(folder, run):
     """Put the motion weights that a run of lumiere.train made into the folder, in half precision."""
     base, motion = load_model(Path(folder), "unet", torch.float32), Path(run) / MOTION
-    save_motion(load_motion(base, motion), Path(folder) / MOTION, read_facts(motion), torch.float16)
+    lumiere = load_motion(base, motion)
+    save_motion(lumiere, Path(folder) / MOTION, read_facts(motion), torch.float16, SHARD_BYTES)
 
 
 def save_preview(folder, pixels):
