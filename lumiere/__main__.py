@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from . import models
-from .images import fit, fit_mask, read_image
-from .request import FPS, GUIDANCE, SCHEDULERS, SEED, STEPS, Request
+from .images import read_image
+from .request import FPS, GUIDANCE, SCHEDULERS, SEED, STEPS, Limits, Request
 from .video import read_clip, write_clip
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130  # exit statuses
@@ -24,9 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         request = asked(options)
         # Only now what takes seconds to load: torch, then the weights.
-        request, given, before = given_pixels(options, request)
+        prepared = given_pixels(options, request)
         pipeline = models.get(options.model, options.device)
-        return make(pipeline, request, Path(options.output or f"lumiere-{request.seed}.mp4"), given, before)
+        return make(pipeline, prepared, Path(options.output or f"lumiere-{request.seed}.mp4"))
     except ValueError as refusal:
         return say(refusal, REFUSED)
     except (OSError, RuntimeError) as failure:
@@ -66,10 +66,15 @@ def parser() -> argparse.ArgumentParser:
     source.add_argument(
         "--image", metavar="FILE", help="the first frame; with --mask a picture that moves there"
     )
-    source.add_argument("--video", metavar="FILE", help="a clip that is made anew where --mask is white")
+    source.add_argument(
+        "--video", metavar="FILE", help="a clip that is made anew where --mask is white, or with a --strength"
+    )
     source.add_argument("--continue", dest="beginning", metavar="FILE", help="a clip that goes on")
     group.add_argument("--last-image", metavar="FILE", help="the last frame, besides --image")
     group.add_argument("--mask", metavar="FILE", help="a picture, white where the clip is made anew")
+    group.add_argument(
+        "--strength", type=float, metavar="X", help="how much of --video is made anew, above 0 to 1 (1)"
+    )
     add("--model", metavar="NAME", help=f"{', '.join(models.MODELS)}, folder or hub id (${models.VARIABLE})")
     add("--device", metavar="NAME", help="cuda, mps or cpu; the first there is unless given")
     return text
@@ -87,6 +92,7 @@ def asked(options: argparse.Namespace) -> Request:
         "scheduler": model.scheduler,
     }
     values |= {name: value for name, value in vars(options).items() if value is not None}
+    values["mode"] = mode(options)
     request = Request(**{name: values[name] for name in Request.__dataclass_fields__ if name in values})
     if options.output is not None:
         output = Path(options.output)
@@ -97,49 +103,51 @@ def asked(options: argparse.Namespace) -> Request:
     return request.check(limits).with_seed()
 
 
-def given_pixels(options: argparse.Namespace, request: Request) -> tuple[Request, object, np.ndarray | None]:
-    """The request, the pixels that its clip should have, if any, and the frames to put before it.
-
-    A clip that is made anew has as many frames as the file, unless fewer are asked for. Raises ValueError.
-    """
-    image, last, video, beginning, mask = (
-        getattr(options, name) for name in ("image", "last_image", "video", "beginning", "mask")
-    )
-    if last and (not image or mask):
+def mode(options: argparse.Namespace) -> str:
+    """What the given files ask for, one of `MODES` in request.py. Raises ValueError where they do not fit."""
+    if options.last_image and (not options.image or options.mask):
         raise ValueError("a last image goes with a first one, --image, and without --mask.")
-    if mask and not (image or video):
+    if options.mask and not (options.image or options.video):
         raise ValueError("a mask goes with --image or --video: received neither.")
-    if video and not mask:
-        raise ValueError("a video is made anew where a mask says so: --mask is missing.")
-    if not (image or video or beginning):
-        return request, None, None
-    from . import conditioning
+    if options.video and not options.mask and options.strength is None:
+        raise ValueError("a video is made anew in a --mask, or with a --strength: both are missing.")
+    if options.image:
+        return "cinemagraph" if options.mask else "images" if options.last_image else "image"
+    if options.video:
+        return "inpaint" if options.mask else "video"
+    return "continue" if options.beginning else "text"
 
-    size = request.height, request.width
-    wanted = fit_mask(read_image(mask), *size) if mask else None
-    if image:
-        first = fit(read_image(image)[None], *size)[0]
-        if mask:
-            return request, conditioning.moving_picture(first, wanted, request.frames), None
-        last = fit(read_image(last)[None], *size)[0] if last else None
-        return request, conditioning.images(first, last, request.frames), None
-    clip = fit(read_clip(video or beginning)[0], *size)
-    if beginning:
-        given = conditioning.continuation(clip, request.frames)
-        return request, given, clip[: -given.mask.any((1, 2)).sum()]
+
+def given_pixels(options: argparse.Namespace, request: Request):
+    """The request with what is in the given files, as `modes.Prepared`. Raises ValueError.
+
+    A clip that is made anew has as many frames as the file, unless fewer are asked for.
+    """
+    from . import modes
+
     limits = models.limits(options.model)
-    if options.frames is None:
-        factor = limits.downsample_factor
-        request = replace(request, frames=len(clip) // factor * factor).check(limits)
-    if request.frames > len(clip):
-        raise ValueError(f"the video has {len(clip)} frames: {request.frames} were asked for.")
-    return request, conditioning.inpainting(clip[: request.frames], wanted), None
+    if request.mode in ("inpaint", "video") and options.frames is None:
+        request = replace(request, frames=longest(request, limits))
+    clip = options.video or options.beginning
+    frames = read_clip(clip, max_frames=limits.max_frames)[0] if clip else None
+    if options.video and options.frames and options.frames > len(frames):
+        raise ValueError(f"the video has {len(frames)} frames: {options.frames} were asked for.")
+    pictures = (file and read_image(file) for file in (options.image, options.last_image, options.mask))
+    image, last_image, region = pictures
+    return modes.prepare(request, modes.Sources(image, last_image, frames, region), limits)
 
 
-def make(pipeline, request: Request, output: Path, given=None, before: np.ndarray | None = None) -> int:
-    """Runs the request under a progress bar and writes the clip, after Ctrl-C as far as it was predicted."""
+def longest(request: Request, limits: Limits) -> int:
+    """The most frames of this size that the model can be asked for."""
+    most = min(limits.max_frames, limits.max_pixels // (request.height * request.width))
+    return most // limits.downsample_factor * limits.downsample_factor
+
+
+def make(pipeline, prepared, output: Path) -> int:
+    """Runs a `modes.Prepared` under a progress bar and writes its clip, after Ctrl-C as far as predicted."""
     from tqdm import tqdm
 
+    request, before = prepared.request, prepared.before
     ignored = pipeline.unknown_words(request.prompt)
     if ignored:
         say(f"ignored, because the model does not know or cannot take them: {', '.join(ignored)}.")
@@ -152,8 +160,8 @@ def make(pipeline, request: Request, output: Path, given=None, before: np.ndarra
     usual = signal.signal(signal.SIGINT, on_interrupt)
     form = "step {n_fmt} of {total_fmt} |{bar:30}| {rate_inv_fmt}, {remaining} left"
     try:
-        with tqdm(total=request.steps, unit="step", bar_format=form) as bar:
-            for item in pipeline.generate(request, stop, given):
+        with tqdm(total=request.steps_run, unit="step", bar_format=form) as bar:
+            for item in pipeline.generate(request, stop, prepared.given):
                 if hasattr(item, "frames"):
                     result = item
                 else:
@@ -168,7 +176,8 @@ def make(pipeline, request: Request, output: Path, given=None, before: np.ndarra
     print(settings(request))
     if not result.stopped:
         return 0
-    return say(f"stopped after step {result.steps_done} of {request.steps}: a first impression.", INTERRUPTED)
+    told = f"stopped after step {result.steps_done} of {request.steps_run}: a first impression."
+    return say(told, INTERRUPTED)
 
 
 def settings(request: Request) -> str:
@@ -178,7 +187,7 @@ def settings(request: Request) -> str:
             f"seed {request.seed}",
             f"{request.frames} frames at {request.fps} fps ({request.frames / request.fps:.3g} s)",
             f"{request.width} x {request.height}",
-            f"{request.steps} steps",
+            f"{request.steps} steps" + (f" from {request.strength:g}" if request.strength < 1 else ""),
             f"guidance {request.guidance:g}",
             request.scheduler,
         )

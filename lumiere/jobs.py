@@ -126,7 +126,7 @@ class Job:
                 if self._abandoned.is_set():
                     break
                 if hasattr(item, "frames"):
-                    return Update(step=item.steps_done, steps=item.request.steps, result=item, ended=True)
+                    return Update(step=item.steps_done, steps=item.request.steps_run, result=item, ended=True)
                 times.append(time.monotonic())
                 pace = (times[-1] - times[0]) / (len(times) - 1)
                 self._tell(Update(0, item.step, item.steps, pace, self._preview(item)))

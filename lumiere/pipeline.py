@@ -121,7 +121,8 @@ class LumierePipeline:
         """Yields a `Progress` after each step, a `Result` last. On the CPU a seed always gives the same bits.
 
         given: pixels that the clip should have (see conditioning.py). Motion weights that were trained with
-        such see them from the first step on; all others have them put into their predictions.
+        such see them from the first step on; all others have them put into their predictions. With a strength
+        below 1 the clip begins as the given frames, all of them, with noise (`Request.steps_run` steps).
 
         stop: looked at before every step. The clip predicted by the last finished step becomes the result;
         without a finished step there is none. Raises ValueError at once for what this model cannot do, and
@@ -132,28 +133,32 @@ class LumierePipeline:
         if given is not None and not given.frames.shape[:3] == given.mask.shape == shape:
             asked, received = (" x ".join(map(str, x)) for x in (shape, given.frames.shape[:3]))
             raise ValueError(f"given frames must be those asked for, {asked}: received {received}.")
+        if request.strength < 1 and given is None:
+            raise ValueError(f"strength {request.strength:g} needs a clip to begin with: received none.")
         return self._run(request, getattr(stop, "is_set", stop) or (lambda: False), given)
 
     def _run(
         self, request: Request, stopped: Callable[[], bool], given: Given | None
     ) -> Iterator[Progress | Result]:
         began = time.monotonic()
-        known = self.encode_given(given) if given else None
+        known = self.encode_given(given, whole=request.strength < 1) if given else None
         text = self.encode_prompt(request)
         generator = torch.Generator().manual_seed(request.seed)
         noise = self._noise(request, generator)
         correlation = self.lumiere.noise_correlation
-        sampler = Sampler(request.scheduler, self.scheduler_config, request.steps, generator, correlation)
-        sample, clean, done = sampler.start(noise), None, 0
+        config, steps = self.scheduler_config, request.steps_run
+        sampler = Sampler(request.scheduler, config, request.steps, generator, correlation, last=steps)
+        sample = sampler.start(noise, known[0] if request.strength < 1 else None)
+        clean, done = None, 0
         for timestep in sampler.timesteps:
             if stopped():
                 break
             sample, clean = self._step(sampler, sample, timestep, text, request.guidance, known)
             done += 1
-            yield Progress(done, request.steps, time.monotonic() - began, partial(self.preview, clean))
+            yield Progress(done, steps, time.monotonic() - began, partial(self.preview, clean))
         if clean is not None:
-            frames = self.decode(sample if done == request.steps else clean)
-            yield Result(frames, request, done, done < request.steps, time.monotonic() - began)
+            frames = self.decode(sample if done == steps else clean)
+            yield Result(frames, request, done, done < steps, time.monotonic() - began)
 
     def unknown_words(self, prompt: str) -> list[str]:
         """The words that the model will not see: not in its vocabulary, or past the end of what it takes."""
@@ -177,12 +182,15 @@ class LumierePipeline:
         return self.text_encoder(tokens.input_ids.to(self.device))[0]
 
     @torch.inference_mode()
-    def encode_given(self, given: Given) -> tuple[Tensor, Tensor]:
-        """Scaled latents, float32 (1 c t h w), and which of them are given, bool (t h w)."""
+    def encode_given(self, given: Given, whole: bool = False) -> tuple[Tensor, Tensor]:
+        """Scaled latents, float32 (1 c t h w), and which of them are given, bool (t h w).
+
+        whole: all frames are encoded, and not only those of which something is given.
+        """
         mask = to_latents(torch.from_numpy(given.mask), self._pixels)
         shape = (len(mask), self.vae.config.latent_channels, *mask.shape[1:])
         latents = torch.zeros(shape, device=self.device)
-        for frame in mask.flatten(1).any(1).nonzero().flatten().tolist():
+        for frame in range(len(mask)) if whole else mask.flatten(1).any(1).nonzero().flatten().tolist():
             pixels = torch.from_numpy(given.frames[frame]).permute(2, 0, 1)[None]  # h w c -> 1 c h w
             pixels = (pixels / 127.5 - 1).to(self.device, self.dtype)
             mean = self.vae.encode(pixels).latent_dist.mean.float()

@@ -11,6 +11,8 @@ import secrets
 import unicodedata
 from dataclasses import asdict, dataclass, fields, replace
 
+# What a clip is made from besides the prompt; modes.py turns it into given pixels.
+MODES = ("text", "image", "images", "inpaint", "cinemagraph", "continue", "video")
 SCHEDULERS = ("ddim", "dpm++ 2m", "euler", "euler a", "unipc", "lcm")
 
 STEPS = (1, 150)  # past this no scheduler changes the clip, and a public page must bound the work of one job
@@ -45,7 +47,9 @@ class Request:
     prompt: 1 to 2000 characters, not blank; negative_prompt: 0 to 2000. frames, height, width: whole numbers,
     whose range depends on the model and is left to `check`. fps: 1 to 60. steps: 1 to 150. guidance: 0 to 30,
     where 1 means none. scheduler: one of `SCHEDULERS`. seed: 0 to 2**32 - 1, or None for a random one
-    (`with_seed`). strength: above 0, at most 1. Where a float is asked an int will do, never a bool or text.
+    (`with_seed`). strength: above 0, at most 1; below 1 the clip begins as a given one with noise, and only
+    that share of the steps is run. mode: one of `MODES`. Where a float is asked an int will do, never a bool
+    or text.
 
     Raises ValueError for anything else.
     """
@@ -61,6 +65,7 @@ class Request:
     scheduler: str = "dpm++ 2m"
     seed: int | None = None
     strength: float = 1.0
+    mode: str = "text"
 
     def __post_init__(self):
         _check_text("prompt", self.prompt)
@@ -82,13 +87,18 @@ class Request:
             raise ValueError(
                 f"strength must be a number above 0 and at most 1: received {_received(self.strength)}."
             )
-        if type(self.scheduler) is not str or self.scheduler not in SCHEDULERS:
-            raise ValueError(
-                f"scheduler must be one of {', '.join(SCHEDULERS)}: received {_received(self.scheduler)}."
-            )
+        for name, known in (("scheduler", SCHEDULERS), ("mode", MODES)):
+            value = getattr(self, name)
+            if type(value) is not str or value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}: received {_received(value)}.")
         # Equal requests are saved alike: an int accepted as a number becomes the float it stands for.
         object.__setattr__(self, "guidance", float(self.guidance))
         object.__setattr__(self, "strength", float(self.strength))
+
+    @property
+    def steps_run(self) -> int:
+        """How many of the steps are run: all of them at full strength, and one at least."""
+        return max(1, round(self.steps * self.strength))
 
     def check(self, limits: Limits) -> "Request":
         """Returns self when the model with these limits can do it; raises ValueError when not."""

@@ -18,23 +18,39 @@ class Sampler:
 
     name: one of `SCHEDULERS` in request.py. config: the model's scheduler config. steps: 1 to 150.
     generator: on the CPU; "euler a" and "lcm" draw their noise from it. correlation: of the noise between
-    frames, see `correlated`. All latents are float32 `b c t h w`.
+    frames, see `correlated`. last: how many of the steps are run, those with the least noise; all unless
+    given. All latents are float32 `b c t h w`.
     """
 
     def __init__(
-        self, name: str, config: dict, steps: int, generator: torch.Generator, correlation: float = 0.0
+        self,
+        name: str,
+        config: dict,
+        steps: int,
+        generator: torch.Generator,
+        correlation: float = 0.0,
+        last: int | None = None,
     ):
         self._scheduler = CLASSES[name].from_config(config, **_overrides(config))
         self._draws = {"generator": generator} if name in STOCHASTIC else {}
         grid = {"original_inference_steps": _lcm_grid(self._scheduler, steps)} if name == "lcm" else {}
         self._scheduler.set_timesteps(steps, **grid)
         _drop_surplus(self._scheduler, steps)
-        self.timesteps = self._scheduler.timesteps
+        skipped = steps - (last or steps)
+        self.timesteps = self._scheduler.timesteps[skipped:]
+        if skipped and hasattr(self._scheduler, "set_begin_index"):
+            self._scheduler.set_begin_index(skipped)
         self._correlation = correlation
 
-    def start(self, noise: Tensor) -> Tensor:
-        """Unit noise, independent between frames, as this scheduler's first sample."""
-        return correlated(noise, self._correlation) * self._scheduler.init_noise_sigma
+    def start(self, noise: Tensor, clean: Tensor | None = None) -> Tensor:
+        """The first sample, from unit noise that is independent between frames.
+
+        clean: scaled latents to begin with (SDEdit, Meng et al. 2022): as noisy as the first step expects.
+        """
+        noise = correlated(noise, self._correlation)
+        if clean is None:
+            return noise * self._scheduler.init_noise_sigma
+        return self._scheduler.add_noise(clean, noise, self.timesteps[:1])
 
     def model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
         """The sample as the model was trained to see it: alpha * clean + sigma * noise."""

@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 ORDER = (
     "request folder layers places hooks inflate motion adapters conditioning windows preview video images "
-    "loading sampling pipeline models jobs data clipfolder curves optimizer train paperworld page __main__ "
-    "app"
+    "loading sampling pipeline modes models jobs data clipfolder curves optimizer train paperworld page "
+    "__main__ app"
 ).split()
 WITHOUT_TORCH = ("app", "page", "request", "folder", "video")
 

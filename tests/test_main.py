@@ -63,6 +63,7 @@ def files(tmp_path):
         ("--image picture.png --mask mask.png", [0], 8),
         ("--continue old.mp4", [0, 1, 2, 3], 14),
         ("--video old.mp4 --mask mask.png", [], 8),
+        ("--video old.mp4 --strength 0.5", [], 8),
     ],
 )
 def test_given_pixels_reach_the_model(files, tmp_path, monkeypatch, arguments, given, frames):
@@ -89,7 +90,10 @@ def test_given_pixels_reach_the_model(files, tmp_path, monkeypatch, arguments, g
     [
         ("--mask mask.png", "a mask goes with --image or --video"),
         ("--last-image picture.png", "goes with a first one"),
-        ("--video old.mp4", "--mask is missing"),
+        ("--video old.mp4", "both are missing"),
+        ("--strength 0.5", "strength 0.5 needs a clip"),
+        ("--image picture.png --strength 0.5", "strength 0.5 needs a clip"),
+        ("--video old.mp4 --strength 0", "above 0 and at most 1"),
         ("--video old.mp4 --mask mask.png --frames 12", "has 10 frames: 12 were asked for"),
         ("--image old.mp4", "cannot read a picture"),
         ("--continue picture.png", "cannot read a video"),

@@ -386,3 +386,25 @@ def test_a_long_clip_is_denoised_in_windows_of_bounded_length(pipeline, monkeypa
     assert np.array_equal(last(pipeline, request).frames, long)
     monkeypatch.setattr(module, "WINDOW", 24)
     assert not np.array_equal(last(pipeline, request).frames, long)
+
+
+def test_strength_says_how_far_a_clip_is_made_anew(pipeline, picture):
+    given = Given(picture, np.zeros((8, 64, 64), bool))
+    request = replace(REQUEST, steps=10)
+    plain = last(pipeline, request).frames.astype(int)
+    assert np.abs(list(pipeline.generate(request, given=given))[-1].frames - plain).max() <= 1  # rounding
+    latents, _ = pipeline.encode_given(given, whole=True)
+    decoded = pipeline.decode(latents).astype(int)
+    distances = []
+    for strength in (0.1, 0.5, 0.9):
+        items = list(pipeline.generate(replace(request, strength=strength), given=given))
+        steps = round(10 * strength)
+        assert len(items) == steps + 1 and items[0].steps == items[-1].steps_done == steps
+        assert not items[-1].stopped
+        distances.append(np.abs(items[-1].frames - decoded).mean())
+    assert distances[0] < distances[1] < distances[2] and distances[0] < 0.5 * np.abs(plain - decoded).mean()
+
+
+def test_strength_needs_a_clip(pipeline):
+    with pytest.raises(ValueError, match="strength 0.5 needs a clip to begin with"):
+        pipeline.generate(replace(REQUEST, strength=0.5))

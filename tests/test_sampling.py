@@ -161,3 +161,22 @@ def test_the_noise_of_a_run_keeps_its_correlation(name):
         output = optimal_output("v_prediction", seen.double(), alpha, sigma, picture, 0.0)[0]
         sample = sampler.step(output.float(), timestep, sample)
     assert (sample - picture).abs().max() < 3e-4
+
+
+@pytest.mark.parametrize("kind", [ZERO_SNR, EPSILON], ids=["zero_snr", "epsilon"])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_clip_to_begin_with_gets_the_noise_of_the_first_step(name, kind):
+    generator = torch.Generator().manual_seed(0)
+    sampler = Sampler(name, config(kind), 20, generator, last=8)
+    assert len(sampler.timesteps) == 8
+    clean, noise = torch.linspace(-3, 3, 4 * 4 * 16 * 16).view(SHAPE), unit_noise(*SHAPE)
+    sample, timestep = sampler.start(noise, clean), sampler.timesteps[0]
+    product = sampler._scheduler.alphas_cumprod[int(timestep)]
+    alpha, sigma = product.sqrt(), (1 - product).sqrt()
+    torch.testing.assert_close(
+        sampler.model_input(sample, timestep), alpha * clean + sigma * noise, atol=2e-3, rtol=1e-3
+    )
+    for timestep in sampler.timesteps:  # a model that always sees this picture ends in it
+        seen = sampler.model_input(sample, timestep)
+        sample = sampler.step(sampler.output(clean, seen, timestep), timestep, sample)
+    assert (sample - clean).abs().max() < 1e-3
