@@ -388,21 +388,23 @@ def test_a_long_clip_is_denoised_in_windows_of_bounded_length(pipeline, monkeypa
     assert not np.array_equal(last(pipeline, request).frames, long)
 
 
-def test_strength_says_how_far_a_clip_is_made_anew(pipeline, picture):
+def test_strength_says_how_far_a_clip_is_made_anew(pipeline, picture, monkeypatch):
     given = Given(picture, np.zeros((8, 64, 64), bool))
     request = replace(REQUEST, steps=10)
     plain = last(pipeline, request).frames.astype(int)
     assert np.abs(list(pipeline.generate(request, given=given))[-1].frames - plain).max() <= 1  # rounding
     latents, _ = pipeline.encode_given(given, whole=True)
-    decoded = pipeline.decode(latents).astype(int)
+    # Without velocity the noise of the beginning is still there at the end, and tells how much it was.
+    monkeypatch.setattr(pipeline, "_guided", lambda model_input, *_: torch.zeros_like(model_input))
+    monkeypatch.setattr(pipeline, "decode", lambda sample: sample)
     distances = []
     for strength in (0.1, 0.5, 0.9):
         items = list(pipeline.generate(replace(request, strength=strength), given=given))
         steps = round(10 * strength)
         assert len(items) == steps + 1 and items[0].steps == items[-1].steps_done == steps
         assert not items[-1].stopped
-        distances.append(np.abs(items[-1].frames - decoded).mean())
-    assert distances[0] < distances[1] < distances[2] and distances[0] < 0.5 * np.abs(plain - decoded).mean()
+        distances.append((items[-1].frames - latents).square().mean().sqrt().item())
+    assert 0.1 < distances[0] < 0.5 * distances[1] < 0.45 * distances[2], distances
 
 
 def test_strength_needs_a_clip(pipeline):
