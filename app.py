@@ -3,50 +3,43 @@
     python app.py                              the embedded model at http://127.0.0.1:7860
     LUMIERE_MODEL=folder python app.py         another model: a folder or hub id
 
-GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say where the page is served.
+GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say where the page is served, lumiere/bounds.py how much it takes.
 """
 
-import errno
 import json
 import logging
-import os
+import signal
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from pathlib import Path
 
 import gradio as gr
 
 from lumiere import jobs, models
+from lumiere.bounds import Bounds
 from lumiere.page import part, widgets, words
+from lumiere.page.disk import own_folder
+from lumiere.page.service import Entry, Service, Sorry
 from lumiere.page.theme import theme
 from lumiere.request import MAX_TEXT, Limits, Request
-from lumiere.video import write_clip
 
 HEARTBEAT = 0.5  # s between yields at most: gradio notices a closed tab only when a generator yields
 PLACES = 24  # jobs in the line for the device, each told its place; each holds one of gradio's 40 threads
-QUEUE = 16  # jobs that wait for such a place; whoever comes later is told that the queue is full
-UPLOAD = "1mb"  # nothing on this page takes files
 STOP_SECONDS = 2  # between Generate and the first message of its job, on a slow link
-KEEP = (600, 3600)  # every ten minutes, delete clips older than an hour
 PREVIEW_FRAMES = 24  # of a finished clip, to play under the video until that is loaded
 OUTPUTS = ("theatre", "status", "clip", "download", "seed", "stop", "note")
 
 log = logging.getLogger("lumiere.app")
 
 
-class Sorry(Exception):
-    """A refusal, or a failure worth explaining: one sentence for whoever asked."""
-
-
 class App:
     """What the events do. `model` is the pipeline once it is loaded; the page opens before."""
 
-    def __init__(self, limits: Limits):
+    def __init__(self, limits: Limits, bounds: Bounds | None = None):
         self.limits = limits
         self.model: Future = Future()
+        self.service = Service(bounds or Bounds(), loaded=self.model.done)
 
     def make(self, http: gr.Request, prompt, *settings):
         """One clip for the page: yields at least every half second, and ends with the page ready again."""
@@ -56,21 +49,21 @@ class App:
         try:
             opening = words.STARTING if self.model.done() else words.WARMING
             yield show(status=status("busy", opening), stop=gr.Button(words.STOP, interactive=True))
-            yield from self.film(fields, http.session_hash)
+            with self.service.entry(prompt) as entry:
+                yield from self.film(fields, http.session_hash, entry)
         except Sorry as sorry:
             yield show(theatre=None, status=status("refused", str(sorry)))
-        except OSError as error:
-            log.exception("the clip was not saved")
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            yield show(theatre=None, status=status("refused", words.DISK_FULL if full else words.FAILED))
         except Exception:
             log.exception("the clip was not made")
             yield show(theatre=None, status=status("refused", words.FAILED))
 
-    def film(self, fields: dict, owner: str | None) -> Iterator[list]:
+    def film(self, fields: dict, owner: str | None, entry: Entry) -> Iterator[list]:
         """The previews of a job as they come, then its clip."""
         seen = False
-        for news in self.relay(fields, owner):
+        for news in self.relay(fields, owner, entry):
+            if self.service.unread(owner):
+                entry.outcome = "left"
+                return
             if news is None:
                 yield show()
                 continue
@@ -87,12 +80,14 @@ class App:
             yield show(**changes)
         result = update.result
         if result is None:
+            if self.service.ending.is_set():
+                raise Sorry(words.CLOSING)
             yield show(theatre=None, status=status("done", words.STOPPED_EARLY))
             return
         facts = words.facts(request)
         some = result.frames[:: -(-len(result.frames) // PREVIEW_FRAMES)]
         yield show(theatre=sheet(some, request), status=status("busy", words.DEVELOPING, facts, 1, 1))
-        path = save(result)
+        path = self.save(result)
         yield show(
             theatre=None,  # a sheet in the last value would stay in the history of runs
             status=status("done", ending(result), facts),
@@ -130,36 +125,54 @@ class App:
         # A generator, although it has one result: gradio can only close generators when a client goes away.
         fields = {name: value for name, value in locals().items() if name != "self"}
         try:
-            for news in self.relay(fields, None):
-                if news is None or not news[1].ended:
-                    yield None, None  # the type behind gr.api does not take gr.skip()
-            result = news[1].result
-            yield gr.FileData(path=save(result)), json.loads(result.request.to_json())
+            with self.service.entry(prompt) as entry:
+                for news in self.relay(fields, None, entry):
+                    if news is None or not news[1].ended:
+                        yield None, None  # the type behind gr.api does not take gr.skip()
+                result = news[1].result
+                if result is None:  # only the end of the server stops it
+                    raise Sorry(words.CLOSING)
+                yield gr.FileData(path=self.save(result)), json.loads(result.request.to_json())
         except Sorry as sorry:
             raise gr.Error(str(sorry), print_exception=False) from None
 
-    def relay(self, fields: dict, owner: str | None) -> Iterator[tuple[Request, jobs.Update] | None]:
+    def relay(
+        self, fields: dict, owner: str | None, entry: Entry
+    ) -> Iterator[tuple[Request, jobs.Update] | None]:
         """Runs one job and yields its updates, or None when there is no news. Raises Sorry.
 
         A refusal comes before anything is waited for and costs no device work.
         """
         given = {name: value for name, value in fields.items() if value is not None or name == "prompt"}
         own = {"height": self.limits.default_height, "width": self.limits.default_width}
-        request = asked(lambda: Request(**own | given).check(self.limits).with_seed())
+        request = entry.request = asked(lambda: Request(**own | given).check(self.limits).with_seed())
+        self.service.admit()
         while not self.model.done():
             yield None
             wait([self.model], HEARTBEAT)
+            self.service.admit()
         pipeline = self.model.result()
         job = jobs.Job(lambda stop: pipeline.generate(request, stop), owner)
         try:
             for update in job.start().updates(HEARTBEAT):
+                if update and update.ended and (update.result is None or update.result.stopped):
+                    entry.outcome = "stopped"
                 yield update and (request, update)
+        except jobs.Closed:
+            raise Sorry(words.CLOSING) from None
         except RuntimeError as error:
             from lumiere.pipeline import GenerationError  # torch is there by now, and not when the page opens
 
             raise Sorry(sentence(error)) if isinstance(error, GenerationError) else error from None
         finally:  # runs on the server's event loop when the tab is closed: a flag and nothing else
             job.abandon()
+
+    def save(self, result) -> str:
+        try:
+            return self.service.disk.save(result)
+        except OSError as error:
+            log.exception("the clip was not saved")
+            raise Sorry(sentence(error)) from None
 
     def note(self, prompt) -> str:
         """The line below the prompt: a tip, or the words that the model will leave out."""
@@ -178,7 +191,7 @@ class App:
         return gr.Button(words.STOPPING, interactive=False)
 
     def blocks(self, entry: models.Model) -> gr.Blocks:
-        with gr.Blocks(title=words.TITLE, delete_cache=KEEP, analytics_enabled=False) as demo:
+        with gr.Blocks(title=words.TITLE, analytics_enabled=False) as demo:
             page = widgets.page(self.limits, entry)
             device = dict(concurrency_id="device", concurrency_limit=PLACES)
             quiet = dict(show_progress="hidden", api_visibility="private")
@@ -198,7 +211,7 @@ class App:
                 self.note, page.prompt, page.note, trigger_mode="always_last", queue=False, **quiet
             )
             gr.api(self.generate, api_name="generate", **device)
-        return demo.queue(max_size=QUEUE)
+        return demo.queue(max_size=self.service.bounds.queue)
 
 
 def show(**changes) -> list:
@@ -261,39 +274,26 @@ def sheet(frames, request: Request) -> dict:
     }
 
 
-def save(result) -> str:
-    """Writes the clip to where gradio serves it from, so that it is stored once. No user text in its name."""
-    folder = Path(gr.utils.get_upload_folder()) / uuid.uuid4().hex
-    folder.mkdir(parents=True)
-    path = folder / f"lumiere-{result.request.seed}.mp4"
-    write_clip(path, result.frames, result.request.fps, result.request.to_json())
-    return str(path)
-
-
 def main() -> None:
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("lumiere").setLevel(logging.INFO)
     try:
-        app = App(models.limits())
+        own_folder()
+        app = App(models.limits(), Bounds.read())
         demo = app.blocks(models.entry())
-        demo.launch(
-            server_name=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"),
-            theme=theme(),
-            css=part("page.css"),
-            head=part("head.html"),
-            max_file_size=UPLOAD,
-            footer_links=[],
-            run_history=False,
-            show_error=False,
-            quiet=True,
-            prevent_thread_lock=True,
-        )
+        for end in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(end, app.service.end)
+        app.service.launch(demo, theme=theme(), css=part("page.css"), head=part("head.html"))
         print(words.opened(demo.local_url), flush=True)
         # The model follows on this thread: if it cannot be loaded, no half-alive page stays behind.
-        app.model.set_result(models.get())
-        print(words.READY, flush=True)
+        pipeline = models.get()
+        app.model.set_result(pipeline)
+        print(words.ready(pipeline.device.type), flush=True)
     except (OSError, ValueError) as error:
         sys.exit(words.unloadable(error))
-    demo.block_thread()
+    app.service.ending.wait()
+    print(words.closed(app.service.close()), flush=True)
+    demo.close(verbose=False)
 
 
 if __name__ == "__main__":

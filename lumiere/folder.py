@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from .bounds import Bounds, variable
 from .request import Limits
 
 
@@ -123,7 +124,10 @@ def motion_files(where: Path) -> list[Path]:
 
 
 def read_limits(folder: Path, downsample_factor: int) -> Limits:
-    """What the model can be asked for, from the configs of its UNet and autoencoder."""
+    """What the model can be asked for, from the configs of UNet and autoencoder and the operator's bounds.
+
+    Raises OSError in words for configs of another kind, ValueError for bounds that leave it nothing to do.
+    """
     unet, vae = (read_json(folder / name / "config.json") for name in ("unet", "vae"))
     if type(downsample_factor) is not int or downsample_factor < 1:
         raise OSError(f"the motion weights of {folder} do not tell their downsample_factor.")
@@ -135,13 +139,23 @@ def read_limits(folder: Path, downsample_factor: int) -> Limits:
         raise OSError(
             f"the configs of unet and vae in {folder} are not those of a latent diffusion model."
         ) from error
-    height, width = size if isinstance(size, list) else (size, size)
+    height, width = (side * pixels for side in (size if isinstance(size, list) else (size, size)))
+    bounds, least = Bounds.read(), {"max_frames": downsample_factor, "max_side": max(height, width)}
+    least["max_pixels"] = downsample_factor * height * width
+    for name, needed in least.items():
+        allowed = getattr(bounds, name)
+        if allowed < needed:
+            raise ValueError(f"{variable(name)} is at least {needed} for this model: received {allowed}.")
     return Limits(
         downsample_factor=downsample_factor,
         size_multiple=multiple,
         min_frames=downsample_factor,
-        default_height=height * pixels,
-        default_width=width * pixels,
+        max_frames=bounds.max_frames,
+        max_side=bounds.max_side,
+        max_pixels=bounds.max_pixels,
+        max_steps=bounds.max_steps,
+        default_height=height,
+        default_width=width,
     )
 
 

@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from .bounds import Bounds
+
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-MAX_SIDE = 8192  # more than any camera's; a quarter of a gigabyte while it is decoded
 UNREADABLE = "cannot read a picture from this file"
 
 
-def read_image(path: str | Path, max_side: int = MAX_SIDE) -> np.ndarray:
+def read_image(path: str | Path, max_side: int = Bounds.image_side) -> np.ndarray:
     """The first picture in a file, upright, as uint8 (h w c) RGB; what is transparent becomes white.
 
     Raises ValueError when a side is over `max_side`, which the header tells before anything is decoded, and

@@ -152,16 +152,31 @@ class Job:
             self._news.notify_all()
 
 
+class Closed(RuntimeError):
+    """The line takes no more jobs."""
+
+
 class Line:
     """First come, first served access to the device: the head of the line has it."""
 
     def __init__(self):
         self._jobs: list[Job] = []
         self._moved = threading.Condition()
+        self._closed = False
 
     def join(self, job: Job) -> None:
         with self._moved:
+            if self._closed:
+                raise Closed("no more jobs are taken")
             self._jobs.append(job)
+
+    def close(self) -> None:
+        """Takes no more jobs and stops those that there are: whoever runs keeps the clip so far. For ever."""
+        with self._moved:
+            self._closed = True
+            left = list(self._jobs)
+        for job in left:
+            job.stop()
 
     def leave(self, job: Job) -> None:
         with self._moved:

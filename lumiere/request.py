@@ -1,4 +1,4 @@
-"""What a person asks for, and the one place where it is checked (standard library only).
+"""What a person asks for, and the one place where it is checked (standard library and `bounds` only).
 
 `Request` refuses what no model could do, `Request.check(limits)` what this model cannot. Every refusal is a
 `ValueError` of one sentence with the field, the limit and the value received; a value is repeated only as a
@@ -11,11 +11,13 @@ import secrets
 import unicodedata
 from dataclasses import asdict, dataclass, fields, replace
 
+from .bounds import Bounds
+
 # What a clip is made from besides the prompt; modes.py turns it into given pixels.
 MODES = ("text", "image", "images", "inpaint", "cinemagraph", "continue", "video")
 SCHEDULERS = ("ddim", "dpm++ 2m", "euler", "euler a", "unipc", "lcm")
 
-STEPS = (1, 150)  # past this no scheduler changes the clip, and a public page must bound the work of one job
+STEPS = (1, Bounds.max_steps)  # `check` knows whether the operator allows less
 FPS = (1, 60)  # what browsers and screens show; a higher rate only makes the clip shorter
 GUIDANCE = (0.0, 30.0)  # far past the values at which colours saturate
 SEED = (0, 2**32 - 1)  # survives a number field, JSON and a URL without loss
@@ -26,15 +28,19 @@ MAX_SETTINGS = 65536  # characters of saved settings: two full prompts, every ch
 
 @dataclass(frozen=True)
 class Limits:
-    """What one model can do. Frames and sides are inclusive; `max_pixels` bounds frames * height * width."""
+    """What one model can do, and what its operator allows. All are inclusive.
+
+    `max_pixels` bounds frames * height * width. Those of a model: `folder.read_limits`.
+    """
 
     downsample_factor: int = 4
     size_multiple: int = 32
     min_frames: int = 4
-    max_frames: int = 480  # half a minute at 16 a second
+    max_frames: int = Bounds.max_frames
     min_side: int = 64
-    max_side: int = 1024
-    max_pixels: int = 2**23  # 512 frames of 128 x 128, or 32 of 512 x 512
+    max_side: int = Bounds.max_side
+    max_pixels: int = Bounds.max_pixels
+    max_steps: int = Bounds.max_steps
     default_frames: int = 16
     default_height: int = 128
     default_width: int = 128
@@ -105,6 +111,7 @@ class Request:
         _check_multiple("frames", self.frames, limits.downsample_factor, limits.min_frames, limits.max_frames)
         for name in ("height", "width"):
             _check_multiple(name, getattr(self, name), limits.size_multiple, limits.min_side, limits.max_side)
+        _check_whole("steps", self.steps, STEPS[0], limits.max_steps)
         pixels = self.frames * self.height * self.width
         if pixels > limits.max_pixels:
             raise ValueError(

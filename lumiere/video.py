@@ -19,6 +19,7 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 
+from .bounds import Bounds
 from .request import FPS
 
 MAX_SETTINGS_BYTES = 100_000  # they travel as one argument of a process, which Linux ends at 128 KiB
@@ -87,7 +88,10 @@ def write_clip(path, frames: np.ndarray, fps: float, settings: str | None = None
 
 
 def read_clip(
-    path, max_frames: int = 256, max_side: int = 1024, max_seconds: float = 30.0
+    path,
+    max_frames: int = 256,
+    max_side: int = Bounds.video_side,
+    max_seconds: float = Bounds.video_seconds,
 ) -> tuple[np.ndarray, float]:
     """Reads the beginning of a stranger's video: uint8 (t h w c) RGB, upright, and its frames a second.
 

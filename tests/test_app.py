@@ -30,7 +30,7 @@ def served(tiny_model, tmp_path_factory):
     patch.setenv(models.VARIABLE, str(tiny_model))
     app = lumiere_app.App(models.limits())
     demo = app.blocks(models.entry())
-    demo.launch(quiet=True, prevent_thread_lock=True, show_error=False, footer_links=[], run_history=False)
+    app.service.launch(demo)
     app.model.set_result(LumierePipeline.from_pretrained(tiny_model, device="cpu"))
     yield app, demo.local_url
     demo.close()
@@ -264,14 +264,6 @@ def test_page_refuses_in_words(served):
     assert seen[-1]["status"]["state"] == "refused"
     assert seen[-1]["status"]["text"].startswith("Write a prompt")
     assert len(jobs.device) == 0
-
-
-def test_page_tells_of_a_full_disk(served, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(lumiere_app, "write_clip", full)
-    assert yielded(served[0])[-1]["status"]["text"] == words.DISK_FULL
 
 
 def test_closed_page_frees_the_device(served):

@@ -10,11 +10,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 ORDER = (
-    "request folder layers places hooks inflate motion adapters conditioning windows preview video images "
-    "loading sampling pipeline modes models jobs data clipfolder curves optimizer train paperworld page "
-    "__main__ app"
+    "bounds request folder layers places hooks inflate motion adapters conditioning windows preview video "
+    "images loading sampling pipeline modes models jobs data clipfolder curves optimizer train paperworld "
+    "page __main__ app"
 ).split()
-WITHOUT_TORCH = ("app", "page", "request", "folder", "video")
+WITHOUT_TORCH = ("app", "page", "bounds", "request", "folder", "video")
 
 
 def imported(tree: ast.Module, package: list[str]) -> list[tuple[int, str]]:
@@ -134,6 +134,10 @@ def test_importing_does_not_load_torch(module):
     assert done.returncode == 0, done.stderr or "torch was loaded"
 
 
-def test_request_needs_the_standard_library_only():
-    names = imported(ast.parse((ROOT / "lumiere" / "request.py").read_text("utf-8")), ["lumiere"])
-    assert {name.partition(".")[0] for _, name in names} <= set(sys.stdlib_module_names)
+@pytest.mark.parametrize(
+    "module, others",
+    [("bounds", set()), ("request", {"lumiere"}), ("folder", {"lumiere", "huggingface_hub"})],
+)
+def test_what_is_known_before_torch_needs_the_standard_library_only(module, others):
+    names = imported(ast.parse((ROOT / "lumiere" / f"{module}.py").read_text("utf-8")), ["lumiere"])
+    assert {name.partition(".")[0] for _, name in names} - set(sys.stdlib_module_names) <= others

@@ -40,7 +40,11 @@ STOPPING = "Stopping after this step …"
 STOPPED_EARLY = "Stopped before the first step; there is nothing to show yet."
 FAILED = "Something went wrong while making this clip. Nothing is lost: try again, or lower frames or steps."
 LOST = "That did not get through. Try again in a moment."
-DISK_FULL = "The disk of this machine is full, so the clip could not be saved."
+CLOSING = "This server is being closed. Ask again in a moment."
+
+
+def disk_full(free: int, needed: int) -> str:
+    return f"The disk of this machine is full: {free} MB are free, {needed} MB are needed. Try again later."
 
 
 # The same sentence as `length`, for the sliders, which answer without asking the server.
@@ -52,6 +56,15 @@ def length(frames: int, fps: int) -> str:
 
 
 READY = "The model is ready."
+
+
+def ready(device: str) -> str:
+    slow = " There is no GPU, so clips are made on the processor, which is slower." if device == "cpu" else ""
+    return READY + slow
+
+
+def closed(answered: bool) -> str:
+    return "Lumiere is closed." if answered else "Lumiere is closed; some requests were not answered in time."
 
 
 def opened(url: str) -> str:

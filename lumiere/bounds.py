@@ -1,0 +1,60 @@
+"""How much a clip, a file and a server may take: every number that an operator can change, with its reason.
+
+Standard library only. `LUMIERE_` and the name in capitals changes one: `LUMIERE_MAX_FRAMES=64 python app.py`.
+What no operator needs to change stands beside the code that it protects.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+
+PREFIX = "LUMIERE_"
+
+
+def bound(default: int, low: int, high: int, why: str):
+    return field(default=default, metadata={"low": low, "high": high, "why": why})
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Whole numbers all of them. Raises ValueError, in words that name the variable, for one out of range."""
+
+    max_frames: int = bound(480, 4, 10_000, "of one clip: half a minute at 16 frames a second")
+    max_side: int = bound(1024, 64, 4096, "pixels along a side of a clip; phones decode no more than 4096")
+    max_pixels: int = bound(
+        2**23, 2**14, 2**31, "frames x height x width of a clip, which is its cost: 512 frames of 128 x 128"
+    )
+    max_steps: int = bound(150, 1, 150, "of denoising; past 150 no scheduler changes the clip")
+    upload_mb: int = bound(64, 1, 10_000, "of one upload with all its files: some seconds of a phone's video")
+    image_side: int = bound(8192, 64, 16_384, "pixels of a picture that is given: more than any phone's")
+    video_side: int = bound(1024, 64, 4096, "pixels of a video that is given; 256 such frames take 0.8 GB")
+    video_seconds: int = bound(30, 1, 600, "in which a given video must be read")
+    queue: int = bound(16, 1, 10_000, "requests that wait; whoever comes later is told to try again")
+    keep_minutes: int = bound(60, 1, 100_000, "after which clips and uploads are deleted")
+    disk_mb: int = bound(2048, 8, 10**8, "of clips and uploads at once; past that the oldest go first")
+    free_mb: int = bound(128, 0, 10**8, "of free disk below which no clip is begun: the largest takes less")
+    grace_seconds: int = bound(30, 0, 3600, "for the clip in the making, at the end of the server")
+    log_prompts: int = bound(0, 0, 1, "1 writes prompts to the log, escaped; else nobody's words are kept")
+
+    def __post_init__(self):
+        for each in fields(self):
+            low, high, value = each.metadata["low"], each.metadata["high"], getattr(self, each.name)
+            if type(value) is not int or not low <= value <= high:
+                raise ValueError(
+                    f"{variable(each.name)} must be a whole number from {low} to {high}: received {value}."
+                )
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str] = os.environ) -> "Bounds":
+        """The bounds with what the environment says; an empty variable says nothing. Raises ValueError."""
+        given = {each.name: environment.get(variable(each.name), "").strip() for each in fields(cls)}
+        return cls(**{name: _number(text) for name, text in given.items() if text})
+
+
+def variable(name: str) -> str:
+    return PREFIX + name.upper()
+
+
+def _number(text: str) -> int | str:
+    """Text that is no number is left for the check to refuse."""
+    return int(text) if text.isascii() and text.lstrip("-").isdigit() and len(text) < 20 else text

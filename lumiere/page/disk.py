@@ -1,0 +1,108 @@
+"""The clips and uploads of a page on disk: written once, bounded in size and age, never half there."""
+
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from gradio.utils import get_upload_folder
+
+from ..bounds import Bounds
+from ..video import write_clip
+
+YOUNG = 120  # s in which a file is never removed to make room: somebody is still waiting for it
+MOST_FILES = 20_000  # so that empty files do not use up the file system either
+MB = 2**20
+
+log = logging.getLogger("lumiere.disk")
+
+
+def own_folder() -> None:
+    """A folder of its own for this page, where the operator names none: that of gradio is shared by all."""
+    os.environ.setdefault("GRADIO_TEMP_DIR", os.path.join(tempfile.gettempdir(), "lumiere"))
+
+
+class Disk:
+    """The folder from which gradio serves files."""
+
+    def __init__(self, bounds: Bounds):
+        self.bounds = bounds
+        self._sweeping = threading.Lock()
+
+    @property
+    def folder(self) -> Path:
+        return Path(get_upload_folder())
+
+    def save(self, result) -> str:
+        """Writes a clip to where gradio serves it from, so that it is stored once. No user text in its name.
+
+        Raises OSError in words.
+        """
+        folder = self.folder / uuid.uuid4().hex
+        folder.mkdir(parents=True)
+        path = folder / f"lumiere-{result.request.seed}.mp4"
+        try:
+            write_clip(path, result.frames, result.request.fps, result.request.to_json())
+        except OSError:
+            folder.rmdir()
+            raise
+        return str(path)
+
+    def room(self, coming: int = 0, kept: Collection[str] = ()) -> bool:
+        """Deletes what is too old, then the oldest past the set size; is there room now for so many bytes?
+
+        kept: paths that stay. What is younger than two minutes stays in any case.
+        """
+        most = self.bounds.disk_mb * MB
+        with self._sweeping:
+            now = time.time()
+            files = sorted(file for file in found(self.folder) if str(file[2]) not in kept)
+            size, count = sum(size for _, size, _ in files), len(files)
+            for changed, bytes_, path in files:
+                old = now - changed > 60 * self.bounds.keep_minutes
+                full = size + coming > most or count > MOST_FILES
+                if not old and not (full and now - changed > YOUNG):
+                    break
+                remove(path, self.folder)
+                size, count = size - bytes_, count - 1
+        enough = self.free() - coming >= self.bounds.free_mb * MB
+        return enough and size + coming <= most and count <= MOST_FILES
+
+    def remove_parts(self) -> None:
+        """Clips that were being written when a server ended."""
+        for path in self.folder.glob("*/.*.part"):
+            remove(path, self.folder)
+
+    def free(self) -> int:
+        """Bytes left on the disk."""
+        folder = self.folder
+        while not folder.exists():
+            folder = folder.parent
+        return shutil.disk_usage(folder).free
+
+
+def found(folder: Path) -> Iterator[tuple[float, int, Path]]:
+    """Time of change, size and path of every file below a folder; they may vanish meanwhile."""
+    for directory, _, names in os.walk(folder):
+        for name in names:
+            path = Path(directory, name)
+            try:
+                facts = path.lstat()
+            except OSError:
+                continue
+            yield facts.st_mtime, facts.st_size, path
+
+
+def remove(path: Path, folder: Path) -> None:
+    """A file, and the folder it was alone in."""
+    try:
+        path.unlink(missing_ok=True)
+        if path.parent != folder:
+            path.parent.rmdir()
+    except OSError:  # not empty, or somebody else's
+        log.debug("%s stays", path)

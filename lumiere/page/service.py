@@ -1,0 +1,169 @@
+"""What keeps a public page going: a line in the log per request, bounds on memory and disk, an end."""
+
+import json
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from starlette.middleware import Middleware
+
+from .. import jobs
+from ..bounds import Bounds
+from . import words
+from .disk import MB, Disk
+from .gate import Gate
+
+SWEEP_SECONDS = 30  # between looks at the disk and at mail that nobody fetched
+UNREAD = 40  # messages: a preview takes 0.1 MB, and who reads along has none or two of them waiting
+SESSIONS = 1000  # visitors whose state gradio keeps; each takes about 0.1 MB
+
+log = logging.getLogger("lumiere.requests")
+
+
+class Sorry(Exception):
+    """A refusal, or a failure worth explaining: one sentence for whoever asked."""
+
+
+@dataclass
+class Entry:
+    """One request on its way to one line in the log."""
+
+    request: object = None
+    outcome: str = "done"
+
+
+class Service:
+    """One per process, as the queue and the disk are. `loaded` tells whether the model is."""
+
+    def __init__(self, bounds: Bounds, loaded: Callable[[], bool]):
+        self.bounds, self.loaded, self.disk = bounds, loaded, Disk(bounds)
+        self.ending = threading.Event()
+        self._open = 0  # requests that are not yet answered
+        self._answered = threading.Condition()
+        self._demo = None
+        self._idle: set[str] = set()  # sessions with mail and nothing to wait for at the last look
+
+    def launch(self, demo, **given) -> None:
+        """Serves a page behind the gate, on a thread of its own, and minds it from then on."""
+        gate = Middleware(Gate, bounds=self.bounds, health=self.health, room=self.room)
+        self._demo = demo
+        # Gradio makes a table of all these after every event, and keeps ten thousand unless told otherwise.
+        demo._queue.ANALYTICS_MAX_EVENTS = 100
+        demo.launch(
+            app_kwargs={"middleware": [gate]},
+            max_file_size=f"{self.bounds.upload_mb}mb",
+            state_session_capacity=SESSIONS,
+            footer_links=[],
+            run_history=False,
+            enable_monitoring=False,
+            show_error=False,
+            quiet=True,
+            prevent_thread_lock=True,
+            **given,
+        )
+        self.disk.remove_parts()  # of a server that was killed
+        threading.Thread(target=self._mind, name="lumiere-service", daemon=True).start()
+
+    def admit(self) -> None:
+        """Raises Sorry when no clip can be begun: at the end of the server, or when the disk is full."""
+        if self.ending.is_set():
+            raise Sorry(words.CLOSING)
+        if not self.room():
+            raise Sorry(words.disk_full(self.disk.free() // MB, self.bounds.free_mb))
+
+    def room(self, coming: int = 0) -> bool:
+        """Whether so many bytes may be written; see `Disk.room`. What the page itself shows is kept."""
+        blocks = list(self._demo.blocks.values()) if self._demo else []
+        kept = {path for block in blocks for path in getattr(block, "keep_in_cache", ())}
+        return self.disk.room(coming, kept)
+
+    # The log.
+
+    @contextmanager
+    def entry(self, prompt) -> Iterator[Entry]:
+        """Writes one line about this request, whatever becomes of it; without the prompt unless told to."""
+        entry, began, name = Entry(), time.monotonic(), secrets.token_hex(4)
+        with self._answered:
+            self._open += 1
+        try:
+            yield entry
+        except GeneratorExit:
+            entry.outcome = "left"
+            raise
+        except BaseException as error:
+            entry.outcome = "refused" if isinstance(error, Sorry) else "failed"
+            raise
+        finally:
+            with self._answered:
+                self._open -= 1
+                self._answered.notify_all()
+            log.info("%s", self._line(name, entry, time.monotonic() - began, prompt))
+
+    def _line(self, name: str, entry: Entry, seconds: float, prompt) -> str:
+        """Fields without spaces, and nothing in them that a stranger wrote, but for the prompt."""
+        facts, asked = {"id": name, "mode": "-", "frames": "-", "size": "-", "steps": "-"}, entry.request
+        if asked is not None:
+            facts |= {"mode": asked.mode, "frames": asked.frames, "size": f"{asked.width}x{asked.height}"}
+            facts["steps"] = asked.steps
+        facts |= {"seconds": f"{seconds:.2f}", "outcome": entry.outcome}
+        if self.bounds.log_prompts and type(prompt) is str:
+            facts["prompt"] = json.dumps(prompt[:2000])  # ASCII: whatever a terminal obeys is escaped
+        return " ".join(f"{key}={value}" for key, value in facts.items())
+
+    # Memory.
+
+    def unread(self, session: str | None) -> bool:
+        """Whether so much mail waits for a session that nobody can be reading it."""
+        mail = self._demo and self._demo._queue.pending_messages_per_session.get(session)
+        return bool(mail) and mail.qsize() > UNREAD
+
+    def _mind(self) -> None:
+        while not self.ending.wait(SWEEP_SECONDS):
+            try:
+                self.room()
+                self.forget_unread()
+            except Exception:
+                log.exception("the sweep failed")
+
+    def forget_unread(self) -> None:
+        """Drops the mail of sessions that twice in a row had no event waiting or running: nobody came for it.
+
+        Gradio would keep that of two thousand sessions, each with all previews of a clip.
+        """
+        queue = self._demo._queue
+        busy = {event.session_hash for event in list(queue.event_ids_to_events.values())}
+        idle = {name for name in list(queue.pending_messages_per_session) if name not in busy}
+        for name in idle & self._idle:
+            queue.pending_messages_per_session.pop(name, None)
+            queue.pending_event_ids_session.pop(name, None)
+        self._idle = idle - self._idle
+
+    # The end.
+
+    def health(self) -> tuple[bool, dict]:
+        """Whether requests are taken, and in words and numbers how things stand."""
+        state = "closing" if self.ending.is_set() else "ready" if self.loaded() else "loading"
+        facts = {"status": state, "jobs": len(jobs.device), "free_mb": self.disk.free() // MB}
+        return state == "ready", facts
+
+    def end(self, *_) -> None:
+        """For the signals that end a process; a second, or one before the model is there, ends it at once."""
+        if self.ending.is_set() or not self.loaded():
+            raise SystemExit(1)
+        self.ending.set()
+
+    def close(self) -> bool:
+        """Refuses what comes, stops what runs and waits until everybody has an answer, at most the grace.
+
+        Leaves no half-written file. Returns whether all were answered.
+        """
+        self.ending.set()
+        jobs.device.close()
+        with self._answered:
+            answered = self._answered.wait_for(lambda: not self._open, self.bounds.grace_seconds)
+        self.disk.remove_parts()
+        return answered
