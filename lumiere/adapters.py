@@ -2,22 +2,34 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 from statistics import mode
 
 import torch
 from diffusers import MotionAdapter
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lumiere.folder import read_json
+from lumiere.folder import ADAPTER, check_motion, read_json
 from lumiere.inflate import Lumiere
-from lumiere.motion import AnimateDiffBlock, check_keys
+from lumiere.motion import AnimateDiffBlock, check_keys, load_motion
 from lumiere.places import adapter_places
 
-WEIGHTS = "diffusion_pytorch_model"  # and a variant as `.fp16`, in a folder of diffusers
+WEIGHTS = ADAPTER[1].removesuffix(".safetensors")  # and a variant as `.fp16`, in a folder of diffusers
 HEADS = 8  # of every adapter published so far; the weights do not tell it
+SCHEDULE = {  # as well: what they were trained with, whatever the base was; other betas make clips flicker
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "linear",
+    "trained_betas": None,
+    "prediction_type": "epsilon",
+    "rescale_betas_zero_snr": False,
+    "clip_sample": False,
+    "timestep_spacing": "leading",
+    "steps_offset": 1,
+}
 ORIGINAL = (  # names in files of AnimateDiff's own code -> names in diffusers, replaced in this order
     (".temporal_transformer.", "."),
     (".attention_blocks.0.pos_encoder.", ".pos_embed."),  # there each attention has a copy
@@ -28,6 +40,22 @@ ORIGINAL = (  # names in files of AnimateDiff's own code -> names in diffusers, 
     (".norms.1.", ".norm2."),
     (".ff_norm.", ".norm3."),
 )
+
+
+def load_weights(unet: nn.Module, source: str | os.PathLike) -> Lumiere:
+    """Inflates a `UNet2DConditionModel` with motion weights: a folder of Lumiere's own, or an adapter.
+
+    Raises OSError and ValueError in words, as `load_motion` and `load_adapter` do.
+    """
+    folder = Path(source).expanduser()
+    if not folder.is_dir() or any(folder.glob(f"{WEIGHTS}*")) or (folder / ADAPTER[0]).is_file():
+        return load_adapter(unet, source)
+    return load_motion(unet, check_motion(folder))
+
+
+def is_adapter(lumiere: Lumiere) -> bool:
+    """Whether its layers are those of AnimateDiff, which want the `SCHEDULE`."""
+    return any(isinstance(layer, AnimateDiffBlock) for layer in lumiere.attns)
 
 
 def load_adapter(unet: nn.Module, source: str | os.PathLike | MotionAdapter) -> Lumiere:
@@ -82,7 +110,8 @@ def _read(source: str | os.PathLike | MotionAdapter) -> tuple[dict[str, Tensor],
         raise FileNotFoundError(f"there is no motion adapter {source}: give the path of a folder or a file.")
     if file.suffix != ".safetensors":
         raise ValueError(
-            f"Adapters are read from .safetensors only, as others can run code; received {file}."
+            f"Adapters are read from .safetensors only, as others can run code; received {file}: "
+            f"python -m lumiere.adapters {file.name} {file.stem}.safetensors makes one of it, and runs none."
         )
     try:
         return load_file(file), config, str(file)
@@ -166,3 +195,35 @@ def _check_finite(lumiere: Lumiere, names: dict[str, str], where: str) -> None:
     for key, weight in lumiere.state_dict().items():
         if not weight.isfinite().all():
             raise ValueError(f"{where} holds values that are no numbers in {lumiere.dtype}, in {names[key]}.")
+
+
+def convert(checkpoint: str | os.PathLike, file: str | os.PathLike) -> None:
+    """Writes the tensors of a .ckpt of AnimateDiff's own code as .safetensors; code in it is never run.
+
+    Raises OSError or ValueError in words.
+    """
+    try:
+        weights = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no checkpoint {checkpoint}.") from None
+    except Exception as error:  # of many kinds, as what is in a damaged file
+        raise ValueError(
+            f"{checkpoint} is refused: it is damaged, or holds other things than tensors "
+            f"({type(error).__name__})."
+        ) from error
+    weights = weights.get("state_dict", weights) if isinstance(weights, dict) else {}
+    weights = {key: w.contiguous() for key, w in weights.items() if isinstance(w, Tensor)}
+    renamed = _in_names_of_diffusers(weights, str(checkpoint))
+    renamed = {key: weight.clone() for key, weight in renamed.items() if ".motion_modules." in key}
+    part = Path(file).with_name(f"{Path(file).name}.part")
+    save_file(renamed, part, metadata={"format": "pt"})
+    os.replace(part, file)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("python -m lumiere.adapters CHECKPOINT.ckpt FILE.safetensors")
+    try:
+        convert(*sys.argv[1:])
+    except (OSError, ValueError) as failure:
+        sys.exit(str(failure))

@@ -22,69 +22,121 @@ class Component:
     weights: str | None = None
 
 
+TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast", "PreTrainedTokenizerFast")
 COMPONENTS = (
     Component("unet", ("UNet2DConditionModel",), "config.json", "diffusion_pytorch_model.safetensors"),
     Component("vae", ("AutoencoderKL",), "config.json", "diffusion_pytorch_model.safetensors"),
     Component("text_encoder", ("CLIPTextModel",), "config.json", "model.safetensors"),
-    Component(
-        "tokenizer",
-        ("CLIPTokenizer", "CLIPTokenizerFast", "PreTrainedTokenizerFast"),
-        "tokenizer_config.json",
-    ),
+    Component("tokenizer", TOKENIZERS, "tokenizer_config.json"),
     Component("scheduler", (), "scheduler_config.json"),  # any: only its config is read
+)
+OF_XL = (
+    Component("text_encoder_2", ("CLIPTextModelWithProjection",), "config.json", "model.safetensors"),
+    Component("tokenizer_2", TOKENIZERS, "tokenizer_config.json"),
 )
 INDEX = "model_index.json"
 MOTION = ("motion.json", "motion.safetensors")
 MOTION_INDEX = "motion.safetensors.index.json"  # of the shards, where the weights are in several files
 SHARD = r"motion-\d{5}-of-\d{5}\.safetensors"
+ADAPTER = ("config.json", "diffusion_pytorch_model.safetensors")  # of motion weights in a folder of diffusers
 PREVIEW = "preview.safetensors"
+HALF = "fp16"  # the variant that some models store beside the whole one, or instead of it
+HUB_ID = r"[\w.-]+/[\w.-]+"
 
 
-def locate(source: str | Path, revision: str | None = None, weights: bool = True) -> Path:
+def locate(source: str | Path, revision: str | None = None, weights: bool = True, half: bool = False) -> Path:
     """The folder of a model: `source` itself, or the local copy of a hub id, fetched where it is missing.
 
-    weights: False fetches the small files only. Raises OSError in words when there is no such model.
+    weights: False fetches the small files only. half: fetches the half as large variant of the weights, for
+    models that have it. Raises OSError in words when there is no such model.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
-    if folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+    if folder.exists() or not re.fullmatch(HUB_ID, str(source)):
         raise FileNotFoundError(f"there is no model folder {source}: give the path of one, or a hub id.")
+    wanted = [INDEX, PREVIEW, "tokenizer/*", "tokenizer_2/*", MOTION[0], f"*/{MOTION[0]}"]
+    wanted += [f"{part.name}/{part.config}" for part in (*COMPONENTS, *OF_XL)]
+    if weights:
+        stems = {part.weights.removesuffix(".safetensors") for part in COMPONENTS if part.weights}
+        ends = ["-*.safetensors", ".safetensors.index.json", ".safetensors"]
+        wanted += [f"*/motion{end}" for end in ends]
+        ends = [f".{HALF}.safetensors"] if half else ends
+        wanted += [f"*/{stem}{end}" for stem in sorted(stems) for end in ends]
+    return _fetch(str(source), "model", revision, wanted)
+
+
+def locate_motion(source: str | Path, revision: str | None = None, weights: bool = True) -> Path:
+    """The folder or file of motion weights: `source` itself, or the local copy of what it names on the hub.
+
+    On the hub that is `owner/name`, of a folder of ours or of diffusers, or `owner/name/file`. weights: False
+    fetches small files only, and for a file nothing. Raises OSError in words.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    found = re.fullmatch(rf"({HUB_ID})(?:/(.+\.(?:safetensors|ckpt)))?", str(source))
+    if path.is_absolute() or not found or ".." in str(source):
+        raise FileNotFoundError(
+            f"there are no motion weights {source}: give the path of a folder or file, a hub id, or a hub id "
+            "with the name of a file after it."
+        )
+    name, file = found.groups()
+    if file and not weights:
+        return path
+    wanted = [MOTION[0], ADAPTER[0]]
+    if weights:
+        wanted = [file] if file else [*wanted, MOTION[1], MOTION_INDEX, "motion-*.safetensors", ADAPTER[1]]
+    folder = _fetch(name, "motion weights", revision, wanted)
+    return folder / file if file else folder
+
+
+def _fetch(name: str, kind: str, revision: str | None, wanted: list[str]) -> Path:
+    """The local copy of some files of a repository on the hub; what is fetched is shown by the hub's bars."""
     from huggingface_hub import snapshot_download  # half a second, and not needed for a folder
 
-    wanted = [INDEX, PREVIEW, "tokenizer/*", MOTION[0], f"*/{MOTION[0]}"]
-    wanted += [f"{part.name}/{part.config}" for part in COMPONENTS]
-    if weights:
-        files = [*(part.weights for part in COMPONENTS if part.weights), MOTION[1]]
-        stems = {file.removesuffix(".safetensors") for file in files}
-        shards = [
-            f"*/{stem}{end}"
-            for stem in sorted(stems)
-            for end in ("-*.safetensors", ".safetensors.index.json")
-        ]
-        wanted += [f"*/{stem}.safetensors" for stem in sorted(stems)] + shards
     try:
-        return Path(snapshot_download(str(source), revision=revision, allow_patterns=wanted))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except (OSError, ValueError) as error:
         raise OSError(
-            f"cannot fetch the model {source} from the hub ({type(error).__name__}): check its name, its "
+            f"cannot fetch the {kind} {name} from the hub ({type(error).__name__}): check the name, the "
             "revision and the network, or give the path of a local folder."
         ) from error
+
+
+def is_xl(folder: Path) -> bool:
+    """Whether the model has two text encoders, as Stable Diffusion XL."""
+    return component_class(folder, OF_XL[0].name) in OF_XL[0].classes
+
+
+def parts(folder: Path) -> tuple[Component, ...]:
+    """The components that a model of this family needs."""
+    return (*COMPONENTS, *OF_XL) if is_xl(folder) else COMPONENTS
+
+
+def variant(folder: Path, name: str) -> str | None:
+    """Which variant of the weights of a component is there: None for the whole one, which goes first."""
+    part = next(part for part in (*COMPONENTS, *OF_XL) if part.name == name)
+    stem = part.weights.removesuffix(".safetensors")
+    ends = (".safetensors", ".safetensors.index.json")
+    whole = any((folder / name / f"{stem}{end}").is_file() for end in ends)
+    return HALF if not whole and (folder / name / f"{stem}.{HALF}.safetensors").is_file() else None
 
 
 def check(folder: Path) -> None:
     """Raises OSError, naming the first few, when files of the base model are missing or not supported."""
     missing = [INDEX] if not (folder / INDEX).is_file() else []
-    for part in COMPONENTS:
-        needed = [part.config, part.weights] if part.weights else [part.config]
-        for name in needed:
+    needed = COMPONENTS if missing else parts(folder)
+    for part in needed:
+        for name in [part.config, part.weights] if part.weights else [part.config]:
             file = folder / part.name / name
             if not file.is_file() and not file.with_name(f"{name}.index.json").is_file():
-                missing.append(f"{part.name}/{name}")
+                if name == part.config or not variant(folder, part.name):
+                    missing.append(f"{part.name}/{name}")
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise FileNotFoundError(f"the model folder {folder} lacks {', '.join(missing[:3])}{more}.")
-    for part in COMPONENTS:
+    for part in needed:
         if part.classes and component_class(folder, part.name) not in part.classes:
             raise OSError(
                 f"the model folder {folder} has a {part.name} of class {component_class(folder, part.name)}: "
@@ -98,9 +150,8 @@ def component_class(folder: Path, name: str) -> str:
     return entry[1] if isinstance(entry, list) and len(entry) == 2 else str(entry)
 
 
-def motion_folder(folder: Path, motion: str | Path | None = None) -> Path:
-    """Where the motion weights are: `motion` if given, else `<folder>/motion`. Raises OSError if nowhere."""
-    where = folder / "motion" if motion is None else Path(motion).expanduser()
+def check_motion(where: Path) -> Path:
+    """Returns a folder of Lumiere's own motion weights. Raises OSError when files of them are missing."""
     files = [where / MOTION[0], *motion_files(where)]
     missing = [file.name for file in files if not file.is_file()]
     if missing:

@@ -9,11 +9,11 @@ import transformers
 from safetensors import SafetensorError
 from torch import nn
 
-from .folder import component_class
+from .folder import component_class, variant
 
 
 def load_model(folder: Path, name: str, dtype: torch.dtype) -> nn.Module:
-    """The unet, vae or text_encoder of a model folder, on the CPU, ready for inference.
+    """The unet, vae or a text encoder of a model folder, on the CPU, ready for inference.
 
     Raises OSError in words when its file is damaged, lacks weights, has misshapen ones, or holds NaN or inf:
     the libraries would go on with random numbers in their place, or say so only in a log.
@@ -23,6 +23,7 @@ def load_model(folder: Path, name: str, dtype: torch.dtype) -> nn.Module:
             model, report = _class(folder, name).from_pretrained(
                 folder / name,
                 torch_dtype=dtype,
+                variant=variant(folder, name),
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
@@ -43,12 +44,12 @@ def load_model(folder: Path, name: str, dtype: torch.dtype) -> nn.Module:
     return model.eval()
 
 
-def load_tokenizer(folder: Path):
-    """The tokenizer of a model folder. Raises OSError in words when its files are damaged."""
+def load_tokenizer(folder: Path, name: str = "tokenizer"):
+    """A tokenizer of a model folder. Raises OSError in words when its files are damaged."""
     try:
-        return _class(folder, "tokenizer").from_pretrained(folder / "tokenizer", local_files_only=True)
+        return _class(folder, name).from_pretrained(folder / name, local_files_only=True)
     except Exception as error:  # the tokenizers library raises bare Exceptions
-        raise OSError(f"cannot read the tokenizer in {folder} ({type(error).__name__}).") from error
+        raise OSError(f"cannot read the {name} in {folder} ({type(error).__name__}).") from error
 
 
 def find_device(name: str | torch.device | None) -> torch.device:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lumiere.folder import MOTION, MOTION_INDEX, motion_files
+from lumiere.folder import MOTION, MOTION_INDEX, motion_files, read_json
 from lumiere.inflate import Lumiere
 from lumiere.layers import (
     AttentionInflationBlock,
@@ -147,8 +147,11 @@ def load_motion(unet: nn.Module, folder: str | Path) -> Lumiere:
     options = {name: description.get(name, 0) for name in names}
     for kind, (klass, kwargs) in OPTIONS.items():
         options[kwargs] = description["kwargs"][kind]
-        if kind in description["classes"]:  # there are none without temporal resampling
-            options[klass] = CLASSES[description["classes"][kind]]
+        name = description["classes"].get(kind)  # there are none without temporal resampling
+        if name is not None and name not in CLASSES:
+            raise ValueError(f"motion.json in {folder} names a layer of class {name}, which is not known.")
+        if name is not None:
+            options[klass] = CLASSES[name]
     lumiere = Lumiere.from_unet(unet, places=fitting[0], **options)
     weights = _read_weights(folder)
     check_keys(weights, lumiere.state_dict(), f"{MOTION[1]} in {folder}")
@@ -177,8 +180,8 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def _read(folder: Path) -> dict:
-    description = json.loads((folder / MOTION[0]).read_text(encoding="utf-8"))
-    found = description.get("format") if isinstance(description, dict) else None
+    description = read_json(folder / MOTION[0])
+    found = description.get("format")
     if found != FORMAT:
         raise ValueError(f"motion.json in {folder} has format {found}; this version reads format {FORMAT}.")
     absent = {"downsample_factor", "placement", "classes", "kwargs", "facts"} - description.keys()

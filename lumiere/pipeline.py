@@ -3,7 +3,6 @@
 import copy
 import threading
 import time
-import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -14,18 +13,19 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from .adapters import SCHEDULE, is_adapter, load_weights
 from .conditioning import Given, blend, channels, to_latents
-from .folder import PREVIEW, check, locate, motion_folder, read_json, read_limits
+from .folder import PREVIEW, check, locate, locate_motion, read_json, read_limits
 from .inflate import Lumiere
-from .loading import best_dtype, find_device, load_model, load_tokenizer
-from .motion import load_motion
+from .loading import best_dtype, find_device, load_model
 from .preview import LatentPreview, synthetic_pictures
 from .request import Limits, Request
 from .sampling import Sampler
+from .text import Text, TextReader
 from .windows import in_windows, windows
 
 BATCH_LATENTS = 2**16  # clips up to here are denoised twofold in one call: 16 frames of 64 x 64
-WINDOW, OVERLAP = 128, 32  # frames denoised at once, and how many of them two windows share
+WINDOW, OVERLAP = 128, 0.25  # frames denoised at once, and the share of them that two windows have in common
 SLICE_PIXELS = 2**18  # decoded at once: 16 frames of 128 x 128, or one of 512 x 512
 
 
@@ -55,27 +55,31 @@ class Result:
 
 
 class LumierePipeline:
-    """A space-time model with its text encoder and autoencoder, ready to make clips.
+    """A space-time model with its text encoders and autoencoder, ready to make clips.
 
     Holds no state of a run: threads may generate at once. Whether the device should is not its affair.
+
+    window: frames denoised at once where a clip has more than the motion weights can tell apart, or for those
+    that can tell any number apart, more than this. notes: what was changed to fit the parts to each other, in
+    sentences for whoever starts the program.
     """
 
     def __init__(
         self,
         lumiere: Lumiere,
         vae,
-        text_encoder,
-        tokenizer,
+        reader: TextReader,
         scheduler_config: dict,
         limits: Limits,
         preview: LatentPreview | None = None,
+        window: int | None = None,
+        notes: tuple[str, ...] = (),
     ):
-        self.lumiere, self.vae = lumiere, vae
-        self.text_encoder, self.tokenizer = text_encoder, tokenizer
-        self.scheduler_config, self.limits = scheduler_config, limits
+        self.lumiere, self.vae, self.reader = lumiere, vae, reader
+        self.scheduler_config, self.limits, self.notes = scheduler_config, limits, notes
         weight = next(vae.parameters())
         self.device, self.dtype = weight.device, weight.dtype
-        self._tokenizing = threading.Lock()
+        self.window = window
         self.preview = (preview or LatentPreview.fit(vae, synthetic_pictures())).to(self.device)
 
     @classmethod
@@ -87,29 +91,49 @@ class LumierePipeline:
         dtype: torch.dtype | None = None,
         revision: str | None = None,
         fresh: bool = False,
+        motion_revision: str | None = None,
+        half: bool = False,
+        schedule: dict | None = None,
+        window: int | None = None,
+        text_width: int | None = None,
     ) -> "LumierePipeline":
-        """Loads a folder or hub id of the diffusers Stable-Diffusion layout, part by part, safetensors only.
+        """Loads a folder or hub id of the diffusers layout (SD 1.x, 2.x, XL) part by part, safetensors only.
 
-        motion: folder of the motion weights, `<source>/motion` unless given. fresh: untrained layers in their
-        place: frames know little of each other. device: cuda, mps or cpu; the first there is unless
-        given. dtype: float32 on the CPU, else bfloat16 or float16. Raises OSError or ValueError in words.
+        motion: motion weights, of Lumiere or a public adapter, as a folder, file or hub id; those in
+        `<source>/motion` unless given. fresh: untrained layers in their place: frames know little of each
+        other. device: cuda, mps or cpu; the first there is unless given. dtype: float32 on the CPU, else
+        bfloat16 or float16. half: fetches half as large files from the hub. schedule: entries that replace
+        those of the base's scheduler config, besides what adapters need. text_width: of the text that the
+        base must take, if the motion weights fit no other. Raises OSError or ValueError in words.
         """
         device = find_device(device)
         dtype = dtype or best_dtype(device)
-        folder = locate(source, revision)
+        folder = locate(source, revision, half=half)
         check(folder)
-        unet, vae, text_encoder = (
-            load_model(folder, name, dtype).to(device) for name in ("unet", "vae", "text_encoder")
-        )
-        lumiere = Lumiere.from_unet(unet) if fresh else load_motion(unet, motion_folder(folder, motion))
+        where = folder / "motion" if motion is None else locate_motion(motion, motion_revision)
+        unet, vae = (load_model(folder, name, dtype).to(device) for name in ("unet", "vae"))
+        if unet.config.in_channels != vae.config.latent_channels:
+            raise ValueError(
+                f"the unet in {folder} takes {unet.config.in_channels} channels where latents have "
+                f"{vae.config.latent_channels}: bases for inpainting and the like are not supported."
+            )
+        if text_width not in (None, unet.config.cross_attention_dim):
+            raise ValueError(
+                f"the motion weights {motion} are for another family: their bases take text that is "
+                f"{text_width} wide; {folder} takes {unet.config.cross_attention_dim}."
+            )
+        lumiere = Lumiere.from_unet(unet) if fresh else load_weights(unet, where)
+        config = read_json(folder / "scheduler" / "scheduler_config.json")
+        needed = (SCHEDULE if is_adapter(lumiere) else {}) | (schedule or {})
         return cls(
             lumiere.to(device, dtype).eval(),
             vae,
-            text_encoder,
-            load_tokenizer(folder),
-            read_json(folder / "scheduler" / "scheduler_config.json"),
+            TextReader.load(folder, dtype).to(device),
+            config | needed,
             read_limits(folder, lumiere.downsample_factor),
             LatentPreview.load(folder / PREVIEW) if (folder / PREVIEW).is_file() else None,
+            window,
+            replaced(config, needed),
         )
 
     def generate(
@@ -162,24 +186,13 @@ class LumierePipeline:
 
     def unknown_words(self, prompt: str) -> list[str]:
         """The words that the model will not see: not in its vocabulary, or past the end of what it takes."""
-        tokens = self._tokenize(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        room = self._text_length() - self.tokenizer.num_special_tokens_to_add()
-        words = {}  # of which the keys are kept, once each and in order
-        for place, (token, (start, end)) in enumerate(
-            zip(tokens.input_ids, tokens.offset_mapping, strict=True)
-        ):
-            if (token == self.tokenizer.unk_token_id or place >= room) and _is_word(prompt[start:end]):
-                words[_whole_word(prompt, start, end)] = None
-        return list(words)
+        return self.reader.unknown_words(prompt)
 
     @torch.inference_mode()
-    def encode_prompt(self, request: Request) -> Tensor:
-        """Text states (1 n d), or with guidance (2 n d): of the negative prompt, then of the prompt."""
+    def encode_prompt(self, request: Request) -> Text:
+        """One row, or with guidance two: of the negative prompt, then of the prompt."""
         texts = [request.prompt] if request.guidance == 1 else [request.negative_prompt, request.prompt]
-        tokens = self._tokenize(
-            texts, padding="max_length", truncation=True, max_length=self._text_length(), return_tensors="pt"
-        )
-        return self.text_encoder(tokens.input_ids.to(self.device))[0]
+        return self.reader(texts, request.height, request.width)
 
     @torch.inference_mode()
     def encode_given(self, given: Given, whole: bool = False) -> tuple[Tensor, Tensor]:
@@ -210,7 +223,7 @@ class LumierePipeline:
         sampler: Sampler,
         sample: Tensor,
         timestep: Tensor,
-        text: Tensor,
+        text: Text,
         guidance: float,
         known: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, Tensor]:
@@ -218,8 +231,9 @@ class LumierePipeline:
         shown = model_input = sampler.model_input(sample, timestep)
         if known and self.lumiere.given_channels:
             shown = torch.cat([model_input, channels(*known)], dim=1)
-        parts = windows(sample.shape[2], WINDOW, OVERLAP, self.limits.downsample_factor)
-        output = in_windows(lambda x: self._guided(x, timestep, text, guidance), shown, parts)
+        output = in_windows(
+            lambda x: self._guided(x, timestep, text, guidance), shown, self._windows(sample.shape[2])
+        )
         clean = sampler.clean(output, model_input, timestep)
         if known:
             clean = blend(clean, *known)
@@ -229,7 +243,15 @@ class LumierePipeline:
             torch.accelerator.synchronize(self.device)  # so that time and stop mean this step, not one queued
         return sample, clean
 
-    def _guided(self, model_input: Tensor, timestep: Tensor, text: Tensor, guidance: float) -> Tensor:
+    def _windows(self, frames: int) -> list[slice]:
+        """The frames denoised at once; adapters are shown all of a clip, if they have as many positions."""
+        positions = self.lumiere.kwargs["attns"].get("positions")
+        length = self.window or positions or WINDOW
+        if positions:
+            length = positions if frames <= positions else min(length, positions)
+        return windows(frames, length, int(OVERLAP * length), self.limits.downsample_factor)
+
+    def _guided(self, model_input: Tensor, timestep: Tensor, text: Text, guidance: float) -> Tensor:
         """The model's output, float32 (1 c t h w); classifier-free guidance when given two texts.
 
         A long clip is shown to the model twice rather than twofold: a batch saves less than a tenth of the
@@ -239,9 +261,9 @@ class LumierePipeline:
         at_once = len(text) if clip[0, 0].numel() <= BATCH_LATENTS else 1
         outputs = []
         try:
-            for states in text.split(at_once):  # 1|2 n d
-                clips = clip.expand(len(states), -1, -1, -1, -1)  # 1 c t h w -> 1|2 c t h w
-                output = self.lumiere(clips, timestep, encoder_hidden_states=states, return_dict=False)[0]
+            for rows in text.split(at_once):
+                clips = clip.expand(len(rows), -1, -1, -1, -1)  # 1 c t h w -> 1|2 c t h w
+                output = self.lumiere(clips, timestep, return_dict=False, **rows.arguments)[0]
                 outputs += output.float().split(1)
         except RuntimeError as error:
             if not _is_out_of_memory(error):
@@ -299,34 +321,17 @@ class LumierePipeline:
         """Pixels along one side of a latent."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
-    def _tokenize(self, text: str | list[str], **options):
-        # One at a time: a fast tokenizer keeps padding and truncation in itself, set anew by every call.
-        with self._tokenizing:
-            return self.tokenizer(text, **options)
 
-    def _text_length(self) -> int:
-        """Tokens that the text encoder takes, start and end included."""
-        return min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
+def replaced(config: dict, needed: dict) -> tuple[str, ...]:
+    """A sentence about what motion weights change in a scheduler's config, or none when nothing is."""
+    names = [name for name in ("beta_start", "beta_end", "beta_schedule") if name in needed]
+    names += [name for name in ("prediction_type", "timestep_spacing") if name in needed and name in config]
+    changes = [f"{n} {config.get(n)} -> {needed[n]}" for n in names if config.get(n) != needed[n]]
+    if not changes:
+        return ()
+    return (f"The motion weights need another schedule than the base has: {', '.join(changes)}.",)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
     # On the CPU it is a plain RuntimeError of the allocator.
     return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
-
-
-def _is_word(text: str) -> bool:
-    """Whether there is a letter, digit or symbol in it, as opposed to punctuation and spaces alone."""
-    return any(unicodedata.category(character)[0] in "LNS" for character in text)
-
-
-def _whole_word(text: str, start: int, end: int) -> str:
-    """The word around a piece of it: tokenizers split at apostrophes, some also what they do not know."""
-    while start and _is_inside(text[start - 1]):
-        start -= 1
-    while end < len(text) and _is_inside(text[end]):
-        end += 1
-    return text[start:end]
-
-
-def _is_inside(character: str) -> bool:
-    return character.isalnum() or character in "'\N{RIGHT SINGLE QUOTATION MARK}"

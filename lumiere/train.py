@@ -24,19 +24,21 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 from tqdm import tqdm
 
+from lumiere.adapters import SCHEDULE, is_adapter, load_weights
 from lumiere.clipfolder import Size, encode_clips
 from lumiere.conditioning import channels
 from lumiere.curves import plot_losses
 from lumiere.data import CAPTIONS, LATENTS, LatentClips
-from lumiere.folder import PREVIEW, check, locate, read_json, read_limits
+from lumiere.folder import PREVIEW, check, locate, locate_motion, read_json, read_limits
 from lumiere.inflate import Lumiere
-from lumiere.loading import load_model, load_tokenizer
-from lumiere.motion import load_motion, save_motion
+from lumiere.loading import load_model
+from lumiere.motion import save_motion
 from lumiere.optimizer import MatrixOptimizer, relative_rate
 from lumiere.pipeline import GenerationError, LumierePipeline
 from lumiere.preview import LatentPreview
 from lumiere.request import Request
 from lumiere.sampling import correlated
+from lumiere.text import Text, TextReader
 from lumiere.video import write_clip
 
 PRECISIONS = ("no", "bf16")
@@ -163,12 +165,13 @@ class Trainer:
             )
         folder = locate(settings.model)
         check(folder)
-        self.scheduler = DDIMScheduler.from_config(read_json(folder / "scheduler" / "scheduler_config.json"))
         self.clips = LatentClips(self._latents(folder))
-        self.tokenizer = load_tokenizer(folder)
-        text_encoder = load_model(folder, "text_encoder", torch.float32)
-        self.text_encoder = text_encoder.requires_grad_(False).to(accelerator.device)
+        self.reader = TextReader.load(folder, torch.float32).to(accelerator.device)
         self.lumiere = self._new_lumiere(folder).to(accelerator.device)
+        self.schedule = read_json(folder / "scheduler" / "scheduler_config.json")
+        if is_adapter(self.lumiere):
+            self.schedule |= SCHEDULE
+        self.scheduler = DDIMScheduler.from_config(self.schedule)
         self.averaged = copy.deepcopy(self.lumiere).requires_grad_(False)  # of the motion weights alone
         self.optimizer = MatrixOptimizer(self.lumiere.parameters())
         self.model = accelerator.prepare(self.lumiere)
@@ -231,14 +234,19 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         try:
-            pipeline, (height, width) = self._pipeline, self.clips.size
-            pixels = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)  # per latent
-            size = {"frames": self.settings.frames, "height": height * pixels, "width": width * pixels}
-            *_, result = pipeline.generate(Request(self.clips.texts[0][0], seed=0, **size))
+            height, width = (side * self._pixels for side in self.clips.size)
+            size = {"frames": self.settings.frames, "height": height, "width": width}
+            *_, result = self._pipeline.generate(Request(self.clips.texts[0][0], seed=0, **size))
             (self.out / SAMPLES).mkdir(exist_ok=True)
             write_clip(self.out / SAMPLES / f"{self.step:07}.mp4", result.frames, result.request.fps)
         except (GenerationError, OSError, ValueError) as error:
             print(f"no clip of step {self.step}: {error}", file=sys.stderr)
+
+    @cached_property
+    def _pixels(self) -> int:
+        """Along one side of a latent."""
+        config = read_json(locate(self.settings.model) / "vae" / "config.json")
+        return 2 ** (len(config["block_out_channels"]) - 1)
 
     @cached_property
     def _pipeline(self) -> LumierePipeline:
@@ -247,9 +255,8 @@ class Trainer:
         return LumierePipeline(
             self.averaged,
             load_model(folder, "vae", torch.float32).to(self.accelerator.device),
-            self.text_encoder,
-            self.tokenizer,
-            read_json(folder / "scheduler" / "scheduler_config.json"),
+            self.reader,
+            self.schedule,
             read_limits(folder, self.averaged.downsample_factor),
             LatentPreview.load(folder / PREVIEW) if (folder / PREVIEW).is_file() else None,
         )
@@ -321,7 +328,7 @@ class Trainer:
             )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(s.seed)
-            lumiere = load_motion(base, s.init) if s.init else self._fresh(base)
+            lumiere = load_weights(base, locate_motion(s.init)) if s.init else self._fresh(base)
         if s.noise_correlation is not None:
             lumiere.noise_correlation = s.noise_correlation
         if s.frames % lumiere.downsample_factor:
@@ -375,20 +382,14 @@ class Trainer:
         noisy, target = noise_and_target(self.scheduler, clean, noise, timesteps)
         if self.lumiere.given_channels:
             noisy = torch.cat([noisy, channels(clean, batch.given.to(device))], dim=1)
-        predicted = self.model(
-            noisy, timesteps, encoder_hidden_states=self._encode(batch.texts), return_dict=False
-        )[0]
+        text = self._encode(batch.texts)
+        predicted = self.model(noisy, timesteps, return_dict=False, **text.arguments)[0]
         loss = weighted_error(predicted, target, 1 + s.subject_weight * subject) / s.accumulation
         self.accelerator.backward(loss)
         return loss.detach()
 
-    @torch.no_grad()
-    def _encode(self, texts: list[str]) -> Tensor:
-        length = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
-        tokens = self.tokenizer(
-            texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
-        )
-        return self.text_encoder(tokens.input_ids.to(self.accelerator.device))[0]  # b n d
+    def _encode(self, texts: list[str]) -> Text:
+        return self.reader(texts, *(side * self._pixels for side in self.clips.size))
 
     @torch.no_grad()
     def _average(self, decay: float) -> None:

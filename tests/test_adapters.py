@@ -15,9 +15,9 @@ POSITIONS = 6
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-def small_unet(family: str, **options) -> UNet2DConditionModel:
+def small_unet(family: str, seed: int = 0, **options) -> UNet2DConditionModel:
     """Blocks and conditioning of Stable Diffusion 1.x or XL, with few channels."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = {"sample_size": 8, "norm_num_groups": 8, "cross_attention_dim": 16}
     if family == "sd":
         config |= {"block_out_channels": (32, 32, 64, 64), "attention_head_dim": 2}
@@ -40,7 +40,7 @@ def shaken_adapter(unet: UNet2DConditionModel, middle: bool, seed: int = 1, **op
     """An adapter for the UNet in which every number is random, those of the positions too."""
     torch.manual_seed(seed)
     widths = unet.config.block_out_channels
-    options |= {"motion_max_seq_length": POSITIONS, "motion_norm_num_groups": 8}
+    options = {"motion_max_seq_length": POSITIONS, "motion_norm_num_groups": 8} | options
     options["motion_layers_per_block"] = unet.config.layers_per_block
     adapter = MotionAdapter(block_out_channels=widths, use_motion_mid_block=middle, **options).eval()
     with torch.no_grad():

@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 ORDER = (
     "bounds request folder layers places hooks inflate motion adapters conditioning windows preview video "
-    "images loading sampling pipeline modes models jobs data clipfolder curves optimizer train paperworld "
-    "page __main__ app"
+    "images loading text sampling pipeline modes models jobs data clipfolder curves optimizer train "
+    "paperworld page __main__ app"
 ).split()
 WITHOUT_TORCH = ("app", "page", "bounds", "request", "folder", "video")
 

@@ -14,7 +14,7 @@ from lumiere.folder import locate
 
 @pytest.fixture(autouse=True)
 def empty_cache(monkeypatch):
-    monkeypatch.setattr(models, "_resident", {})
+    monkeypatch.setattr(models, "_resident", [])
     monkeypatch.delenv(models.VARIABLE, raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lumiere.folder import motion_folder
+from lumiere.folder import check_motion
 from lumiere.inflate import Lumiere
 from lumiere.motion import load_motion, read_facts, save_motion
 from tests.test_inflate import small_unet, trained
@@ -124,9 +124,9 @@ def test_broken_shards_are_refused_in_words(unet, sharded):
     with pytest.raises(OSError, match=f"lack {first.name}"):
         load_motion(unet, folder)
     with pytest.raises(OSError, match=f"no motion weights in .* \\(no {first.name}\\)"):
-        motion_folder(folder.parent, folder)
+        check_motion(folder)
     first.write_bytes(whole)
-    assert motion_folder(folder.parent, folder) == folder
+    assert check_motion(folder) == folder
     for shards in ({"a": "../motion-00001-of-00002.safetensors"}, {"a": 1}, {}, []):
         index.write_text(json.dumps({"weight_map": shards}))
         with pytest.raises(OSError, match="does not tell the shards"):
@@ -173,5 +173,5 @@ def test_a_description_that_cannot_be_read_is_refused_in_words(unet, saved):
     with pytest.raises(ValueError, match="lacks kwargs"):
         load_motion(unet, folder)
     path.write_text("[")
-    with pytest.raises(ValueError):
+    with pytest.raises(OSError, match="motion.json is not a JSON object"):
         load_motion(unet, folder)

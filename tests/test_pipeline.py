@@ -14,6 +14,7 @@ import lumiere.pipeline as module
 from lumiere.conditioning import Given
 from lumiere.pipeline import GenerationError, LumierePipeline, Progress, Result
 from lumiere.request import SCHEDULERS, Request
+from lumiere.text import TextReader
 
 REQUEST = Request("a red ball over the hills", frames=8, height=64, width=64, steps=4, seed=7)
 
@@ -126,7 +127,7 @@ def test_guidance_is_the_step_from_the_negative_prompt_to_the_prompt(pipeline):
 
 def test_without_guidance_the_model_is_asked_once_and_the_negative_prompt_is_moot(pipeline):
     request = replace(REQUEST, guidance=1.0)
-    assert pipeline.encode_prompt(request).shape == (1, 12, 16)
+    assert pipeline.encode_prompt(request).states.shape == (1, 12, 16)
     other = replace(request, negative_prompt="a blue fish")
     assert np.array_equal(last(pipeline, request).frames, last(pipeline, other).frames)
     guided = replace(other, guidance=4.0)
@@ -330,21 +331,22 @@ def test_unknown_words(pipeline, prompt, words):
 
 def test_the_tokenizer_is_asked_one_thing_at_a_time(pipeline):
     inside, met = threading.Lock(), []
+    (tokenizer,) = pipeline.reader.tokenizers
 
     class Tokenizer:  # of two threads within a call, one would have the padding of the other
         def __call__(self, *args, **kwargs):
             met.append(not inside.acquire(blocking=False))
             time.sleep(0.01)
             try:
-                return pipeline.tokenizer(*args, **kwargs)
+                return tokenizer(*args, **kwargs)
             finally:
                 inside.release()
 
         def __getattr__(self, name: str):
-            return getattr(pipeline.tokenizer, name)
+            return getattr(tokenizer, name)
 
     watched = copy.copy(pipeline)
-    watched.tokenizer = Tokenizer()
+    watched.reader = TextReader(pipeline.reader.encoders, [Tokenizer()])
     with ThreadPoolExecutor(4) as threads:
         asked = [threads.submit(watched.unknown_words, "a dragon") for _ in range(8)]
         asked += [threads.submit(watched.encode_prompt, Request("a cat")) for _ in range(8)]
@@ -376,7 +378,7 @@ def test_the_base_is_an_ordinary_model_of_diffusers(tiny_model):
 
 def test_a_long_clip_is_denoised_in_windows_of_bounded_length(pipeline, monkeypatch):
     monkeypatch.setattr(module, "WINDOW", 8)
-    monkeypatch.setattr(module, "OVERLAP", 4)
+    monkeypatch.setattr(module, "OVERLAP", 0.5)
     request, seen = replace(REQUEST, frames=24, guidance=1.0), []
     handle = pipeline.lumiere.register_forward_pre_hook(lambda m, args: seen.append(args[0].shape[2]))
     long = last(pipeline, request).frames

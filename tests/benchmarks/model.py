@@ -172,7 +172,7 @@ def overfit(steps: int = 300, batch: int = 4) -> tuple[float, float]:
 def one_clip_loss(trainer: Trainer, draws: int = 64) -> float:
     """Mean squared error of the averaged weights on the first clip, at fixed timesteps and noise."""
     batch, errors = trainer.clips.draw(0, range(1), 1, 16, 0, 0.0), []
-    text, correlation = trainer._encode(batch.texts), trainer.lumiere.noise_correlation
+    text, correlation = trainer._encode(batch.texts).states, trainer.lumiere.noise_correlation
     for draw in range(draws):
         generator = torch.Generator().manual_seed(1000 + draw)
         noise = correlated(torch.randn(batch.latents.shape, generator=generator), correlation)
