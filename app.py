@@ -194,7 +194,7 @@ class App:
         with gr.Blocks(title=words.TITLE, analytics_enabled=False) as demo:
             page = widgets.page(self.limits, entry)
             device = dict(concurrency_id="device", concurrency_limit=PLACES)
-            quiet = dict(show_progress="hidden", api_visibility="private")
+            quiet = dict(show_progress="hidden", api_visibility="private", preprocess=False)
             start = [page.generate.click, page.prompt.submit]
             gr.on(start, None, page.status, page.status, js=BEGIN, **quiet)
             made = gr.on(

@@ -21,7 +21,7 @@ API = "/gradio_api/"
 CALLS = ("queue/join", "run/", "api/", "call/")  # what starts an event
 POSTS = (*CALLS, "cancel", "reset", "upload", "mcp")
 CLOSED = tuple("proxy= stream/ component_server process_recording dev/ deep_link vibe- undo-vibe-".split())
-JSON_BYTES = 2**20  # of a call: two full prompts and all settings take 30 000
+JSON_BYTES = 2**21  # of a call: a drawn region takes up to a megabyte, two full prompts 30 000
 SESSION = 100  # characters of the name that a browser gives its session: gradio's have 11
 ADDRESS = re.compile(r"\s*(//|\\\\|[a-z][a-z0-9+.-]+:)", re.IGNORECASE)  # two letters at least: c: is a disk
 # Of a call; what else gradio takes there is meant for itself.
