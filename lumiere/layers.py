@@ -119,18 +119,28 @@ class ConvolutionInflationBlock(TemporalLayer):
         y = rows_of_time(y, b)  # (b t) c h w -> b c t (h w)
         conv, norm, _ = self.temporal_conv
         y = F.conv2d(y, kernel_over_time(conv), conv.bias, padding=(conv.padding[0], 0))
+        dtype = y.dtype
         # In float32 at least: bfloat16 is slow on a CPU, and not exact.
-        z = y.permute(0, 2, 3, 1).to(torch.promote_types(y.dtype, torch.float32))  # b t (h w) c
+        y = y.permute(0, 2, 3, 1).to(torch.promote_types(dtype, torch.float32))  # b t (h w) c
         if isinstance(norm, nn.GroupNorm):
-            z = group_norm_over_time(norm, z, together=self.norm == "clip")
+            y = group_norm_over_time(norm, y, together=self.norm == "clip")
         else:
-            z = norm(z.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            y = norm(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         if self.modulation is not None:
-            scale, shift = self.modulation(embedding).to(z.dtype)[:, None, None].chunk(2, dim=-1)
-            z = torch.addcmul(shift, z, 1 + scale)  # b t (h w) c
-        z = silu(z).to(y.dtype).flatten(0, 1).mT  # b t (h w) c -> (b t) c (h w)
-        z = self.proj_out.weight.squeeze(-1) @ z  # in the memory of most bases, so that nothing is copied
-        return x + (z + self.proj_out.bias[:, None]).unflatten(2, x.shape[2:])
+            scale, shift = self.modulation(embedding).to(y.dtype)[:, None, None].chunk(2, dim=-1)
+            y = torch.addcmul(shift, y, 1 + scale)  # b t (h w) c
+        y = silu(y).to(dtype).flatten(0, 1)  # b t (h w) c -> (b t) (h w) c
+        return add_projection(x, y, self.proj_out.weight.squeeze(-1), self.proj_out.bias)
+
+
+def add_projection(x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x `n c h w` and a projection of rows `n (h w) c`, in the memory of x, with nothing copied on the way."""
+    weight = weight.expand(len(x), -1, -1)
+    if x.is_contiguous():
+        y = torch.baddbmm(x.flatten(2), weight, rows.mT).add_(bias[:, None])
+        return y.unflatten(2, x.shape[2:])
+    y = torch.baddbmm(x.permute(0, 2, 3, 1).flatten(1, 2), rows, weight.mT).add_(bias)
+    return y.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
 
 
 def silu(x: Tensor) -> Tensor:
