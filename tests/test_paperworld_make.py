@@ -42,7 +42,7 @@ def test_a_part_that_failed_is_made_again_and_its_time_counts(tmp_path, monkeypa
 
     monkeypatch.setattr(make, "render_dataset", rendered)
     maker = Maker(tmp_path / "model", tmp_path / "work", replace(BUDGETS["tiny"], stills=3), told.append)
-    maker.parts = {"stills, rendered": maker._render_stills}
+    maker.parts = {"stills, rendered": maker.parts["stills, rendered"]}
     with pytest.raises(KeyboardInterrupt):
         maker.make()
     before = json.loads((tmp_path / "work" / DONE).read_text())["stills, rendered"]

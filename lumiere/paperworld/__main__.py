@@ -1,134 +1,101 @@
 """python -m lumiere.paperworld: render the world, train the embedded model's parts, judge clips."""
 
 import argparse
-from pathlib import Path
 
-import numpy as np
-
-MODEL = Path(__file__).resolve().parents[2] / "assets/models/paper-world"
+# The rest is imported in functions: processes that render read this file, too, and need no torch.
+TRAINED = {
+    "autoencoder": "train the autoencoder on rendered stills",
+    "text": "train the text encoder and its tokenizer on captions",
+    "base": "train the base text-to-image UNet on encoded stills",
+}
 
 
 def main(argv=None):
+    from .evaluate import add_evaluate_arguments, run_evaluate
+    from .judge import add_judge_arguments, run_judge
+    from .make import add_make_arguments, run_make
+    from .parts import STEPS
+
     parser = argparse.ArgumentParser(
         prog="python -m lumiere.paperworld",
         description=__doc__,
         epilog="`make` does all: render, autoencoder, text, encode, base, preview, `lumiere.train`, motion.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    _add_render(commands.add_parser("render", help="draw scenes into a folder: pixels, loss weights, truths"))
-    _add_encode(commands.add_parser("encode", help="write latents and captions beside rendered scenes"))
-    for name, steps, words in (
-        ("autoencoder", 2800, "train the autoencoder on rendered stills"),
-        ("text", 400, "train the text encoder and its tokenizer on captions"),
-        ("base", 5000, "train the base text-to-image UNet on encoded stills"),
-    ):
-        command = commands.add_parser(name, help=words)
-        _add_model(command)
-        if name != "text":
-            command.add_argument("--data", required=True, help="folder made by render (and encode)")
+
+    def add(name, words, do):
+        command = commands.add_parser(name, help=words, description=words)
+        command.set_defaults(do=do)
+        return command
+
+    _add_render_arguments(add("render", "draw scenes into a folder: pixels, loss weights, truths", _render))
+    encode = add("encode", "write latents and captions beside rendered scenes", _encode)
+    _add_folders(encode, data="folder made by render")
+    for name, words in TRAINED.items():
+        command = add(name, words, _train)
+        _add_folders(command, data=None if name == "text" else "folder made by render (and encode)")
         command.add_argument("--run", required=True, help="folder for checkpoint and metrics, to resume from")
-        command.add_argument("--steps", type=int, default=steps)
-        command.set_defaults(do=_TRAINERS[name])
-    motion = commands.add_parser("motion", help="put what lumiere.train made into the model")
-    _add_model(motion)
+        command.add_argument("--steps", type=int, default=STEPS[name], help="(%(default)s)")
+    motion = add("motion", "put what lumiere.train made into the model", _motion)
+    _add_folders(motion)
     motion.add_argument("--run", required=True, help="the folder named --out in that training")
-    motion.set_defaults(do=_motion)
-    preview = commands.add_parser("preview", help="fit the latent-to-pixels map of the previews")
-    _add_model(preview)
-    preview.add_argument("--data", required=True, help="folder made by render")
-    preview.set_defaults(do=_preview)
-    from .make import add_make_arguments, run_make
-
-    make = commands.add_parser("make", help="make the whole model from nothing, or go on making it")
-    add_make_arguments(make)
-    make.set_defaults(do=run_make)
-    from .judge import add_judge_arguments, run_judge
-
-    judge = commands.add_parser("judge", help="measure real renders or generated clips")
-    add_judge_arguments(judge)
-    judge.set_defaults(do=run_judge)
-    from .evaluate import add_evaluate_arguments, run_evaluate
-
-    evaluate = commands.add_parser("evaluate", help="generate clips of random prompts and measure them")
-    add_evaluate_arguments(evaluate)
-    evaluate.set_defaults(do=run_evaluate)
+    _add_folders(
+        add("preview", "fit the latent-to-pixels map of the previews", _preview), "folder made by render"
+    )
+    add_make_arguments(add("make", "make the whole model from nothing, or go on making it", run_make))
+    add_judge_arguments(add("judge", "measure real renders or generated clips", run_judge))
+    add_evaluate_arguments(add("evaluate", "print the model's figures beside their bars", run_evaluate))
     arguments = parser.parse_args(argv)
     return arguments.do(arguments)
 
 
-def _add_model(command):
-    command.add_argument("--model", default=MODEL, help="model folder to write into (the embedded one)")
+def _add_folders(command, data=None):
+    from .model_folder import EMBEDDED
+
+    command.add_argument("--model", default=EMBEDDED, help="model folder to write into (the embedded one)")
+    if data:
+        command.add_argument("--data", required=True, help=data)
 
 
-def _add_render(command):
+def _add_render_arguments(command):
     command.add_argument("--data", required=True, help="folder to write")
     command.add_argument("--scenes", type=int, default=24000)
     command.add_argument("--frames", type=int, default=1)
     command.add_argument("--seed", type=int, default=11)
     command.add_argument("--held-out", action="store_true", help="only combinations that no training sees")
     command.add_argument("--workers", type=int, default=2)
-    command.set_defaults(do=_render)
 
 
-def _render(arguments):
+def _render(a):
     from .dataset import render_dataset
 
-    a = arguments
     render_dataset(a.data, a.scenes, a.frames, a.seed, a.held_out, a.workers)
 
 
-def _add_encode(command):
-    command.add_argument("--data", required=True, help="folder made by render")
-    _add_model(command)
-    command.set_defaults(do=_encode)
+def _encode(a):
+    from . import parts
+
+    parts.latents(a.model, a.data)
 
 
-def _encode(arguments):
-    from .autoencoder import encode_dataset
-    from .model_folder import load_vae
+def _train(a):
+    from . import parts
 
-    encode_dataset(arguments.data, load_vae(arguments.model))
-
-
-def _autoencoder(arguments):
-    from .autoencoder import train_autoencoder
-    from .model_folder import save_component
-
-    trained = train_autoencoder(arguments.data, arguments.run, arguments.steps)
-    save_component(arguments.model, "vae", trained)
+    given = {name: value for name, value in vars(a).items() if name not in ("command", "do")}
+    getattr(parts, a.command)(**given)
 
 
-def _text(arguments):
-    from .model_folder import save_component
-    from .text import train_text_encoder
-
-    encoder, tokenizer = train_text_encoder(arguments.run, arguments.steps)
-    save_component(arguments.model, "text_encoder", encoder)
-    save_component(arguments.model, "tokenizer", tokenizer)
-
-
-def _base(arguments):
-    from .base import train_base
-    from .model_folder import load_text, save_component
-
-    trained = train_base(arguments.data, *load_text(arguments.model), arguments.run, arguments.steps)
-    save_component(arguments.model, "unet", trained)
-
-
-def _motion(arguments):
+def _motion(a):
     from .model_folder import save_motion_of
 
-    save_motion_of(arguments.model, arguments.run)
+    save_motion_of(a.model, a.run)
 
 
-def _preview(arguments):
-    from .model_folder import save_preview
+def _preview(a):
+    from . import parts
 
-    pixels = np.load(Path(arguments.data) / "pixels.npy", mmap_mode="r")
-    save_preview(arguments.model, pixels[:256, 0])
+    parts.preview(a.model, a.data)
 
-
-_TRAINERS = {"autoencoder": _autoencoder, "text": _text, "base": _base}
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -1,95 +1,188 @@
-"""What the embedded model makes of its prompts, judged from the pixels."""
+"""What the embedded model makes of its prompts, judged from the pixels: a table of figures and their bars.
 
+Every record is kept as soon as it is made, so that an evaluation that was stopped goes on where it was.
+Records belong to the weights, settings and judge that made them; those of others are kept beside.
+"""
+
+import argparse
+import hashlib
+import json
+import os
 import sys
-import time
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
+from tqdm import tqdm
 
 from .. import models
+from ..folder import locate
+from ..pipeline import LumierePipeline
 from ..request import Request
 from .autoencoder import to_tensor
-from .captions import canonical, paraphrase
-from .judge import COLUMNS, accuracy, chance, frozen, judge, shuffled
-from .scene import render, sample_scene
+from .captions import canonical
+from .grid import GRID, write_grid
+from .judge import COLUMNS, accuracy
+from .model_folder import EMBEDDED
+from .rows import ROWS, pairs, scene_of
 
-SEED = 2_000_003  # of the prompts; the trainings draw their scenes from other seeds
-GRID, CELL_PIXELS = (6, 3), 128
+INTERRUPTED = 130
+CODE = ("captions", "judge", "measures", "rows", "scene", "sight", "tracks")  # what records depend on, too
+
+
+class Studio:
+    """Makes clips with one model and one set of settings; `None` for those of the model."""
+
+    def __init__(self, model=None, steps=None, guidance=None):
+        entry, self.folder = models.entry(model or models.DEFAULT), locate(model or EMBEDDED)
+        self.pipeline = LumierePipeline.from_pretrained(self.folder)
+        self._usual = Request(
+            "-",
+            steps=entry.steps if steps is None else steps,
+            guidance=entry.guidance if guidance is None else guidance,
+            scheduler=entry.scheduler,
+            height=self.pipeline.limits.default_height,
+            width=self.pipeline.limits.default_width,
+        )
+
+    def request(self, prompt, frames, seed):
+        return replace(self._usual, prompt=prompt, frames=frames, seed=seed)
+
+    def clip(self, prompt, frames, seed, given=None):
+        """uint8 (t h w c)"""
+        *_, result = self.pipeline.generate(self.request(prompt, frames, seed), given=given)
+        return result.frames
+
+    @torch.inference_mode()
+    def through_autoencoder(self, frames):
+        """Frames uint8 (t h w c), encoded and decoded."""
+        latents = self.pipeline.vae.encode(to_tensor(frames)).latent_dist.mean  # t c h w
+        scaled = latents * self.pipeline.vae.config.scaling_factor
+        return self.pipeline.decode(scaled.transpose(0, 1)[None])  # t c h w -> 1 c t h w
+
+    @cached_property
+    def fingerprint(self):
+        """Of all that records depend on: weights, settings, and the code that judges."""
+        told = hashlib.sha256(json.dumps(asdict(self._usual)).encode())
+        code = [Path(__file__).with_name(f"{name}.py") for name in CODE]
+        for file in (*code, *sorted(self.folder.rglob("*.safetensors"))):
+            told.update(file.read_bytes())
+        return told.hexdigest()[:12]
+
+
+class Records:
+    """A JSON file: fingerprint -> row -> number of the prompt -> record."""
+
+    def __init__(self, file, fingerprint):
+        self.file, self.all = Path(file), {}
+        if self.file.exists():
+            try:
+                self.all = json.loads(self.file.read_text())
+            except ValueError:
+                self.all = None
+            if not isinstance(self.all, dict):
+                raise ValueError(f"{file} does not hold records of an evaluation: name another file.")
+        self.own = self.all.setdefault(fingerprint, {})
+
+    def of(self, row, count):
+        """Those of the first so many prompts, as far as they are there: number -> record."""
+        kept = self.own.get(row, {})
+        return {index: kept[str(index)] for index in range(count) if str(index) in kept}
+
+    def add(self, row, index, record):
+        self.own.setdefault(row, {})[str(index)] = record
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        part = self.file.with_name(f"{self.file.name}.part")
+        part.write_text(json.dumps(self.all))
+        os.replace(part, self.file)
+
+
+def measure(studio, records, name, count):
+    """The records of a row, in the order of the prompts; those that are missing are made."""
+    row, kept_as = ROWS[name], ROWS[name].kept_as or name
+    count = min(count, row.prompts)
+    done = records.of(kept_as, count)
+    with tqdm(total=count, initial=len(done), desc=name, unit="prompt", leave=False, disable=None) as bar:
+        for index in range(count):
+            if index not in done:
+                records.add(kept_as, index, row.record(studio, index))
+                bar.update()
+    return list(records.of(kept_as, count).values())
 
 
 def add_evaluate_arguments(parser):
-    parser.add_argument("--model", help="name, folder or hub id (the embedded model)")
-    parser.add_argument("--clips", type=int, default=100, metavar="N", help="prompts (default 100)")
-    parser.add_argument("--frames", type=int, default=16, metavar="T", help="of each clip (default 16)")
-    parser.add_argument("--steps", type=int, help="denoising steps (the model's own)")
-    parser.add_argument("--guidance", type=float, help="guidance (the model's own)")
-    parser.add_argument("--held-out", action="store_true", help="only combinations that no training saw")
-    parser.add_argument("--paraphrased", action="store_true", help="synonyms and another order of words")
-    parser.add_argument("--grid", metavar="FILE.webp", help="also write the first clips as a moving picture")
+    parser.add_argument("--model", help="folder or hub id (the embedded model)")
+    parser.add_argument(
+        "--rows",
+        type=_rows,
+        default=list(ROWS),
+        metavar="ROW,…",
+        help=f"of {', '.join(ROWS)}; all unless given",
+    )
+    parser.add_argument("--clips", type=int, default=300, metavar="N", help="prompts a row (%(default)s)")
+    parser.add_argument(
+        "--results", default="runs/evaluate.json", metavar="FILE", help="kept to go on from (%(default)s)"
+    )
+    parser.add_argument("--steps", type=int, metavar="N", help="denoising steps (the model's own)")
+    parser.add_argument("--guidance", type=float, metavar="X", help="guidance (the model's own)")
+    parser.add_argument(
+        "--grid", metavar="FILE.webp", help=f"only write {GRID[0] * GRID[1]} clips as a moving picture"
+    )
 
 
 def run_evaluate(args):
-    """Prints a table of accuracy per attribute: generated clips, the ceiling, and controls."""
-    pipeline, clips, pairs, began = models.get(args.model), [], [], time.monotonic()
-    controls = {name: [] for name in ("ceiling", "frozen", "shuffled")}
-    for index in range(args.clips):
-        rng = np.random.default_rng((SEED, index))
-        scene = sample_scene(rng, args.held_out)
-        frames = _generate(pipeline, scene, rng, index, args)
-        clips.append(frames)
-        pairs.append((scene, judge(frames)))
-        controls["frozen"].append((scene, judge(frozen(frames))))
-        controls["shuffled"].append((scene, judge(shuffled(frames, rng))))
-        real = _through_autoencoder(pipeline, render(scene, args.frames)[0])
-        controls["ceiling"].append((scene, judge(real)))
-        print(f"\r{index + 1} of {args.clips} clips", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
-    seconds = (time.monotonic() - began) / args.clips
-    print(f"{args.clips} clips of {args.frames} frames, {seconds:.1f} s each with judging and controls\n")
-    print("| | " + " | ".join(COLUMNS) + " |\n|---|" + "---|" * len(COLUMNS))
-    _print_row("generated", accuracy(pairs))
-    _print_row("generated, captions shuffled (chance)", chance(pairs) if args.clips > 1 else {})
-    _print_row("generated, first frame frozen", accuracy(controls["frozen"]))
-    _print_row("generated, frames shuffled in time", accuracy(controls["shuffled"]))
-    _print_row("real clips through the autoencoder (ceiling)", accuracy(controls["ceiling"]))
-    if args.grid:
-        write_grid(args.grid, clips)
+    """Prints the table, row by row. Exit status: 0, 2 for what cannot be, 130 when stopped on the way."""
+    if args.clips < 1:
+        print(f"--clips must be 1 or more: received {args.clips}.", file=sys.stderr)
+        return 2
+    try:
+        studio = Studio(args.model, args.steps, args.guidance)
+        if args.grid:
+            return draw_grid(studio, args.grid)
+        records = Records(args.results, studio.fingerprint)
+    except ValueError as refusal:
+        print(refusal, file=sys.stderr)
+        return 2
+    return print_table(studio, records, args.rows, args.clips)
 
 
-def write_grid(path, clips, fps=16):
-    """The first clips, uint8 (t h w c) each, side by side as an animated WebP."""
-    columns, rows = GRID
-    shown = np.stack(clips[: columns * rows])[: len(clips) // columns * columns]
-    n, t, h, w, c = shown.shape
-    grid = shown.reshape(-1, columns, t, h, w, c).transpose(2, 0, 3, 1, 4, 5)  # rows columns t h w c -> t …
-    pictures = [Image.fromarray(frame) for frame in grid.reshape(t, n // columns * h, columns * w, c)]
-    first, *others = pictures
-    first.save(path, save_all=True, append_images=others, duration=1000 // fps, loop=0, quality=80)
+def print_table(studio, records, rows, count):
+    judged = {}
+    print("| | of | measured, and its bar | |\n|---|---|---|---|")
+    try:
+        for name in rows:
+            found = measure(studio, records, name, count)
+            figures = ROWS[name].figures(found)
+            met = "met" if all(figure.met for figure in figures) else "missed"
+            told = " · ".join(map(str, figures))
+            print(f"| {ROWS[name].title} | {len(found)} | {told} | {met} |", flush=True)
+            if "verdict" in found[0]:
+                judged[name] = accuracy(pairs(found))
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here.", file=sys.stderr)
+        return INTERRUPTED
+    if judged:
+        print("\n| right in | " + " | ".join(COLUMNS) + " |\n|---|" + "---|" * len(COLUMNS))
+    for name, shares in judged.items():
+        cells = [f"{shares[column]:.3f}" if column in shares else "" for column in COLUMNS]
+        print(f"| {name} | " + " | ".join(cells) + " |")
+    return 0
 
 
-def _generate(pipeline, scene, rng, index, args):
-    entry = models.entry(args.model)
-    prompt = paraphrase(scene, rng) if args.paraphrased else canonical(scene)
-    request = Request(
-        prompt,
-        frames=args.frames,
-        steps=args.steps or entry.steps,
-        guidance=entry.guidance if args.guidance is None else args.guidance,
-        scheduler=entry.scheduler,
-        seed=index,
-    )
-    *_, result = pipeline.generate(request)
-    return result.frames
+def draw_grid(studio, file, frames=80):
+    """Writes the clips of the first prompts, with what was asked below each."""
+    prompts = [canonical(scene_of(index)[0]) for index in range(GRID[0] * GRID[1])]
+    shown = enumerate(tqdm(prompts, unit="clip", disable=None))
+    clips = [studio.clip(prompt, frames, index) for index, prompt in shown]
+    write_grid(file, clips, prompts)
+    print(f"{file}: {Path(file).stat().st_size / 1e6:.1f} MB")
+    return 0
 
 
-@torch.inference_mode()
-def _through_autoencoder(pipeline, frames):
-    latents = pipeline.vae.encode(to_tensor(frames)).latent_dist.mean  # t c h w
-    scaled = latents * pipeline.vae.config.scaling_factor
-    return pipeline.decode(scaled.transpose(0, 1)[None])  # t c h w -> 1 c t h w
-
-
-def _print_row(name, table):
-    cells = [f"{table[column]:.2f}" if column in table else "" for column in COLUMNS]
-    print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+def _rows(text):
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in names if name not in ROWS]
+    if unknown or not names:
+        raise argparse.ArgumentTypeError(f"choose from {', '.join(ROWS)}: received {text!r}.")
+    return names

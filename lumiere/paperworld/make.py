@@ -11,17 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from ..train import Settings, show
-from .autoencoder import encode_dataset, train_autoencoder
-from .base import train_base
+from . import parts
 from .dataset import render_dataset
-from .model_folder import load_text, load_vae, save_component, save_motion_of, save_preview
-from .text import train_text_encoder
+from .model_folder import save_motion_of
 
 STILLS_SEED, CLIPS_SEED = 11, 12  # evaluation draws its scenes from another
-PREVIEW_PICTURES = 256
 DONE = "make.json"
 
 
@@ -56,15 +51,20 @@ class Maker:
     def __init__(self, model: str | Path, work: str | Path, budget: Budget, tell: Callable = print):
         self.model, self.work, self.budget, self.tell = Path(model), Path(work), budget, tell
         self.stills, self.clips = self.work / "stills", self.work / "clips"
+        b, at = budget, self.work
         self.parts = {
-            "stills, rendered": self._render_stills,
-            "autoencoder": self._autoencoder,
-            "text encoder": self._text,
-            "stills, encoded": self._encode_stills,
-            "base": self._base,
-            "preview": self._preview,
-            "clips, rendered": self._render_clips,
-            "clips, encoded": self._encode_clips,
+            "stills, rendered": lambda: render_dataset(
+                self.stills, b.stills, 1, STILLS_SEED, workers=b.workers
+            ),
+            "autoencoder": lambda: parts.autoencoder(model, self.stills, at / "autoencoder", b.autoencoder),
+            "text encoder": lambda: parts.text(model, at / "text", b.text),
+            "stills, encoded": lambda: parts.latents(model, self.stills),
+            "base": lambda: parts.base(model, self.stills, at / "base", b.base),
+            "preview": lambda: parts.preview(model, self.stills),
+            "clips, rendered": lambda: render_dataset(
+                self.clips, b.clips, b.frames, CLIPS_SEED, workers=b.workers
+            ),
+            "clips, encoded": lambda: parts.latents(model, self.clips),
             "motion": self._motion,
         }
 
@@ -88,36 +88,6 @@ class Maker:
                 os.replace(log.with_suffix(".part"), log)
             self.tell(f"{name}: {_duration(entry['seconds'])}")
         return {name: entry["seconds"] for name, entry in spent.items()}
-
-    def _render_stills(self):
-        render_dataset(self.stills, self.budget.stills, 1, STILLS_SEED, workers=self.budget.workers)
-
-    def _autoencoder(self):
-        trained = train_autoencoder(self.stills, self.work / "autoencoder", self.budget.autoencoder)
-        save_component(self.model, "vae", trained)
-
-    def _text(self):
-        encoder, tokenizer = train_text_encoder(self.work / "text", self.budget.text)
-        save_component(self.model, "text_encoder", encoder)
-        save_component(self.model, "tokenizer", tokenizer)
-
-    def _encode_stills(self):
-        encode_dataset(self.stills, load_vae(self.model))
-
-    def _base(self):
-        trained = train_base(self.stills, *load_text(self.model), self.work / "base", self.budget.base)
-        save_component(self.model, "unet", trained)
-
-    def _preview(self):
-        pixels = np.load(self.stills / "pixels.npy", mmap_mode="r")
-        save_preview(self.model, pixels[:PREVIEW_PICTURES, 0])
-
-    def _render_clips(self):
-        b = self.budget
-        render_dataset(self.clips, b.clips, b.frames, CLIPS_SEED, workers=b.workers)
-
-    def _encode_clips(self):
-        encode_dataset(self.clips, load_vae(self.model))
 
     def _motion(self):
         settings = Settings(

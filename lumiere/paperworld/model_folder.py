@@ -15,6 +15,7 @@ from ..preview import LatentPreview
 from .autoencoder import to_tensor
 from .base import new_scheduler
 
+EMBEDDED = Path(__file__).resolve().parents[2] / "assets/models/paper-world"
 SHARD_BYTES, MOTION = 9_000_000, "motion"
 INDEX = {
     "_class_name": "StableDiffusionPipeline",

@@ -1,0 +1,104 @@
+"""What clips cost, in seconds against others', and the model in bytes. One record is one round of a timing.
+
+Within a round both take turns, so that what else the machine does meets both.
+"""
+
+import time
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from ..jobs import Job
+from ..preview import sprite_sheet
+from ..sampling import CLASSES
+from ..video import write_clip
+
+FRAMES = 80
+PROMPT = "a red ball bouncing over green hills"
+
+
+def ratio(records, name, other):
+    """The shortest of these seconds, relative to the shortest of the others."""
+    return min(record[name] for record in records) / min(record[other] for record in records)
+
+
+def against_animatediff(studio, index, frames=FRAMES):
+    """Prompt to frames: this pipeline and AnimateDiffPipeline of diffusers with a random adapter."""
+    request = studio.request(PROMPT, frames, index)
+    theirs = _animatediff(studio.pipeline, request.scheduler, frames)
+    began = time.perf_counter()
+    for _ in studio.pipeline.generate(request):
+        pass
+    between = time.perf_counter()
+    theirs(
+        request.prompt,
+        num_frames=frames,
+        height=request.height,
+        width=request.width,
+        num_inference_steps=request.steps,
+        guidance_scale=request.guidance,
+        output_type="np",
+    )
+    return {"ours": between - began, "animatediff": time.perf_counter() - between}
+
+
+@lru_cache(maxsize=1)
+def _animatediff(pipeline, scheduler, frames):
+    """The same base in its shape, not in its numbers: diffusers cannot load embeddings that scale and shift.
+
+    The adapter has the shape that is the default for the widths and layers of the base, and positions enough.
+    """
+    from diffusers import AnimateDiffPipeline, MotionAdapter, UNetMotionModel
+
+    base = pipeline.lumiere.model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        adapter = MotionAdapter(
+            base.config.block_out_channels,
+            motion_layers_per_block=base.config.layers_per_block,
+            motion_norm_num_groups=base.config.norm_num_groups,
+            motion_max_seq_length=frames,
+        )
+        unet = UNetMotionModel.from_unet2d(base, adapter, load_weights=False)
+    unet = unet.to(pipeline.device, pipeline.dtype).eval()
+    made = AnimateDiffPipeline(
+        vae=pipeline.vae,
+        text_encoder=pipeline.text_encoder,
+        tokenizer=pipeline.tokenizer,
+        unet=unet,
+        motion_adapter=adapter,
+        scheduler=CLASSES[scheduler].from_config(pipeline.scheduler_config),
+    )
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def with_preview(studio, index, frames=FRAMES):
+    """Through the line of jobs to the file, as the page does it: with the sheets of previews, and without."""
+    request, seconds = studio.request(PROMPT, frames, index), {}
+    runs = {
+        "preview": lambda stop: studio.pipeline.generate(request, stop),
+        "without": lambda stop: map(_unseen, studio.pipeline.generate(request, stop)),
+    }
+    for name in sorted(runs, reverse=index % 2 == 1):
+        began = time.perf_counter()
+        for update in Job(runs[name]).start().updates():
+            if update is not None and update.preview is not None:
+                _ = sprite_sheet(update.preview).data_uri
+        with TemporaryDirectory() as folder:
+            write_clip(Path(folder) / "clip.mp4", update.result.frames, request.fps)
+        seconds[name] = time.perf_counter() - began
+    return seconds
+
+
+def _unseen(item):
+    return replace(item, preview=lambda: None) if hasattr(item, "preview") else item
+
+
+def size(studio, index):
+    """Bytes of the model's folder, and of its largest file."""
+    sizes = [file.stat().st_size for file in studio.folder.rglob("*") if file.is_file()]
+    return {"total": sum(sizes), "largest": max(sizes)}

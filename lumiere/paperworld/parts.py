@@ -1,0 +1,41 @@
+"""The parts of the embedded model: each is trained, or fitted, and put into the folder of the model."""
+
+from pathlib import Path
+
+import numpy as np
+
+from .autoencoder import encode_dataset, train_autoencoder
+from .base import train_base
+from .model_folder import load_text, load_vae, save_component, save_preview
+from .text import train_text_encoder
+
+PREVIEW_PICTURES = 256
+STEPS = {"autoencoder": 2800, "text": 400, "base": 4000}
+
+
+def autoencoder(model, data, run, steps=STEPS["autoencoder"]):
+    """On the stills in `data`, as `render_dataset` makes them; `run` is for the checkpoint and metrics."""
+    save_component(model, "vae", train_autoencoder(data, run, steps))
+
+
+def text(model, run, steps=STEPS["text"]):
+    """Encoder and tokenizer, on captions alone."""
+    encoder, tokenizer = train_text_encoder(run, steps)
+    save_component(model, "text_encoder", encoder)
+    save_component(model, "tokenizer", tokenizer)
+
+
+def latents(model, data):
+    """Written beside rendered scenes, with their captions: what base and motion are trained on."""
+    encode_dataset(data, load_vae(model))
+
+
+def base(model, data, run, steps=STEPS["base"]):
+    """On the stills in `data` and their latents."""
+    save_component(model, "unet", train_base(data, *load_text(model), run, steps))
+
+
+def preview(model, data):
+    """Latents to small pictures, on the first stills in `data`."""
+    pixels = np.load(Path(data) / "pixels.npy", mmap_mode="r")
+    save_preview(model, pixels[:PREVIEW_PICTURES, 0])

@@ -1,0 +1,86 @@
+"""What is measured of clips: right for real ones, and wrong as soon as a clip is spoilt."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lumiere.paperworld.measures import (
+    MOST,
+    changes,
+    flicker,
+    inside_and_outside,
+    moving_region,
+    psnr,
+    seam_ratio,
+)
+from lumiere.paperworld.scene import MOTIONS, render, sample_scene
+
+
+def scene(motion, seed=0):
+    rng = np.random.default_rng(seed)
+    while True:
+        drawn = sample_scene(rng)
+        if drawn.motion == motion:
+            return drawn
+
+
+def noisy(frames, levels, where=True):
+    noise = np.random.default_rng(0).normal(0, levels, frames.shape) * np.asarray(where)[..., None]
+    return np.clip(frames + noise, 0, 255).round().astype(np.uint8)
+
+
+def test_changes_are_levels_per_frame_and_do_not_wrap_around():
+    clip = np.zeros((3, 2, 2, 3), np.uint8)
+    clip[1, 0, 0], clip[2] = (30, 60, 0), 255
+    assert changes(clip).shape == (2, 2, 2)
+    assert changes(clip)[0, 0, 0] == 30 and changes(clip)[0, 1, 1] == 0
+    assert changes(clip)[1, 1, 1] == 255 and changes(clip)[1, 0, 0] == pytest.approx(225)
+
+
+def test_psnr_is_that_of_the_noise():
+    picture = np.full((128, 128, 3), 128, np.uint8)
+    assert psnr(picture, picture) == MOST
+    assert psnr(noisy(picture, 8), picture) == pytest.approx(20 * np.log10(255 / 8), abs=0.1)
+
+
+def test_a_jump_at_the_seams_is_seen_and_one_elsewhere_is_not():
+    clip = render(scene("right"), 96)[0]
+    seams = [24, 48]
+    assert seam_ratio(clip, seams) == pytest.approx(1, abs=0.1)
+    spoilt = np.concatenate([clip[:24], noisy(clip[24:48], 0) // 2 + 40, clip[48:]])
+    assert seam_ratio(spoilt, seams) > 3
+    assert seam_ratio(spoilt, [12, 60]) < 1
+
+
+def test_the_moving_region_holds_all_that_changes_and_leaves_the_rest():
+    for motion in MOTIONS:
+        clip = render(scene(motion), 32)[0]
+        moving = moving_region(clip)
+        assert not changes(clip)[:, ~moving].max() > 8, motion
+        assert moving.mean() < 0.85, motion
+        assert moving.any() == (motion != "still")
+    cells = moving_region(render(scene("spinning"), 32)[0]).reshape(16, 8, 16, 8)
+    assert (cells.min((1, 3)) == cells.max((1, 3))).all(), "a latent is given whole or not at all"
+
+
+def test_change_inside_and_outside():
+    clip = render(scene("spinning"), 32)[0]
+    moving = moving_region(clip)
+    inside, outside = inside_and_outside(clip, moving)
+    assert inside > 1 and outside < 0.01 * inside
+    inside, outside = inside_and_outside(noisy(clip, 4, ~moving), moving)
+    assert outside > 0.5 * inside
+
+
+@pytest.mark.parametrize("motion", ["still", "rising", "pulsing", "circling"])
+def test_flicker_is_of_the_background_alone(motion):
+    clip = render(scene(motion), 16)[0]
+    assert flicker(clip) == 0, "the subject and its marks do not count"
+    assert flicker(noisy(clip, 2)) == pytest.approx(2 * 2 / np.sqrt(np.pi), rel=0.1)
+
+
+def test_a_subject_that_is_everywhere_leaves_no_background():
+    places = [(x, y) for x in (20, 50, 80, 110) for y in (20, 50, 80, 110)]
+    everywhere = [render(replace(scene("still"), x=x, y=y), 1)[0] for x, y in places]
+    assert flicker(np.concatenate(everywhere)) is None
