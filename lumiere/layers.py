@@ -134,7 +134,7 @@ class ConvolutionInflationBlock(TemporalLayer):
 
 
 def add_projection(x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x `n c h w` and a projection of rows `n (h w) c`, in the memory of x, with nothing copied on the way."""
+    """x `n c h w` and a projection of rows `n (h w) c`, in the memory of x; nothing is copied on the way."""
     weight = weight.expand(len(x), -1, -1)
     if x.is_contiguous():
         y = torch.baddbmm(x.flatten(2), weight, rows.mT).add_(bias[:, None])
