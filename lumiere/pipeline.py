@@ -232,7 +232,7 @@ class LumierePipeline:
         if known and self.lumiere.given_channels:
             shown = torch.cat([model_input, channels(*known)], dim=1)
         output = in_windows(
-            lambda x: self._guided(x, timestep, text, guidance), shown, self._windows(sample.shape[2])
+            lambda x: self._guided(x, timestep, text, guidance), shown, self.parts(sample.shape[2])
         )
         clean = sampler.clean(output, model_input, timestep)
         if known:
@@ -243,7 +243,7 @@ class LumierePipeline:
             torch.accelerator.synchronize(self.device)  # so that time and stop mean this step, not one queued
         return sample, clean
 
-    def _windows(self, frames: int) -> list[slice]:
+    def parts(self, frames: int) -> list[slice]:
         """The frames denoised at once; adapters are shown all of a clip, if they have as many positions."""
         positions = self.lumiere.kwargs["attns"].get("positions")
         length = self.window or positions or WINDOW

@@ -19,7 +19,8 @@ from lumiere.paperworld.judge import Verdict, caption_truth, frozen
 from lumiere.paperworld.rows import ROWS, scene_of
 from lumiere.paperworld.scene import HELD_OUT, render, sample_scene
 from lumiere.pipeline import LumierePipeline
-from lumiere.request import Limits, Request
+from lumiere.request import Request
+from lumiere.windows import windows
 
 CLIPS = 4
 SHORT = ["seen16", "held-out16"]
@@ -31,7 +32,7 @@ class Puppet:
 
     def __init__(self, spoil=lambda clip, given: clip, autoencoder=lambda frames: frames):
         self.spoil, self.through_autoencoder, self.asked = spoil, autoencoder, []
-        self.pipeline = SimpleNamespace(limits=Limits())
+        self.pipeline = SimpleNamespace(parts=lambda frames: windows(frames, 128, 32))
 
     def clip(self, prompt, frames, seed, given=None):
         self.asked.append((prompt, frames, seed))

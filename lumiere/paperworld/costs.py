@@ -66,8 +66,8 @@ def _animatediff(pipeline, scheduler, frames):
     unet = unet.to(pipeline.device, pipeline.dtype).eval()
     made = AnimateDiffPipeline(
         vae=pipeline.vae,
-        text_encoder=pipeline.text_encoder,
-        tokenizer=pipeline.tokenizer,
+        text_encoder=pipeline.reader.encoders[0],
+        tokenizer=pipeline.reader.tokenizers[0],
         unet=unet,
         motion_adapter=adapter,
         scheduler=CLASSES[scheduler].from_config(pipeline.scheduler_config),

@@ -11,8 +11,6 @@ from functools import partial
 import numpy as np
 
 from .. import conditioning
-from ..pipeline import OVERLAP, WINDOW
-from ..windows import windows
 from . import costs
 from .captions import canonical, paraphrase
 from .judge import COLUMNS, Verdict, accuracy, chance, frozen, judge, shuffled
@@ -104,8 +102,9 @@ def _generated(frames, studio, index, held_out=False, paraphrased=False, control
 def _long(studio, index):
     scene, _ = scene_of(index)
     clip = studio.clip(canonical(scene), LONG, index)
-    parts = windows(LONG, WINDOW, OVERLAP, studio.pipeline.limits.downsample_factor)
-    seams = sorted({edge for part in parts for edge in (part.start, part.stop)} - {0, LONG})
+    seams = sorted(
+        {edge for part in studio.pipeline.parts(LONG) for edge in (part.start, part.stop)} - {0, LONG}
+    )
     starts = range(0, LONG - JUDGED_AT_ONCE + 1, EVERY)
     return {
         "truth": _told(scene),
