@@ -75,13 +75,7 @@ def locate_motion(source: str | Path, revision: str | None = None, weights: bool
     path = Path(source).expanduser()
     if path.exists():
         return path
-    found = re.fullmatch(rf"({HUB_ID})(?:/(.+\.(?:safetensors|ckpt)))?", str(source))
-    if path.is_absolute() or not found or ".." in str(source):
-        raise FileNotFoundError(
-            f"there are no motion weights {source}: give the path of a folder or file, a hub id, or a hub id "
-            "with the name of a file after it."
-        )
-    name, file = found.groups()
+    name, file = _on_hub(source, "motion weights")
     if file and not weights:
         return path
     wanted = [MOTION[0], ADAPTER[0]]
@@ -89,6 +83,33 @@ def locate_motion(source: str | Path, revision: str | None = None, weights: bool
         wanted = [file] if file else [*wanted, MOTION[1], MOTION_INDEX, "motion-*.safetensors", ADAPTER[1]]
     folder = _fetch(name, "motion weights", revision, wanted)
     return folder / file if file else folder
+
+
+def locate_file(source: str | Path, kind: str, usual: str) -> Path:
+    """A file, that of the `usual` name in a folder, or the local copy of one on the hub. Raises OSError.
+
+    On the hub that is `owner/name`, for the file of the usual name, or `owner/name/file`.
+    """
+    path = Path(source).expanduser()
+    path = path / usual if path.is_dir() else path
+    if path.is_file():
+        return path
+    name, file = _on_hub(source, kind)
+    fetched = _fetch(name, kind, None, [file or usual]) / (file or usual)
+    if not fetched.is_file():
+        raise FileNotFoundError(f"there is no file {file or usual} in {name} on the hub.")
+    return fetched
+
+
+def _on_hub(source: str | Path, kind: str) -> tuple[str, str | None]:
+    """The repository on the hub that a source names, and the file in it if it names one."""
+    found = re.fullmatch(rf"({HUB_ID})(?:/(.+\.(?:safetensors|ckpt)))?", str(source))
+    if not found or ".." in str(source):
+        raise FileNotFoundError(
+            f"there is no {kind} {source}: give the path of a folder or file, a hub id, or a hub id with the "
+            "name of a file after it."
+        )
+    return found[1], found[2]
 
 
 def _fetch(name: str, kind: str, revision: str | None, wanted: list[str]) -> Path:

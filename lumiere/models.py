@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .bounds import Bounds
 from .folder import MOTION, locate, locate_motion, read_json, read_limits
 from .request import Limits
 
@@ -25,7 +26,8 @@ class Model:
     in the source when None. Their revisions: commits on the hub, the newest when None. half: fetches half as
     large files. schedule: entries of the scheduler's config that the motion weights need besides those that
     all adapters do. window: frames denoised at once in clips with more than the motion weights can tell
-    apart. shortest, longest: frames. longest_side: pixels. pixels: of all frames together, at most.
+    apart. shortest, longest: frames. longest_side: pixels. pixels: of all frames together, at most; where the
+    operator says otherwise (bounds.py), that counts.
     text_width: of the bases that the motion weights fit, which the weights do not tell. gigabytes: of memory
     on a GPU, for a clip with these settings.
     """
@@ -43,9 +45,9 @@ class Model:
     fps: int = 16
     window: int | None = None
     shortest: int = 1
-    longest: int = 480
-    longest_side: int = 1024
-    pixels: int = 2**23
+    longest: int | None = None
+    longest_side: int | None = None
+    pixels: int | None = None
     text_width: int | None = None
     gigabytes: float | None = None
     licence: str = "unknown"
@@ -166,15 +168,11 @@ def limits(model: "str | Model | None" = None) -> Limits:
 
 
 def narrowed(known: Limits, model: Model) -> Limits:
-    """The limits that follow from the parts of a model, and those of its entry in the table besides."""
-    return replace(
-        known,
-        min_frames=max(known.min_frames, model.shortest),
-        max_frames=model.longest,
-        max_side=model.longest_side,
-        max_pixels=model.pixels,
-        default_frames=model.frames,
-    )
+    """The limits that follow from the parts of a model and the operator, and from its entry in the table."""
+    own = {"max_frames": model.longest, "max_side": model.longest_side, "max_pixels": model.pixels}
+    own = {name: most for name, most in own.items() if most and getattr(known, name) == getattr(Bounds, name)}
+    shortest = max(known.min_frames, model.shortest)
+    return replace(known, min_frames=shortest, default_frames=model.frames, **own)
 
 
 def get(

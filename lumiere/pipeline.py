@@ -18,9 +18,11 @@ from .conditioning import Given, blend, channels, to_latents
 from .folder import PREVIEW, check, locate, locate_motion, read_json, read_limits
 from .inflate import Lumiere
 from .loading import best_dtype, find_device, load_model
+from .lora import Styler
 from .preview import LatentPreview, synthetic_pictures
 from .request import Limits, Request
 from .sampling import Sampler
+from .style import Style
 from .text import Text, TextReader
 from .windows import in_windows, windows
 
@@ -80,6 +82,7 @@ class LumierePipeline:
         weight = next(vae.parameters())
         self.device, self.dtype = weight.device, weight.dtype
         self.window = window
+        self._folder: Path | None = None  # where it was loaded from, if it was
         self.preview = (preview or LatentPreview.fit(vae, synthetic_pictures())).to(self.device)
 
     @classmethod
@@ -96,6 +99,7 @@ class LumierePipeline:
         schedule: dict | None = None,
         window: int | None = None,
         text_width: int | None = None,
+        style: Style | None = None,
     ) -> "LumierePipeline":
         """Loads a folder or hub id of the diffusers layout (SD 1.x, 2.x, XL) part by part, safetensors only.
 
@@ -104,14 +108,17 @@ class LumierePipeline:
         other. device: cuda, mps or cpu; the first there is unless given. dtype: float32 on the CPU, else
         bfloat16 or float16. half: fetches half as large files from the hub. schedule: entries that replace
         those of the base's scheduler config, besides what adapters need. text_width: of the text that the
-        base must take, if the motion weights fit no other. Raises OSError or ValueError in words.
+        base must take, if the motion weights fit no other. style: in the weights of the base. Raises OSError
+        or ValueError in words.
         """
         device = find_device(device)
         dtype = dtype or best_dtype(device)
         folder = locate(source, revision, half=half)
         check(folder)
         where = folder / "motion" if motion is None else locate_motion(motion, motion_revision)
-        unet, vae = (load_model(folder, name, dtype).to(device) for name in ("unet", "vae"))
+        styler = Styler(folder, style or Style())
+        unet = styler.load("unet", dtype).to(device)
+        vae = load_model(folder, "vae", dtype).to(device)
         if unet.config.in_channels != vae.config.latent_channels:
             raise ValueError(
                 f"the unet in {folder} takes {unet.config.in_channels} channels where latents have "
@@ -125,16 +132,29 @@ class LumierePipeline:
         lumiere = Lumiere.from_unet(unet) if fresh else load_weights(unet, where)
         config = read_json(folder / "scheduler" / "scheduler_config.json")
         needed = (SCHEDULE if is_adapter(lumiere) else {}) | (schedule or {})
-        return cls(
+        pipeline = cls(
             lumiere.to(device, dtype).eval(),
             vae,
-            TextReader.load(folder, dtype).to(device),
+            TextReader.load(styler, dtype).to(device),
             config | needed,
             read_limits(folder, lumiere.downsample_factor),
             LatentPreview.load(folder / PREVIEW) if (folder / PREVIEW).is_file() else None,
             window,
             replaced(config, needed),
         )
+        pipeline._folder = folder
+        return pipeline
+
+    def restyle(self, style: Style) -> None:
+        """Puts another style into the weights, in place: nothing may run meanwhile.
+
+        Raises OSError and ValueError in words, before anything is changed.
+        """
+        styler = Styler(self._folder, style)
+        parts = {"unet": self.lumiere.model} | self.reader.parts
+        states = {name: styler.load(name, self.dtype).state_dict() for name in parts}
+        for name, part in parts.items():
+            part.load_state_dict(states[name])
 
     def generate(
         self,

@@ -4,13 +4,13 @@ import threading
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from .folder import INDEX, is_xl, read_json
-from .loading import load_model, load_tokenizer
+from .loading import load_tokenizer
+from .lora import Styler
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,21 @@ class TextReader:
         self._tokenizing = threading.Lock()
 
     @classmethod
-    def load(cls, folder: Path, dtype: torch.dtype) -> "TextReader":
-        """Those of a model folder, on the CPU. Raises OSError in words."""
+    def load(cls, styler: Styler, dtype: torch.dtype) -> "TextReader":
+        """Those of a model folder, on the CPU. Raises OSError or ValueError in words."""
+        folder = styler.folder
         ends = ("", "_2") if is_xl(folder) else ("",)
         zero = is_xl(folder) and read_json(folder / INDEX).get("force_zeros_for_empty_prompt", True)
         return cls(
-            [load_model(folder, f"text_encoder{end}", dtype) for end in ends],
+            [styler.load(f"text_encoder{end}", dtype) for end in ends],
             [load_tokenizer(folder, f"tokenizer{end}") for end in ends],
             bool(zero),
         )
+
+    @property
+    def parts(self) -> dict:
+        """The encoders by the names of their folders."""
+        return dict(zip(("text_encoder", "text_encoder_2"), self.encoders, strict=False))
 
     def to(self, device: torch.device) -> "TextReader":
         for encoder in self.encoders:

@@ -32,12 +32,14 @@ from lumiere.data import CAPTIONS, LATENTS, LatentClips
 from lumiere.folder import PREVIEW, check, locate, locate_motion, read_json, read_limits
 from lumiere.inflate import Lumiere
 from lumiere.loading import load_model
+from lumiere.lora import Styler
 from lumiere.motion import save_motion
 from lumiere.optimizer import MatrixOptimizer, relative_rate
 from lumiere.pipeline import GenerationError, LumierePipeline
 from lumiere.preview import LatentPreview
 from lumiere.request import Request
 from lumiere.sampling import correlated
+from lumiere.style import Style
 from lumiere.text import Text, TextReader
 from lumiere.video import write_clip
 
@@ -166,7 +168,7 @@ class Trainer:
         folder = locate(settings.model)
         check(folder)
         self.clips = LatentClips(self._latents(folder))
-        self.reader = TextReader.load(folder, torch.float32).to(accelerator.device)
+        self.reader = TextReader.load(Styler(folder, Style()), torch.float32).to(accelerator.device)
         self.lumiere = self._new_lumiere(folder).to(accelerator.device)
         self.schedule = read_json(folder / "scheduler" / "scheduler_config.json")
         if is_adapter(self.lumiere):
