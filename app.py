@@ -211,7 +211,7 @@ class App:
                 self.note, page.prompt, page.note, trigger_mode="always_last", queue=False, **quiet
             )
             gr.api(self.generate, api_name="generate", **device)
-        return demo.queue(max_size=self.service.bounds.queue)
+        return demo.queue(max_size=self.service.bounds.queue, api_open=False)  # nothing goes past the line
 
 
 def show(**changes) -> list:

@@ -87,6 +87,7 @@ class TextReader:
     def unknown_words(self, prompt: str) -> list[str]:
         """The words that the model will not see: not in its vocabulary, or past the end of what it takes."""
         tokenizer = self.tokenizers[0]
+        prompt = prompt.encode("utf-8", "replace").decode()  # tokenizers take no lone surrogates
         tokens = self._tokenize(
             0, prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )

@@ -331,3 +331,22 @@ def test_a_rotated_video_comes_upright(tmp_path):
         < 8
         < np.abs(frames[:, ::-1, ::-1].astype(int) - turned).mean()
     )
+
+
+def test_only_the_first_frames_are_read(tmp_path):
+    write_clip(tmp_path / "a.mp4", moving(frames=12), 16)
+    whole = read_clip(tmp_path / "a.mp4", max_frames=12)[0]
+    assert np.array_equal(read_clip(tmp_path / "a.mp4", max_frames=5)[0], whole[:5])
+
+
+def test_a_side_over_the_limit(tmp_path):
+    write_clip(tmp_path / "a.mp4", moving(48, 64), 16)
+    assert read_clip(tmp_path / "a.mp4", max_side=64)[0].shape[1:3] == (48, 64)
+    with pytest.raises(ValueError, match="^the video must be at most 63 pixels a side: received 64 x 48.$"):
+        read_clip(tmp_path / "a.mp4", max_side=63)
+
+
+def test_time_over(tmp_path):
+    write_clip(tmp_path / "a.mp4", moving(frames=64), 16)
+    with pytest.raises(ValueError, match="it took more than 0.001 seconds.$"):
+        read_clip(tmp_path / "a.mp4", max_seconds=0.001)

@@ -3,6 +3,7 @@
 import json
 import logging
 import secrets
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -51,8 +52,8 @@ class Service:
         """Serves a page behind the gate, on a thread of its own, and minds it from then on."""
         gate = Middleware(Gate, bounds=self.bounds, health=self.health, room=self.room)
         self._demo = demo
-        # Gradio makes a table of all these after every event, and keeps ten thousand unless told otherwise.
-        demo._queue.ANALYTICS_MAX_EVENTS = 100
+        # Gradio keeps ten thousand events and makes a table of them after each: for a page that is closed.
+        demo._queue.ANALYTICS_MAX_EVENTS, demo._queue.ANAYLTICS_CACHE_FREQUENCY = 100, sys.maxsize
         demo.launch(
             app_kwargs={"middleware": [gate]},
             max_file_size=f"{self.bounds.upload_mb}mb",

@@ -1,0 +1,15 @@
+import struct
+
+from .media import encoded, refuse
+
+
+def test_17_a_small_file_of_huge_frames(tmp_path):
+    for name, side, codec in (("a.mp4", 8192, "libx264"), ("a.avi", 4096, "mjpeg")):
+        path = encoded(tmp_path / name, f"{side}x{side}", 1, "-c:v", codec, "-preset", "ultrafast")
+        text = refuse(path, "", seconds=0.3)
+        assert text == f"the video must be at most 1024 pixels a side: received {side} x {side}."
+
+    path = encoded(tmp_path / "a.gif", "64x64", 2)
+    screen = path.read_bytes()
+    path.write_bytes(screen[:6] + struct.pack("<2H", 8192, 8192) + screen[10:])
+    assert refuse(path, "", seconds=0.3).endswith("received 8192 x 8192.")

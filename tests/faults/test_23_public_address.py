@@ -1,0 +1,16 @@
+"""Nothing is fetched from the internet either: what is not uploaded has no limit of size, and no sender."""
+
+import pytest
+
+from .test_22_own_network import connections, places  # noqa: F401
+
+ADDRESSES = ["https://example.com/a.png", "http://93.184.216.34/huge.mp4", "HTTPS://EXAMPLE.COM/a.gif"]
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_23_a_public_address_is_refused_and_not_even_looked_up(stranger, connections, work, address):  # noqa: F811
+    for value in places(address):
+        told = stranger.refusal(prompt=value)
+        assert told == "A file must be uploaded: received the name of another, or an address."
+    assert stranger.http.get(f"/gradio_api/file={address}").status_code == 403
+    assert connections() == [] and not work.any

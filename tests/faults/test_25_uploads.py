@@ -1,0 +1,137 @@
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+
+from .server import wait_for
+
+MB = 2**20
+
+
+@pytest.fixture
+def small(server, monkeypatch):
+    """The page of an operator who allows uploads of one megabyte."""
+    with pytest.MonkeyPatch.context() as patch:
+        gates, layer = [], server.app.service._demo.app.middleware_stack
+        while layer is not None:
+            gates += [layer] if hasattr(layer, "room") else []
+            layer = getattr(layer, "app", None)
+        (gate,) = gates
+        patch.setattr(gate, "bounds", replace(gate.bounds, upload_mb=1))
+        yield server
+
+
+def test_25_an_upload_over_the_limit_is_refused_and_leaves_nothing(small, stranger):
+    before = small.files()
+    for sizes in ([MB + 1], [MB // 2] * 3, [20 * MB]):
+        answer = stranger.upload(*[(f"{n}.mp4", b"x" * size) for n, size in enumerate(sizes)])
+        assert answer.status_code == 413
+        assert answer.json()["detail"].startswith(
+            "An upload must be at most 1 MB, the maximum allowed size: "
+        )
+    assert small.files() == before
+    assert stranger.upload(("a.mp4", b"x" * (MB // 2))).status_code == 200
+
+
+def test_25_one_whose_length_is_not_told_is_ended_at_the_limit(small, stranger):
+    before = small.files()
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n'
+
+    def body():
+        yield head
+        for _ in range(1000):
+            yield b"x" * 65536
+
+    try:
+        headers = {"content-type": "multipart/form-data; boundary=x"}
+        answer = stranger.http.post("/gradio_api/upload", content=body(), headers=headers)
+        assert answer.status_code == 413
+    except (httpx.WriteError, httpx.ReadError):
+        pass  # the server hung up
+    wait_for(lambda: small.files() == before)
+
+
+def test_25_an_upload_that_breaks_off_is_swept_away_later(server, stranger):
+    before = server.files()
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n'
+
+    def body():
+        yield head + b"x" * 100_000
+        raise InterruptedError
+
+    headers = {"content-type": "multipart/form-data; boundary=x", "content-length": "500000"}
+    with pytest.raises(InterruptedError):
+        stranger.http.post("/gradio_api/upload", content=body(), headers=headers)
+    wait_for(lambda: server.files() - before)
+    for path in server.files() - before:
+        os.utime(path, (0, 0))
+    assert server.app.service.room() and server.files() == before
+
+
+def test_25_a_thousand_files_at_once_are_a_thousand_files_or_a_refusal(server, stranger):
+    before = server.files()
+    answer = stranger.upload(*[(f"{n}.txt", b"%d" % n) for n in range(1000)])
+    assert answer.status_code == 200 and len(server.files() - before) == 1000
+    answer = stranger.upload(*[(f"{n}.txt", b"%d" % n) for n in range(1001)])
+    assert answer.status_code == 400 and "1000" in answer.text
+    assert len(server.files() - before) == 1000
+    for path in server.files() - before:
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../x.txt",
+        "/etc/x.txt",
+        "..\\..\\x.txt",
+        "x" * 300 + ".mp4",
+        "\u00e9\U0001f3c0" * 200 + ".mp4",
+        "a\0b.txt",
+        "a\r\nb: c.txt",
+        "-rf.txt",
+        "$(x) `y`; z.txt",
+        "..",
+        ".",
+        " ",
+        ".env",
+        "con.txt",
+    ],
+)
+def test_25_names_are_made_safe(server, stranger, name):
+    before = server.files()
+    answer = stranger.upload((name, b"unusual"))
+    assert answer.status_code in (200, 400), answer.text
+    if answer.status_code == 200:
+        (path,) = map(Path, answer.json())
+        wait_for(path.exists)
+        assert path.resolve().parent.parent == server.folder.resolve() and path.read_bytes() == b"unusual"
+        assert len(path.name.encode()) <= 255 and not set(path.name) & set("/\\\0\r\n$`")
+        path.unlink()
+    assert not [path for path in server.files() - before if not path.name.startswith("tmp")]  # swept later
+
+
+def test_25_what_is_uploaded_is_not_run_or_shown_by_the_page(stranger):
+    """A page of a stranger's would run in the name of this one."""
+    for name, data in (("x.html", b"<script>hurt()</script>"), ("x.svg", b"<svg onload='hurt()'/>")):
+        path = stranger.uploaded(name, data)
+        answer = stranger.fetch(path)
+        assert "attachment" in answer.headers["content-disposition"]
+
+
+def test_25_uploads_do_not_fill_the_disk_past_the_set_size(server, stranger, monkeypatch):
+    disk = server.app.service.disk
+    monkeypatch.setattr(disk, "bounds", replace(disk.bounds, disk_mb=8))
+    monkeypatch.setattr("lumiere.page.disk.YOUNG", 0)
+    for number in range(12):
+        assert stranger.upload((f"{number}.bin", bytes([number]) * (2 * MB))).status_code == 200
+        assert sum(path.stat().st_size for path in server.files()) <= 8 * MB
+    monkeypatch.setattr("lumiere.page.disk.YOUNG", 1000)  # what was just sent is not removed for what comes
+    answer = stranger.upload(("more.bin", b"x" * (7 * MB)))
+    assert answer.status_code == 507 and answer.json()["detail"].startswith(
+        "The disk of this machine is full"
+    )
+    for path in server.files():
+        path.unlink()
