@@ -17,6 +17,7 @@ from concurrent.futures import Future, wait
 import gradio as gr
 
 from lumiere import jobs, models
+from lumiere.allocator import keep_freed_memory
 from lumiere.bounds import Bounds
 from lumiere.page import part, widgets, words
 from lumiere.page.disk import own_folder
@@ -277,6 +278,7 @@ def sheet(frames, request: Request) -> dict:
 def main() -> None:
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("lumiere").setLevel(logging.INFO)
+    keep_freed_memory()
     try:
         own_folder()
         app = App(models.limits(), Bounds.read())

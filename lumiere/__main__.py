@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from . import models
+from .allocator import keep_freed_memory
 from .images import read_image
 from .request import FPS, GUIDANCE, SCHEDULERS, SEED, STEPS, Limits, Request
 from .video import read_clip, write_clip
@@ -21,6 +22,7 @@ FAILED, REFUSED, INTERRUPTED = 1, 2, 130  # exit statuses
 def main(arguments: list[str] | None = None) -> int:
     """Makes one clip and returns the exit status; what goes wrong is one sentence on stderr, no traceback."""
     options = parser().parse_args(arguments)
+    keep_freed_memory()
     try:
         request = asked(options)
         # Only now what takes seconds to load: torch, then the weights.

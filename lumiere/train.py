@@ -25,6 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lumiere.adapters import SCHEDULE, is_adapter, load_weights
+from lumiere.allocator import keep_freed_memory
 from lumiere.clipfolder import Size, encode_clips
 from lumiere.conditioning import channels
 from lumiere.curves import plot_losses
@@ -465,6 +466,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Trains under a progress bar and returns the exit status; what goes wrong is one sentence on stderr."""
     options = parser().parse_args(arguments)
+    keep_freed_memory()
     try:
         show(Settings(**vars(options)))
     except (ValueError, OSError) as failure:

@@ -2,6 +2,8 @@
 
 import argparse
 
+from lumiere.allocator import keep_freed_memory
+
 # The rest is imported in functions: processes that render read this file, too, and need no torch.
 TRAINED = {
     "autoencoder": "train the autoencoder on rendered stills",
@@ -11,6 +13,7 @@ TRAINED = {
 
 
 def main(argv=None):
+    keep_freed_memory()
     from .evaluate import add_evaluate_arguments, run_evaluate
     from .judge import add_judge_arguments, run_judge
     from .make import add_make_arguments, run_make
