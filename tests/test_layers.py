@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -201,6 +203,17 @@ def test_runs_in_bfloat16_and_on_meta(make):
         assert F.mse_loss(layer(x).float(), layer.float()(x)) < 0.01 * layer(x).float().var()
     with torch.device("meta"):
         assert make()(clip()).shape == layer(x).shape
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("make", LAYERS)
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float16, 1e-4), (torch.bfloat16, 1e-2)])
+def test_weights_in_half_precision_stand_large_features(make, dtype, error):
+    """float16 ends at 65 504: a sum of the squares of such features is beyond."""
+    layer, x = shaken(make()).to(dtype), 300 * clip().to(dtype)
+    found, expected = layer(x), copy.deepcopy(layer).float()(x.float())
+    assert found.dtype == dtype
+    assert F.mse_loss(found.float(), expected) < error * expected.var()
 
 
 def attention(**options):
