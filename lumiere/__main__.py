@@ -1,16 +1,19 @@
-"""python -m lumiere "a red ball bouncing over green hills" --frames 16 --seed 7 -o clip.mp4"""
+"""python -m lumiere "a red ball bouncing over green hills" --frames 16 --seed 7 -o clip.mp4
+
+accelerate launch -m lumiere --prompts prompts.txt -o clips/
+"""
 
 import argparse
 import os
 import signal
 import sys
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
-from . import models
+from . import batch, models
 from .allocator import keep_freed_memory
 from .images import read_image
 from .request import FPS, GUIDANCE, SCHEDULERS, SEED, STEPS, Limits, Request
@@ -20,14 +23,17 @@ FAILED, REFUSED, INTERRUPTED = 1, 2, 130  # exit statuses
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Makes one clip and returns the exit status; what goes wrong is one sentence on stderr, no traceback."""
+    """Makes clips and returns the exit status; what goes wrong is one sentence on stderr, no traceback."""
     options = parser().parse_args(arguments)
     keep_freed_memory()
     try:
-        request = asked(options)
+        model = models.chosen(options)
+        if options.prompts:
+            return make_all(options, model)
+        request = asked(options, model)
         # Only now what takes seconds to load: torch, then the weights.
-        prepared = given_pixels(options, request)
-        pipeline = models.get(options.model, options.device)
+        prepared = given_pixels(options, request, model)
+        pipeline = models.get(model, options.device)
         return make(pipeline, prepared, Path(options.output or f"lumiere-{request.seed}.mp4"))
     except ValueError as refusal:
         return say(refusal, REFUSED)
@@ -46,16 +52,20 @@ def parser() -> argparse.ArgumentParser:
     model = models.entry()
     text = Parser(prog="python -m lumiere", description="Makes a video clip from a sentence.")
     add = text.add_argument
-    add("prompt", help="what should happen")
-    add("-o", "--output", metavar="FILE.mp4", help="lumiere-SEED.mp4 unless given")
+    add("prompt", nargs="?", help="what should happen")
+    add(
+        "--prompts",
+        metavar="FILE",
+        help="a prompt on each line; seeds count on from --seed",
+    )
+    add("-o", "--output", metavar="FILE.mp4", help="lumiere-SEED.mp4 unless given; with --prompts a folder")
     add("--negative-prompt", default="", metavar="TEXT", help="what the clip should not show")
     add("--frames", type=int, metavar="N", help=f"length of the clip ({model.frames})")
     add(
         "--fps",
         type=int,
-        default=Request.fps,
         metavar="N",
-        help=f"shown per second, {span(FPS)} (%(default)s)",
+        help=f"shown per second, {span(FPS)} ({model.fps})",
     )
     add("--height", type=int, metavar="PIXELS", help="the model's own unless given")
     add("--width", type=int, metavar="PIXELS", help="the model's own unless given")
@@ -77,16 +87,17 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--strength", type=float, metavar="X", help="how much of --video is made anew, above 0 to 1 (1)"
     )
-    add("--model", metavar="NAME", help=f"{', '.join(models.MODELS)}, folder or hub id (${models.VARIABLE})")
-    add("--device", metavar="NAME", help="cuda, mps or cpu; the first there is unless given")
+    models.add_options(text.add_argument_group("model"))
     return text
 
 
-def asked(options: argparse.Namespace) -> Request:
+def asked(options: argparse.Namespace, model: models.Model) -> Request:
     """The request, seed included, checked against the model's small files and the disk. Raises ValueError."""
-    model, limits = models.entry(options.model), models.limits(options.model)
+    limits = models.limits(model)
     values = {
+        "prompt": None,
         "frames": model.frames,
+        "fps": model.fps,
         "height": limits.default_height,
         "width": limits.default_width,
         "steps": model.steps,
@@ -96,7 +107,7 @@ def asked(options: argparse.Namespace) -> Request:
     values |= {name: value for name, value in vars(options).items() if value is not None}
     values["mode"] = mode(options)
     request = Request(**{name: values[name] for name in Request.__dataclass_fields__ if name in values})
-    if options.output is not None:
+    if options.output is not None and not options.prompts:
         output = Path(options.output)
         if output.suffix.lower() != ".mp4":
             raise ValueError(f"the output must be a file that ends in .mp4: received {output}.")
@@ -120,14 +131,14 @@ def mode(options: argparse.Namespace) -> str:
     return "continue" if options.beginning else "text"
 
 
-def given_pixels(options: argparse.Namespace, request: Request):
+def given_pixels(options: argparse.Namespace, request: Request, model: models.Model):
     """The request with what is in the given files, as `modes.Prepared`. Raises ValueError.
 
     A clip that is made anew has as many frames as the file, unless fewer are asked for.
     """
     from . import modes
 
-    limits = models.limits(options.model)
+    limits = models.limits(model)
     if request.mode in ("inpaint", "video") and options.frames is None:
         request = replace(request, frames=longest(request, limits))
     clip = options.video or options.beginning
@@ -137,6 +148,25 @@ def given_pixels(options: argparse.Namespace, request: Request):
     pictures = (file and read_image(file) for file in (options.image, options.last_image, options.mask))
     image, last_image, region = pictures
     return modes.prepare(request, modes.Sources(image, last_image, frames, region), limits)
+
+
+def make_all(options: argparse.Namespace, model: models.Model) -> int:
+    """Makes a clip of each line of a file, or this process's share of them, and returns the exit status."""
+    if options.prompt is not None or mode(options) != "text":
+        raise ValueError("--prompts goes without a prompt and without given pixels.")
+    if options.output is None or Path(options.output).is_file():
+        raise ValueError(f"--prompts needs a folder, -o FOLDER: received {options.output or 'none'}.")
+    prompts = batch.read_prompts(options.prompts)
+    options.prompt, options.seed = prompts[0], options.seed or 0
+    wanted = batch.requests(prompts, asked(options, model))
+    process, processes, local = batch.place()
+    pipeline = models.get(model, options.device or batch.device(local))
+    made = batch.Batch(Path(options.output), wanted, asdict(model))
+    try:
+        failed = made.make(pipeline, process, processes, say)
+    except KeyboardInterrupt:
+        return say("stopped; the same command goes on from here.", INTERRUPTED)
+    return FAILED if failed else 0
 
 
 def longest(request: Request, limits: Limits) -> int:

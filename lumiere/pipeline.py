@@ -13,16 +13,15 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from .adapters import SCHEDULE, is_adapter, load_weights
+from .assembly import assemble
 from .conditioning import Given, blend, channels, to_latents
-from .folder import PREVIEW, check, locate, locate_motion, read_json, read_limits
 from .inflate import Lumiere
-from .loading import best_dtype, find_device, load_model
 from .lora import Styler
 from .preview import LatentPreview, synthetic_pictures
 from .request import Limits, Request
 from .sampling import Sampler
 from .style import Style
+from .table import Model
 from .text import Text, TextReader
 from .windows import in_windows, windows
 
@@ -63,7 +62,8 @@ class LumierePipeline:
 
     window: frames denoised at once where a clip has more than the motion weights can tell apart, or for those
     that can tell any number apart, more than this. notes: what was changed to fit the parts to each other, in
-    sentences for whoever starts the program.
+    sentences for whoever starts the program. device: where runs happen, if that is not where the autoencoder
+    is. styler: what loaded the parts, for `restyle`.
     """
 
     def __init__(
@@ -76,85 +76,49 @@ class LumierePipeline:
         preview: LatentPreview | None = None,
         window: int | None = None,
         notes: tuple[str, ...] = (),
+        device: torch.device | None = None,
+        styler: Styler | None = None,
     ):
         self.lumiere, self.vae, self.reader = lumiere, vae, reader
         self.scheduler_config, self.limits, self.notes = scheduler_config, limits, notes
         weight = next(vae.parameters())
-        self.device, self.dtype = weight.device, weight.dtype
-        self.window = window
-        self._folder: Path | None = None  # where it was loaded from, if it was
+        self.device, self.dtype = device or weight.device, weight.dtype
+        self.window, self.styler = window, styler
         self.preview = (preview or LatentPreview.fit(vae, synthetic_pictures())).to(self.device)
 
     @classmethod
     def from_pretrained(
         cls,
-        source: str | Path,
+        source: "str | Path | Model",
         motion: str | Path | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         revision: str | None = None,
         fresh: bool = False,
-        motion_revision: str | None = None,
-        half: bool = False,
-        schedule: dict | None = None,
-        window: int | None = None,
-        text_width: int | None = None,
-        style: Style | None = None,
     ) -> "LumierePipeline":
         """Loads a folder or hub id of the diffusers layout (SD 1.x, 2.x, XL) part by part, safetensors only.
 
-        motion: motion weights, of Lumiere or a public adapter, as a folder, file or hub id; those in
-        `<source>/motion` unless given. fresh: untrained layers in their place: frames know little of each
-        other. device: cuda, mps or cpu; the first there is unless given. dtype: float32 on the CPU, else
-        bfloat16 or float16. half: fetches half as large files from the hub. schedule: entries that replace
-        those of the base's scheduler config, besides what adapters need. text_width: of the text that the
-        base must take, if the motion weights fit no other. style: in the weights of the base. Raises OSError
+        source: also an entry of the table of models, which then says the rest. motion: motion weights, of
+        Lumiere or a public adapter, as a folder, file or hub id; those in `<source>/motion` unless given.
+        fresh: untrained layers in their place: frames know little of each other. device: cuda, mps or cpu;
+        the first there is unless given. dtype: float32 on the CPU, else bfloat16 or float16. Raises OSError
         or ValueError in words.
         """
-        device = find_device(device)
-        dtype = dtype or best_dtype(device)
-        folder = locate(source, revision, half=half)
-        check(folder)
-        where = folder / "motion" if motion is None else locate_motion(motion, motion_revision)
-        styler = Styler(folder, style or Style())
-        unet = styler.load("unet", dtype).to(device)
-        vae = load_model(folder, "vae", dtype).to(device)
-        if unet.config.in_channels != vae.config.latent_channels:
-            raise ValueError(
-                f"the unet in {folder} takes {unet.config.in_channels} channels where latents have "
-                f"{vae.config.latent_channels}: bases for inpainting and the like are not supported."
-            )
-        if text_width not in (None, unet.config.cross_attention_dim):
-            raise ValueError(
-                f"the motion weights {motion} are for another family: their bases take text that is "
-                f"{text_width} wide; {folder} takes {unet.config.cross_attention_dim}."
-            )
-        lumiere = Lumiere.from_unet(unet) if fresh else load_weights(unet, where)
-        config = read_json(folder / "scheduler" / "scheduler_config.json")
-        needed = (SCHEDULE if is_adapter(lumiere) else {}) | (schedule or {})
-        pipeline = cls(
-            lumiere.to(device, dtype).eval(),
-            vae,
-            TextReader.load(styler, dtype).to(device),
-            config | needed,
-            read_limits(folder, lumiere.downsample_factor),
-            LatentPreview.load(folder / PREVIEW) if (folder / PREVIEW).is_file() else None,
-            window,
-            replaced(config, needed),
-        )
-        pipeline._folder = folder
-        return pipeline
+        if not isinstance(source, Model):
+            source = Model(str(source), motion and str(motion), revision)
+        return cls(**vars(assemble(source, device, dtype, fresh)))
 
     def restyle(self, style: Style) -> None:
         """Puts another style into the weights, in place: nothing may run meanwhile.
 
         Raises OSError and ValueError in words, before anything is changed.
         """
-        styler = Styler(self._folder, style)
+        styler = Styler(self.styler.folder, style)
         parts = {"unet": self.lumiere.model} | self.reader.parts
         states = {name: styler.load(name, self.dtype).state_dict() for name in parts}
         for name, part in parts.items():
             part.load_state_dict(states[name])
+        self.styler = styler
 
     def generate(
         self,
@@ -340,16 +304,6 @@ class LumierePipeline:
     def _pixels(self) -> int:
         """Pixels along one side of a latent."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
-
-
-def replaced(config: dict, needed: dict) -> tuple[str, ...]:
-    """A sentence about what motion weights change in a scheduler's config, or none when nothing is."""
-    names = [name for name in ("beta_start", "beta_end", "beta_schedule") if name in needed]
-    names += [name for name in ("prediction_type", "timestep_spacing") if name in needed and name in config]
-    changes = [f"{n} {config.get(n)} -> {needed[n]}" for n in names if config.get(n) != needed[n]]
-    if not changes:
-        return ()
-    return (f"The motion weights need another schedule than the base has: {', '.join(changes)}.",)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

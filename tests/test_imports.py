@@ -10,11 +10,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 ORDER = (
-    "allocator bounds request folder style layers places hooks inflate motion adapters conditioning windows "
-    "preview video images loading lora text sampling pipeline modes models jobs data clipfolder curves "
-    "optimizer train paperworld page __main__ app"
+    "allocator bounds request folder style table layers places hooks inflate motion adapters conditioning "
+    "windows preview video images loading lora text sampling assembly pipeline modes models batch jobs data "
+    "clipfolder curves optimizer train paperworld page __main__ app"
 ).split()
-WITHOUT_TORCH = ("app", "page", "allocator", "bounds", "request", "folder", "style", "video")
+WITHOUT_TORCH = ("app", "page", "allocator", "bounds", "request", "folder", "style", "table", "video")
 
 
 def imported(tree: ast.Module, package: list[str]) -> list[tuple[int, str]]:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from lumiere.lora import Styler
 from lumiere.pipeline import LumierePipeline
 from lumiere.style import Style, read_lora
+from lumiere.table import Model
 from tests.bases import components, save_adapter, save_base
 from tests.test_bases import BAR, SEEN, difference, frames_of, theirs, theirs_of
 
@@ -48,9 +49,8 @@ def factors(parts: dict) -> dict[str, torch.Tensor]:
 
 
 def ours(folder: Path, family: str, style: Style) -> LumierePipeline:
-    return LumierePipeline.from_pretrained(
-        folder / family, folder / f"{family}-adapter", device="cpu", style=style
-    )
+    model = Model(str(folder / family), str(folder / f"{family}-adapter"), style=style)
+    return LumierePipeline.from_pretrained(model, device="cpu")
 
 
 def styled(folder: Path, family: str, file: Path, weight: float):

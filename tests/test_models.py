@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lumiere import models, pipeline
+from lumiere import models, pipeline, table
 from lumiere.folder import locate
 
 
@@ -27,7 +27,7 @@ def broken(tiny_model, tmp_path):
 
 def test_the_table_leads_to_the_repository_wherever_one_is(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    source = models.MODELS[models.DEFAULT].source
+    source = models.MODELS[table.DEFAULT].source
     root = models.Path(models.__file__).resolve().parent.parent
     if (root / source).is_dir():
         assert models._source(None) == str(root / source)

@@ -20,6 +20,7 @@ from .. import models
 from ..folder import locate
 from ..pipeline import LumierePipeline
 from ..request import Request
+from ..table import DEFAULT
 from .autoencoder import to_tensor
 from .captions import canonical
 from .grid import GRID, write_grid
@@ -35,7 +36,7 @@ class Studio:
     """Makes clips with one model and one set of settings; `None` for those of the model."""
 
     def __init__(self, model=None, steps=None, guidance=None):
-        entry, self.folder = models.entry(model or models.DEFAULT), locate(model or EMBEDDED)
+        entry, self.folder = models.entry(model or DEFAULT), locate(model or EMBEDDED)
         self.pipeline = LumierePipeline.from_pretrained(self.folder)
         self._usual = Request(
             "-",

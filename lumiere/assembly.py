@@ -1,0 +1,98 @@
+"""The parts of a pipeline, loaded and checked against each other."""
+
+from dataclasses import dataclass
+
+import torch
+from accelerate import cpu_offload_with_hook
+from diffusers import AutoencoderKL
+from torch import nn
+
+from .adapters import SCHEDULE, is_adapter, load_weights
+from .folder import PREVIEW, check, locate, locate_motion, read_json, read_limits
+from .inflate import Lumiere
+from .loading import best_dtype, find_device, load_model
+from .lora import Styler
+from .preview import LatentPreview
+from .request import Limits
+from .table import Model
+from .text import TextReader
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What `LumierePipeline` is made of."""
+
+    lumiere: Lumiere
+    vae: AutoencoderKL
+    reader: TextReader
+    scheduler_config: dict
+    limits: Limits
+    preview: LatentPreview | None
+    window: int | None
+    notes: tuple[str, ...]
+    device: torch.device
+    styler: Styler
+
+
+def assemble(
+    model: Model,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    fresh: bool = False,
+) -> Parts:
+    """Loads a model part by part, from safetensors. See `LumierePipeline.from_pretrained`, which calls it."""
+    device = find_device(device)
+    dtype = dtype or best_dtype(device)
+    folder = locate(model.source, model.revision, half=model.half)
+    check(folder)
+    where = folder / "motion" if model.motion is None else locate_motion(model.motion, model.motion_revision)
+    styler = Styler(folder, model.style)
+    unet, vae = styler.load("unet", dtype), load_model(folder, "vae", dtype)
+    if unet.config.in_channels != vae.config.latent_channels:
+        raise ValueError(
+            f"the unet in {folder} takes {unet.config.in_channels} channels where latents have "
+            f"{vae.config.latent_channels}: bases for inpainting and the like are not supported."
+        )
+    if model.text_width not in (None, unet.config.cross_attention_dim):
+        raise ValueError(
+            f"the motion weights {model.motion} are for another family: their bases take text that is "
+            f"{model.text_width} wide; {folder} takes {unet.config.cross_attention_dim}."
+        )
+    rest = torch.device("cpu") if model.offload else device
+    unet.to(rest)
+    lumiere = (Lumiere.from_unet(unet) if fresh else load_weights(unet, where)).to(rest, dtype).eval()
+    reader = TextReader.load(styler, dtype).to(rest)
+    vae.to(rest)
+    if model.offload:
+        take_turns([*reader.encoders, lumiere, vae], device)
+    config = read_json(folder / "scheduler" / "scheduler_config.json")
+    needed = (SCHEDULE if is_adapter(lumiere) else {}) | dict(model.schedule)
+    return Parts(
+        lumiere,
+        vae,
+        reader,
+        config | needed,
+        read_limits(folder, lumiere.downsample_factor),
+        LatentPreview.load(folder / PREVIEW) if (folder / PREVIEW).is_file() else None,
+        model.window,
+        replaced(config, needed),
+        device,
+        styler,
+    )
+
+
+def take_turns(modules: list[nn.Module], device: torch.device) -> None:
+    """Each comes to the device when it is called, and leaves it when the next in the list is."""
+    hook = None
+    for module in modules:
+        _, hook = cpu_offload_with_hook(module, device, hook)
+
+
+def replaced(config: dict, needed: dict) -> tuple[str, ...]:
+    """A sentence about what motion weights change in a scheduler's config, or none when nothing is."""
+    names = [name for name in ("beta_start", "beta_end", "beta_schedule") if name in needed]
+    names += [name for name in ("prediction_type", "timestep_spacing") if name in needed and name in config]
+    changes = [f"{n} {config.get(n)} -> {needed[n]}" for n in names if config.get(n) != needed[n]]
+    if not changes:
+        return ()
+    return (f"The motion weights need another schedule than the base has: {', '.join(changes)}.",)
