@@ -48,7 +48,7 @@ def load_weights(unet: nn.Module, source: str | os.PathLike) -> Lumiere:
     Raises OSError and ValueError in words, as `load_motion` and `load_adapter` do.
     """
     folder = Path(source).expanduser()
-    if not folder.is_dir() or any(folder.glob(f"{WEIGHTS}*")) or (folder / ADAPTER[0]).is_file():
+    if folder.is_file() or any(folder.glob(f"{WEIGHTS}*")) or (folder / ADAPTER[0]).is_file():
         return load_adapter(unet, source)
     return load_motion(unet, check_motion(folder))
 

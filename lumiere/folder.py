@@ -106,7 +106,7 @@ def _on_hub(source: str | Path, kind: str) -> tuple[str, str | None]:
     found = re.fullmatch(rf"({HUB_ID})(?:/(.+\.(?:safetensors|ckpt)))?", str(source))
     if not found or ".." in str(source):
         raise FileNotFoundError(
-            f"there is no {kind} {source}: give the path of a folder or file, a hub id, or a hub id with the "
+            f"cannot find the {kind} {source}: give the path of a folder or file, a hub id, or a hub id with the "
             "name of a file after it."
         )
     return found[1], found[2]
