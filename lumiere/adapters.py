@@ -53,9 +53,9 @@ def load_weights(unet: nn.Module, source: str | os.PathLike) -> Lumiere:
     return load_motion(unet, check_motion(folder))
 
 
-def is_adapter(lumiere: Lumiere) -> bool:
-    """Whether its layers are those of AnimateDiff, which want the `SCHEDULE`."""
-    return any(isinstance(layer, AnimateDiffBlock) for layer in lumiere.attns)
+def schedule_for(lumiere: Lumiere) -> dict:
+    """Entries of a scheduler's config that these motion weights need, whatever their base has."""
+    return SCHEDULE if any(isinstance(layer, AnimateDiffBlock) for layer in lumiere.attns) else {}
 
 
 def load_adapter(unet: nn.Module, source: str | os.PathLike | MotionAdapter) -> Lumiere:

@@ -1,13 +1,13 @@
 """The parts of a pipeline, loaded and checked against each other."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import cpu_offload_with_hook
 from diffusers import AutoencoderKL
 from torch import nn
 
-from .adapters import SCHEDULE, is_adapter, load_weights
+from .adapters import load_weights, schedule_for
 from .folder import PREVIEW, check, locate, locate_motion, read_json, read_limits
 from .inflate import Lumiere
 from .loading import best_dtype, find_device, load_model
@@ -47,11 +47,12 @@ def assemble(
     check(folder)
     where = folder / "motion" if model.motion is None else locate_motion(model.motion, model.motion_revision)
     styler = Styler(folder, model.style)
-    unet, vae = styler.load("unet", dtype), load_model(folder, "vae", dtype)
-    if unet.config.in_channels != vae.config.latent_channels:
+    unet = styler.load("unet", dtype)
+    latents = read_json(folder / "vae" / "config.json").get("latent_channels")
+    if unet.config.in_channels != latents:
         raise ValueError(
             f"the unet in {folder} takes {unet.config.in_channels} channels where latents have "
-            f"{vae.config.latent_channels}: bases for inpainting and the like are not supported."
+            f"{latents}: bases for inpainting and the like are not supported."
         )
     if model.text_width not in (None, unet.config.cross_attention_dim):
         raise ValueError(
@@ -60,21 +61,28 @@ def assemble(
         )
     rest = torch.device("cpu") if model.offload else device
     unet.to(rest)
-    lumiere = (Lumiere.from_unet(unet) if fresh else load_weights(unet, where)).to(rest, dtype).eval()
-    reader = TextReader.load(styler, dtype).to(rest)
-    vae.to(rest)
+    lumiere = (Lumiere.from_unet(unet) if fresh else load_weights(unet, where)).to(rest, dtype)
+    parts = complete(lumiere, styler, dict(model.schedule), model.window)
     if model.offload:
-        take_turns([*reader.encoders, lumiere, vae], device)
+        take_turns([*parts.reader.encoders, lumiere, parts.vae], device)
+    return replace(parts, device=device)
+
+
+def complete(
+    lumiere: Lumiere, styler: Styler, schedule: dict | None = None, window: int | None = None
+) -> Parts:
+    """Adds to a space-time model what else the folder of its base holds, on its device and in its dtype."""
+    folder, device = styler.folder, lumiere.device
     config = read_json(folder / "scheduler" / "scheduler_config.json")
-    needed = (SCHEDULE if is_adapter(lumiere) else {}) | dict(model.schedule)
+    needed = schedule_for(lumiere) | (schedule or {})
     return Parts(
-        lumiere,
-        vae,
-        reader,
+        lumiere.eval(),
+        load_model(folder, "vae", lumiere.dtype).to(device),
+        TextReader.load(styler, lumiere.dtype).to(device),
         config | needed,
         read_limits(folder, lumiere.downsample_factor),
         LatentPreview.load(folder / PREVIEW) if (folder / PREVIEW).is_file() else None,
-        model.window,
+        window,
         replaced(config, needed),
         device,
         styler,

@@ -20,7 +20,7 @@ from torch import Tensor
 from lumiere.conditioning import random_mask
 
 LATENTS, WEIGHTS, CAPTIONS, FILES = "latents.npy", "weights.npy", "captions.jsonl", "latents"
-ORDER, CLIP, TIMES, MASK = 1, 2, 3, 4  # what a stream of random numbers is for: no two may be the same
+ORDER, CLIP, TIMES, MASK, LENGTH = 1, 2, 3, 4, 5  # what random numbers are for: no two may be the same
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,11 @@ class LatentClips:
         random = np.random.default_rng((MASK, seed, number))
         generator = torch.Generator().manual_seed(int(random.integers(2**63)))
         return random_mask(frames, *self.size, generator, share)
+
+
+def draw_length(lengths: Sequence[int], step: int, seed: int) -> int:
+    """One of these numbers of frames, for all clips of a step; it depends on step and seed alone."""
+    return int(np.random.default_rng((LENGTH, seed, step)).choice(lengths))
 
 
 def write_captions(folder: str | Path, texts: Iterable[Sequence[str]]) -> None:

@@ -12,7 +12,8 @@ from lumiere.clipfolder import Size, captioned, encode_clips
 from lumiere.data import LatentClips
 from lumiere.images import fit
 from lumiere.loading import load_model
-from lumiere.train import Settings, Trainer
+from lumiere.settings import Settings
+from lumiere.trainer import Trainer
 from lumiere.video import read_clip, write_clip
 
 SIZE = Size(4, 64, 64)

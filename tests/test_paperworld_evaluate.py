@@ -255,7 +255,7 @@ def test_records_belong_to_weights_and_settings(studio, tiny_model, tmp_path):
 
 
 def test_scenes_of_prompts_are_the_same_every_time_and_free_of_training_seeds():
-    from lumiere.paperworld.make import CLIPS_SEED, STILLS_SEED
+    from lumiere.paperworld.parts import CLIPS_SEED, STILLS_SEED
     from lumiere.paperworld.rows import SEED
 
     assert scene_of(3)[0] == scene_of(3)[0] != scene_of(4)[0]

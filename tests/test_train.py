@@ -3,12 +3,14 @@
 import json
 import os
 import resource
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 
@@ -23,19 +25,18 @@ from safetensors.torch import load_file
 
 from lumiere.data import write_captions
 from lumiere.loading import load_model
+from lumiere.lora import Styler
 from lumiere.motion import load_motion, read_facts
 from lumiere.optimizer import relative_rate
-from lumiere.train import (
-    Settings,
-    Trainer,
-    main,
-    noise_and_target,
-    train,
-    weighted_error,
-)
+from lumiere.settings import CLIPS, FRESH, NOISE, RUN, STEPS, Settings
+from lumiere.style import Style
+from lumiere.text import TextReader
+from lumiere.train import EXAMPLES, main, parser
+from lumiere.trainer import Trainer, min_snr, noise_and_target, train, weighted_error
 from lumiere.video import read_clip
 
 ROOT = Path(__file__).resolve().parent.parent
+GROUPS = (CLIPS, FRESH, NOISE, STEPS, RUN)
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
 
@@ -216,6 +217,70 @@ def test_noise_is_shared_in_training_as_the_motion_weights_say(settings):
     assert changes[0.9] < 0.3 * changes[0.0]
 
 
+def test_lengths_are_drawn_anew_for_each_step_and_again_alike(settings):
+    made = settings("mixed", steps=12, frames=8, shortest=4, batch=4, accumulation=2)
+    run, seen = trainer(made), []
+    run.lumiere.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[2]))
+    told = [run.advance()["frames"] for _ in range(12)]
+    assert seen == [frames for frames in told for _ in range(2)], "one length for all parts of a step"
+    assert set(told) == {4, 8} and 3 <= told.count(4) <= 9
+    AcceleratorState._reset_state(reset_partial_state=True)
+    again = trainer(settings("again", steps=12, frames=8, shortest=4, batch=4, accumulation=2))
+    assert [again.advance()["frames"] for _ in range(12)] == told
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert [trainer(settings("one")).advance()["frames"]] == [8]
+
+
+def test_captions_are_read_once_and_kept_beside_the_latents(settings, clips, tiny_model, monkeypatch):
+    made, reader = settings(steps=2), TextReader.load(Styler(tiny_model, Style()), torch.float32)
+    list(train(made))
+    assert len(list(clips.glob("texts-*"))) == 1 and not list(Path(made.out).glob("texts-*"))
+    monkeypatch.setattr(TextReader, "load", lambda *args: pytest.fail("the captions are there already"))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    run, told = trainer(settings("again")), []
+    run.lumiere.register_forward_pre_hook(
+        lambda *x: told.append(x[2]["encoder_hidden_states"]), with_kwargs=True
+    )
+    run.advance()
+    batch = run.clips.draw(0, range(2), 2, 8, 3, 0.1)
+    torch.testing.assert_close(told[0], reader(batch.texts, 64, 64).states, atol=2e-3, rtol=2e-3)
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "access", lambda folder, mode: False)  # root may write anywhere
+    AcceleratorState._reset_state(reset_partial_state=True)
+    elsewhere = trainer(settings("elsewhere"))
+    assert len(list(elsewhere.out.glob("texts-*"))) == 1
+
+
+@pytest.mark.parametrize("kind", ["v_prediction", "epsilon"])
+def test_min_snr_counts_errors_of_the_clean_clip(kind):
+    """An error of x0 counts for the ratio of signal to noise, and never for more than the limit."""
+    scheduler, timesteps = DDIMScheduler(prediction_type=kind), torch.tensor([10, 300, 600, 950])
+    product = scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1, 1)
+    clean, noise, wrong = torch.randn(3, 4, 4, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    noisy, target = noise_and_target(scheduler, clean, noise, timesteps)
+    other = clean + 0.1 * wrong
+    if kind == "epsilon":
+        answer = (noisy - product.sqrt() * other) / (1 - product).sqrt()
+    else:
+        answer = (product.sqrt() * noisy - other) / (1 - product).sqrt()
+    ratio = (product / (1 - product)).flatten()
+    counts = [
+        weighted_error(answer[i : i + 1], target[i : i + 1], torch.ones(1, 1, 2, 8, 8), count)
+        for i, count in enumerate(min_snr(scheduler, timesteps, 5.0).split(1))
+    ]
+    expected = ratio.clamp(max=5.0) * (0.1 * wrong).square().flatten(1).mean(1)
+    torch.testing.assert_close(torch.stack(counts), expected, rtol=1e-3, atol=1e-6)
+    assert ratio[0] > 5 > ratio[1] > 0
+
+
+def test_min_snr_changes_the_loss_of_a_run(settings):
+    losses = []
+    for name, given in (("plain", {}), ("limited", {"min_snr": 1.0})):
+        losses.append(trainer(settings(name, **given)).advance()["loss"])
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert losses[1] < 0.9 * losses[0]
+
+
 def test_half_precision_reaches_the_base(settings):
     run, seen = trainer(settings(precision="bf16")), []
     for layer in (run.lumiere.model.conv_in, run.lumiere.model.up_blocks[0].resnets[0].conv1):
@@ -314,12 +379,15 @@ def test_loss_that_is_not_a_number_stops_before_it_spoils_the_weights(settings, 
         ({"frames": 12}, "have 10 frames; training on 12"),
         ({"batch": 3, "accumulation": 2}, "1 processes x 2 passes; received 3 clips"),
         ({"factor": 3}, "power of two"),
-        ({"steps": 0}, "steps must be at least 1; received 0"),
+        ({"shortest": 6}, "shortest must be a multiple of 4; received 6"),
+        ({"shortest": 12}, "shortest must be at most frames, 8; received 12"),
+        ({"min_snr": float("inf")}, "min_snr must be 0 or more; received inf"),
+        ({"steps": 0}, "steps must be 1 or more; received 0"),
         ({"ema": 1.0}, "ema must be 0 or more and below 1; received 1"),
         ({"learning_rate": float("nan")}, "learning_rate must be 0 or more; received nan"),
         ({"shift": 0.0}, "shift must be above 0; received 0"),
-        ({"attention_depth": 0}, "attention_depth must be at least 1; received 0"),
-        ({"conditioned": 2}, "conditioned is 1 or 0; received 2"),
+        ({"attention_depth": 0}, "attention_depth must be 1 or more; received 0"),
+        ({"conditioned": 2}, "conditioned must be from 0 to 1; received 2"),
         ({"space_time_depth": -1}, "space_time_depth must be 0 or more; received -1"),
         ({"sample_steps": -1}, "sample_steps must be 0 or more; received -1"),
         ({"kernel": 4}, "Kernel sizes are odd.*received 4"),
@@ -355,6 +423,36 @@ def test_command_line_trains_and_tells_what_is_wrong(settings, tiny_model, capsy
     assert main([*command(made), "--data=/nowhere"]) == 2
     assert main([*command(made), "--model=/nowhere"]) == 1
     assert "there is no model folder /nowhere" in capsys.readouterr().err
+
+
+def test_help_is_in_groups_and_tells_every_setting():
+    text = parser().format_help()
+    for title in ("what is trained, and on what", *GROUPS, "examples, which run as they stand"):
+        assert f"\n{title}:\n" in text
+    for entry in fields(Settings):
+        assert f"--{entry.name.replace('_', '-')}" in text
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_help_run(tmp_path):
+    """As they stand, but for how much of everything."""
+    examples = [line.strip() for line in EXAMPLES.replace("\\\n", "").splitlines()[1:]]
+    assert len(examples) == 2
+    less = "--steps 2 --scenes 4 --batch 2 --accumulation 1 --frames 8 --shortest 4 --sample-steps 1".split()
+    for number, example in enumerate(examples):
+        out = tmp_path / str(number)
+        words = [*shlex.split(example), *less, "--out", str(out)]
+        if words[0] == "python":
+            words[0] = sys.executable
+        else:
+            cpu = ["--cpu", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
+            words[:2] = [sys.executable, "-m", "accelerate.commands.launch", *cpu]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        subprocess.run(words, cwd=ROOT, check=True, env=environment)
+        assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
+        assert [path.name for path in sorted((out / "samples").iterdir())] == ["0000001.mp4", "0000002.mp4"]
+        (drawn,) = out.glob("paperworld-4x*")
+        assert not (drawn / "pixels.npy").exists() and (drawn / "latents.npy").exists()
 
 
 @pytest.mark.slow
@@ -402,7 +500,8 @@ def test_two_processes_train_as_one(settings):
 GRADIENTS = """
 import json, sys, torch
 from accelerate import Accelerator
-from lumiere.train import Settings, Trainer
+from lumiere.settings import Settings
+from lumiere.trainer import Trainer
 
 run = Trainer(Settings(**json.loads(sys.argv[1])), Accelerator(mixed_precision="no", cpu=True))
 run._gradients()

@@ -11,6 +11,7 @@ import numpy as np
 from .scene import SIZE, Scene, render, sample_scene
 
 CELL = 8  # pixels per latent cell
+PIXELS = "pixels.npy"
 
 
 def render_dataset(folder, count, frames, seed, held_out=False, workers=2):
@@ -22,7 +23,7 @@ def render_dataset(folder, count, frames, seed, held_out=False, workers=2):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     cells = SIZE // CELL
-    pixels = _create(folder / "pixels.npy", (count, frames, SIZE, SIZE, 3))
+    pixels = _create(folder / PIXELS, (count, frames, SIZE, SIZE, 3))
     weights = _create(folder / "weights.npy", (count, frames, cells, cells))
     jobs = [(seed, index, frames, held_out) for index in range(count)]
     with contextlib.ExitStack() as stack:

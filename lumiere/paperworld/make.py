@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..train import Settings, show
+from ..settings import Settings
+from ..trainer import show
 from . import parts
 from .dataset import render_dataset
 from .model_folder import save_motion_of
 
-STILLS_SEED, CLIPS_SEED = 11, 12  # evaluation draws its scenes from another
 DONE = "make.json"
 
 
@@ -54,7 +54,7 @@ class Maker:
         b, at = budget, self.work
         self.parts = {
             "stills, rendered": lambda: render_dataset(
-                self.stills, b.stills, 1, STILLS_SEED, workers=b.workers
+                self.stills, b.stills, 1, parts.STILLS_SEED, workers=b.workers
             ),
             "autoencoder": lambda: parts.autoencoder(model, self.stills, at / "autoencoder", b.autoencoder),
             "text encoder": lambda: parts.text(model, at / "text", b.text),
@@ -62,7 +62,7 @@ class Maker:
             "base": lambda: parts.base(model, self.stills, at / "base", b.base),
             "preview": lambda: parts.preview(model, self.stills),
             "clips, rendered": lambda: render_dataset(
-                self.clips, b.clips, b.frames, CLIPS_SEED, workers=b.workers
+                self.clips, b.clips, b.frames, parts.CLIPS_SEED, workers=b.workers
             ),
             "clips, encoded": lambda: parts.latents(model, self.clips),
             "motion": self._motion,

@@ -4,11 +4,14 @@ from pathlib import Path
 
 import numpy as np
 
+from ..data import CAPTIONS
 from .autoencoder import encode_dataset, train_autoencoder
 from .base import train_base
+from .dataset import PIXELS, render_dataset
 from .model_folder import load_text, load_vae, save_component, save_preview
 from .text import train_text_encoder
 
+STILLS_SEED, CLIPS_SEED = 11, 12  # evaluation draws its scenes from another
 PREVIEW_PICTURES = 256
 STEPS = {"autoencoder": 2800, "text": 400, "base": 4000}
 
@@ -37,5 +40,14 @@ def base(model, data, run, steps=STEPS["base"]):
 
 def preview(model, data):
     """Latents to small pictures, on the first stills in `data`."""
-    pixels = np.load(Path(data) / "pixels.npy", mmap_mode="r")
+    pixels = np.load(Path(data) / PIXELS, mmap_mode="r")
     save_preview(model, pixels[:PREVIEW_PICTURES, 0])
+
+
+def draw_clips(folder, count, frames, load, workers=2):
+    """Clips for a training of motion, as latents by the autoencoder `load()`, unless they are there."""
+    folder = Path(folder)
+    if not (folder / CAPTIONS).exists():
+        render_dataset(folder, count, frames, CLIPS_SEED, workers=workers)
+        encode_dataset(folder, load())
+        (folder / PIXELS).unlink()

@@ -28,7 +28,8 @@ from lumiere.paperworld.captions import canonical
 from lumiere.paperworld.model_folder import load_vae
 from lumiere.paperworld.scene import render, sample_scene
 from lumiere.sampling import correlated
-from lumiere.train import Settings, Trainer, noise_and_target
+from lumiere.settings import Settings
+from lumiere.trainer import Trainer, noise_and_target
 
 MODEL = Path(__file__).resolve().parents[2] / "assets/models/paper-world"
 SD15 = {
@@ -186,7 +187,8 @@ def overfit(steps: int = 300, batch: int = 4) -> tuple[float, float]:
 def one_clip_loss(trainer: Trainer, draws: int = 64) -> float:
     """Mean squared error of the averaged weights on the first clip, at fixed timesteps and noise."""
     batch, errors = trainer.clips.draw(0, range(1), 1, 16, 0, 0.0), []
-    text, correlation = trainer._encode(batch.texts).states, trainer.lumiere.noise_correlation
+    text = trainer.captions(batch.texts, trainer.accelerator.device).states
+    correlation = trainer.lumiere.noise_correlation
     for draw in range(draws):
         generator = torch.Generator().manual_seed(1000 + draw)
         noise = correlated(torch.randn(batch.latents.shape, generator=generator), correlation)

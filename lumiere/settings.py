@@ -1,0 +1,127 @@
+"""The settings of a training, and the options of its command line that are made of them."""
+
+import argparse
+import math
+from dataclasses import dataclass, field, fields
+
+import torch
+
+PRECISIONS = ("no", "bf16")
+CLIPS, FRESH, NOISE, STEPS, RUN = "clips", "fresh motion weights", "noise and loss", "steps", "the run"
+
+
+def faster_precision() -> str:
+    """Half precision, but for processors that do not multiply in it: there it is up to twice as slow."""
+    cpu = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if torch.accelerator.is_available() or cpu else "no"
+
+
+def option(default, group: str, help: str, least: float | None = None, **limits: float):
+    """limits: `least` and `most`, which may be reached, `above` and `below`, which may not."""
+    limits |= {} if least is None else {"least": least}
+    return field(default=default, metadata={"group": group, "help": help, "limits": limits})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One training: the options of the command line. Raises ValueError in words for values that cannot be."""
+
+    model: str
+    data: str
+    out: str
+    init: str | None = None
+
+    size: int = option(0, CLIPS, "pixels along the sides of clips that are encoded; the base's own if 0", 0)
+    frames: int = option(16, CLIPS, "length of the clips seen", 1)
+    shortest: int = option(0, CLIPS, "if above 0, lengths from this to --frames, another for each step", 0)
+    stride: int = option(1, CLIPS, "clips are also seen this many times as fast, at most", 1)
+    caption_dropout: float = option(
+        0.1, CLIPS, "share of clips shown without text, which guidance needs", 0, below=1
+    )
+    given: float = option(
+        0.5, CLIPS, "share of clips of which a part is given; 0 for weights that take no such", 0, most=1
+    )
+
+    factor: int = option(4, FRESH, "frames are this many times fewer on the coarsest level", 1)
+    attention_depth: int = option(2, FRESH, "attention layers over time at each place", 1)
+    space_time_depth: int = option(1, FRESH, "such layers over all pixels and frames, after those", 0)
+    kernel: int = option(15, FRESH, "frames that convolutions see: far ones agree sooner if many", 1)
+    conditioned: int = option(1, FRESH, "whether layers are told timestep and text: 1 or 0", 0, most=1)
+    embedding_width: int = option(64, FRESH, "hidden channels of adapters of the embedding; 0 for none", 0)
+
+    noise_correlation: float | None = option(
+        None, NOISE, "between frames; for fresh weights 0.9 unless given, for others their own", 0, below=1
+    )
+    shift: float = option(
+        1.0, NOISE, "above 1, noisy timesteps, where motion is decided, are seen more often", above=0
+    )
+    min_snr: float = option(
+        0.0, NOISE, "if above 0, no timestep counts for more than one of this ratio of signal to noise", 0
+    )
+    subject_weight: float = option(3.0, NOISE, "how much more the loss counts where the subject is", 0)
+
+    steps: int = option(20_000, STEPS, "of the optimiser in all; may be raised for a run that is resumed", 1)
+    batch: int = option(8, STEPS, "clips per step, in all processes together", 1)
+    accumulation: int = option(1, STEPS, "passes in which a process does its part, to save memory", 1)
+    learning_rate: float = option(
+        0.02, STEPS, "at its peak; it falls to zero over the last third of the steps", 0
+    )
+    warmup: int = option(100, STEPS, "steps in which the learning rate rises", 1)
+    gradient_norm: float = option(
+        0.3, STEPS, "at most; single clips can have a hundred times the usual one", above=0
+    )
+    ema: float = option(
+        0.999, STEPS, "decay of the moving average of the weights, which is the result", 0, below=1
+    )
+    precision: str = option(faster_precision(), STEPS, "bf16 for half precision, or no; what is faster here")
+
+    save_minutes: float = option(2.0, RUN, "between checkpoints", 0)
+    sample_steps: int = option(1000, RUN, "between clips that are made of the first caption; 0 for none", 0)
+    seed: int = option(0, RUN, "of fresh weights and all that is drawn", 0)
+
+    def __post_init__(self):
+        for entry in fields(self):
+            value, limits = getattr(self, entry.name), entry.metadata.get("limits")
+            if limits and value is not None and not _within(value, **limits):
+                raise ValueError(f"{entry.name} must be {_in_words(**limits)}; received {value:g}.")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is one of {', '.join(PRECISIONS)}; received {self.precision}.")
+        if self.shortest > self.frames:
+            raise ValueError(f"shortest must be at most frames, {self.frames}; received {self.shortest}.")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """One for each setting but those without a default, in groups."""
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for entry in fields(Settings):
+        if not entry.metadata:
+            continue
+        group, told = entry.metadata["group"], entry.metadata["help"]
+        if group not in groups:
+            groups[group] = parser.add_argument_group(group)
+        kind = float if entry.default is None else type(entry.default)
+        groups[group].add_argument(
+            f"--{entry.name.replace('_', '-')}",
+            type=kind,
+            default=entry.default,
+            choices=PRECISIONS if entry.name == "precision" else None,
+            metavar={int: "N", float: "X", str: None}[kind],
+            help=told + (" (%(default)s)" if entry.default is not None else ""),
+        )
+
+
+def _within(
+    value: float,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    below: float = math.inf,
+    most: float = math.inf,
+) -> bool:
+    return least <= value <= most and above < value < below  # never for what is not a number
+
+
+def _in_words(**limits: float) -> str:
+    if "least" in limits and "most" in limits:
+        return "from {least:g} to {most:g}".format(**limits)
+    words = {"least": "{:g} or more", "above": "above {:g}", "below": "below {:g}", "most": "at most {:g}"}
+    return " and ".join(words[name].format(limits[name]) for name in words if name in limits)

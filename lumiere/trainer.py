@@ -1,0 +1,381 @@
+"""Trains the motion weights of a frozen base model on latents of clips.
+
+A run that was stopped, at any moment and by anything, goes on from its last checkpoint when it is begun again
+with the same settings.
+"""
+
+import copy
+import json
+import math
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, PartialState
+from diffusers import DDIMScheduler
+from torch import Tensor
+from tqdm import tqdm
+
+from lumiere.adapters import load_weights, schedule_for
+from lumiere.assembly import complete
+from lumiere.clipfolder import Size, encode_clips
+from lumiere.conditioning import channels
+from lumiere.curves import plot_losses
+from lumiere.data import CAPTIONS, LATENTS, LatentClips, draw_length
+from lumiere.folder import check, locate, locate_motion, read_json, read_limits
+from lumiere.inflate import Lumiere
+from lumiere.loading import load_model
+from lumiere.lora import Styler
+from lumiere.motion import save_motion
+from lumiere.optimizer import MatrixOptimizer, relative_rate
+from lumiere.pipeline import GenerationError, LumierePipeline
+from lumiere.request import Request
+from lumiere.sampling import correlated
+from lumiere.settings import Settings
+from lumiere.style import Style
+from lumiere.textcache import TextCache, cache_texts
+from lumiere.video import write_clip
+
+CHECKPOINT, METRICS, MOTION = "checkpoint.pt", "metrics.jsonl", "motion"
+PLOT, SAMPLES = "loss.png", "samples"
+NOISE_CORRELATION = 0.9  # of fresh weights: what frames share, the base makes the same of in each of them
+RECENT = 100  # steps, whose mean loss is told
+
+
+def train(settings: Settings) -> Iterator[dict]:
+    """Yields the metrics of every step, after it is done. Abandoning it is as safe as killing the process.
+
+    Raises ValueError or OSError in words.
+    """
+    trainer = Trainer(settings, Accelerator(mixed_precision=settings.precision))
+    trainer.resume()
+    saved = time.monotonic()
+    while trainer.step < settings.steps:
+        metrics = trainer.advance()
+        if trainer.step == settings.steps or time.monotonic() - saved >= 60 * settings.save_minutes:
+            trainer.save()
+            saved = time.monotonic()
+        if settings.sample_steps and trainer.step % settings.sample_steps == 0:
+            trainer.sample()
+        yield metrics
+    trainer.accelerator.end_training()  # lets go of the other processes
+
+
+class Trainer:
+    """A base model, its motion weights with their moving average, and the clips."""
+
+    def __init__(self, settings: Settings, accelerator: Accelerator):
+        self.settings, self.accelerator, self.out = settings, accelerator, Path(settings.out)
+        self.step, self.losses = 0, deque(maxlen=RECENT)
+        parts = accelerator.num_processes * settings.accumulation
+        if settings.batch % parts:
+            raise ValueError(
+                f"The batch must divide into {accelerator.num_processes} processes x {settings.accumulation} "
+                f"passes; received {settings.batch} clips."
+            )
+        folder = locate(settings.model)
+        check(folder)
+        latents = self._latents(folder)
+        self.clips = LatentClips(latents)
+        self.captions = self._captions(folder, latents)
+        self.lumiere = self._new_lumiere(folder).to(accelerator.device)
+        schedule = read_json(folder / "scheduler" / "scheduler_config.json") | schedule_for(self.lumiere)
+        self.scheduler = DDIMScheduler.from_config(schedule)
+        self.averaged = copy.deepcopy(self.lumiere).requires_grad_(False)  # of the motion weights alone
+        self.optimizer = MatrixOptimizer(self.lumiere.parameters())
+        self.model = accelerator.prepare(self.lumiere)
+
+    def advance(self) -> dict:
+        """One step of the optimiser; returns its metrics."""
+        began, s, frames = time.monotonic(), self.settings, self._frames
+        rate = s.learning_rate * relative_rate(self.step, s.steps, s.warmup)
+        loss = self._gradients()
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"The loss of step {self.step + 1} is not a number: lower the learning rate of "
+                f"{s.learning_rate:g}; the checkpoint before it is kept."
+            )
+        norm = self.accelerator.clip_grad_norm_(self.lumiere.parameters(), s.gradient_norm)
+        self.optimizer.step(rate)
+        self.step += 1
+        self._average(min(s.ema, self.step / (self.step + 10)))
+        self.losses.append(loss)
+        metrics = {
+            "step": self.step,
+            "loss": loss,
+            "learning_rate": rate,
+            "gradient_norm": float(norm),
+            "frames": frames,
+            "seconds": time.monotonic() - began,
+        }
+        if self.accelerator.is_main_process:
+            with open(self.out / METRICS, "a", encoding="utf-8") as lines:
+                lines.write(json.dumps(metrics) + "\n")
+        return metrics
+
+    def save(self) -> None:
+        """Checkpoint and averaged motion weights; each file appears whole or not at all. Raises OSError."""
+        if not self.accelerator.is_main_process:
+            return
+        state = {
+            "step": self.step,
+            "motion": self.lumiere.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        part = self.out / f"{CHECKPOINT}.part"
+        try:
+            with open(part, "wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, self.out / CHECKPOINT)
+            save_motion(self.averaged, self.out / MOTION, self.facts())
+            lines = _metrics_until(self.out / METRICS, self.step)
+            plot_losses(*zip(*((line["step"], line["loss"]) for line in lines), strict=True), self.out / PLOT)
+        except (OSError, RuntimeError) as error:  # a full disk is either, depending on who writes
+            raise OSError(f"cannot save the step {self.step} in {self.out}: {error}.") from error
+
+    def sample(self) -> None:
+        """Writes a clip of the first caption, by the averaged weights and always from the same noise.
+
+        One that cannot be made or written is told of, and training goes on.
+        """
+        if not self.accelerator.is_main_process:
+            return
+        try:
+            height, width = self._size
+            size = {"frames": self.settings.frames, "height": height, "width": width}
+            *_, result = self._pipeline.generate(Request(self.clips.texts[0][0], seed=0, **size))
+            (self.out / SAMPLES).mkdir(exist_ok=True)
+            write_clip(self.out / SAMPLES / f"{self.step:07}.mp4", result.frames, result.request.fps)
+        except (GenerationError, OSError, ValueError) as error:
+            print(f"no clip of step {self.step}: {error}", file=sys.stderr)
+
+    @cached_property
+    def _size(self) -> tuple[int, int]:
+        """Height and width of the clips in pixels."""
+        config = read_json(locate(self.settings.model) / "vae" / "config.json")
+        height, width = (2 ** (len(config["block_out_channels"]) - 1) * side for side in self.clips.size)
+        return height, width
+
+    @cached_property
+    def _pipeline(self) -> LumierePipeline:
+        """Of the averaged weights, as they are."""
+        return LumierePipeline(**vars(complete(self.averaged, Styler(locate(self.settings.model), Style()))))
+
+    def resume(self) -> None:
+        """Goes back to the checkpoint in `out`, when there is one; later lines of the metrics are dropped."""
+        file = self.out / CHECKPOINT
+        self.out.mkdir(parents=True, exist_ok=True)
+        if file.exists():
+            try:
+                state = torch.load(file, map_location="cpu", weights_only=True)
+            except Exception as error:  # of many kinds, as what is in a damaged file
+                raise OSError(
+                    f"cannot read {file} ({type(error).__name__}): remove it to begin anew."
+                ) from error
+            try:
+                self.lumiere.load_state_dict(state["motion"])
+                self.averaged.load_state_dict(state["averaged"])
+            except RuntimeError:
+                raise ValueError(
+                    f"The checkpoint in {self.out} belongs to another model or factor: name another folder."
+                ) from None
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step = state["step"]
+        lines = _metrics_until(self.out / METRICS, self.step)
+        self.losses.extend(line["loss"] for line in lines)
+        if self.accelerator.is_main_process:
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            (self.out / f"{METRICS}.part").write_text(text, "utf-8")
+            os.replace(self.out / f"{METRICS}.part", self.out / METRICS)
+        self.accelerator.wait_for_everyone()
+
+    def facts(self) -> dict:
+        """What is told about the motion weights beside them."""
+        s = self.settings
+        names = (
+            "frames shortest batch learning_rate ema shift min_snr caption_dropout given subject_weight "
+            "precision"
+        )
+        return {
+            "base": Path(s.model).name if Path(s.model).is_dir() else s.model,
+            "data": Path(s.data).name,
+            "clips": len(self.clips),
+            "clips_seen": self.step * s.batch,
+            "steps": self.step,
+            "steps_planned": s.steps,
+            "loss": sum(self.losses) / max(1, len(self.losses)),
+            "seed": s.seed,
+        } | {name: getattr(s, name) for name in names.split()}
+
+    def _latents(self, folder: Path) -> Path:
+        """The folder of latents: the one given, or that into which the clips of the one given are encoded."""
+        s, data = self.settings, Path(self.settings.data)
+        if (data / CAPTIONS).exists() or (data / LATENTS).exists() or not data.is_dir():
+            return data
+        cache = self.out / "clips"
+        with self.accelerator.main_process_first():
+            if self.accelerator.is_main_process:
+                limits = read_limits(folder, 1)
+                size = Size(s.frames, s.size or limits.default_height, s.size or limits.default_width)
+                vae = load_model(folder, "vae", torch.float32).to(self.accelerator.device)
+                encode_clips(data, cache, vae, size, lambda words: print(words, file=sys.stderr))
+        return cache
+
+    def _captions(self, folder: Path, latents: Path) -> TextCache:
+        """What the base is told of each caption, and of none; kept beside the latents if that can be."""
+        where = latents if os.access(latents, os.W_OK) else self.out
+        texts = {"", *(text for several in self.clips.texts for text in several)}
+        with self.accelerator.main_process_first():
+            return cache_texts(where, texts, folder, self._size, self.accelerator.device)
+
+    def _new_lumiere(self, folder: Path) -> Lumiere:
+        s = self.settings
+        base = load_model(folder, "unet", torch.float32)
+        if base.config.in_channels != self.clips.channels:
+            raise ValueError(
+                f"The base model takes latents of {base.config.in_channels} channels; "
+                f"those in {s.data} have {self.clips.channels}."
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(s.seed)
+            lumiere = load_weights(base, locate_motion(s.init)) if s.init else self._fresh(base)
+        if s.noise_correlation is not None:
+            lumiere.noise_correlation = s.noise_correlation
+        for name, frames in (("frames", s.frames), ("shortest", s.shortest)):
+            if frames % lumiere.downsample_factor:
+                raise ValueError(
+                    f"{name} must be a multiple of {lumiere.downsample_factor}; received {frames}."
+                )
+        return lumiere
+
+    def _fresh(self, base) -> Lumiere:
+        s = self.settings
+        reach = max(1, s.frames // s.factor - 1)  # no two frames of a training clip are further apart
+        attention = {"depth": s.attention_depth, "space_time_depth": s.space_time_depth}
+        attention |= {"rotary": True, "window": reach}
+        convolution = {"conv1d_kernel_size": s.kernel, "norm": "clip"}
+        return Lumiere.from_unet(
+            base,
+            s.factor,
+            at_input=True,
+            conditioned=bool(s.conditioned),
+            conv_inflation_kwargs=convolution,
+            attn_inflation_kwargs=attention,
+            given_channels=self.clips.channels + 1 if s.given else 0,
+            embedding_width=s.embedding_width,
+            noise_correlation=NOISE_CORRELATION,
+        )
+
+    def _gradients(self) -> float:
+        """Adds up the gradients of the whole batch; returns its loss, the mean over all processes."""
+        s, total = self.settings, torch.zeros((), device=self.accelerator.device)
+        share = s.batch // (self.accelerator.num_processes * s.accumulation)
+        for part in range(s.accumulation):
+            first = (part * self.accelerator.num_processes + self.accelerator.process_index) * share
+            if part + 1 < s.accumulation:
+                with self.accelerator.no_sync(self.model):
+                    total += self._pass(range(first, first + share))
+            else:
+                total += self._pass(range(first, first + share))
+        return self.accelerator.reduce(total, "mean").item()
+
+    @property
+    def _frames(self) -> int:
+        """Of all clips of this step."""
+        s, factor = self.settings, self.lumiere.downsample_factor
+        return draw_length(range(s.shortest or s.frames, s.frames + 1, factor), self.step, s.seed)
+
+    def _pass(self, clips: range) -> Tensor:
+        """Forward and backward for some clips of the batch; returns their part of the loss."""
+        s, device = self.settings, self.accelerator.device
+        shown = s.given if self.lumiere.given_channels else 0.0
+        batch = self.clips.draw(
+            self.step, clips, s.batch, self._frames, s.seed, s.caption_dropout, shown, s.stride
+        )
+        clean, noise, subject = (x.to(device) for x in (batch.latents, batch.noise, batch.subject))
+        noise = correlated(noise, self.lumiere.noise_correlation)
+        times = s.shift * batch.times / (1 + (s.shift - 1) * batch.times)
+        timesteps = (times * self.scheduler.config.num_train_timesteps).long().to(device)
+        noisy, target = noise_and_target(self.scheduler, clean, noise, timesteps)
+        if self.lumiere.given_channels:
+            noisy = torch.cat([noisy, channels(clean, batch.given.to(device))], dim=1)
+        text = self.captions(batch.texts, device)
+        predicted = self.model(noisy, timesteps, return_dict=False, **text.arguments)[0]
+        count = min_snr(self.scheduler, timesteps, s.min_snr) if s.min_snr else None
+        loss = weighted_error(predicted, target, 1 + s.subject_weight * subject, count) / s.accumulation
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+    @torch.no_grad()
+    def _average(self, decay: float) -> None:
+        ours, theirs = list(self.averaged.parameters()), list(self.lumiere.parameters())
+        torch._foreach_lerp_(ours, theirs, 1 - decay)
+
+
+def noise_and_target(scheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+    """What the model is shown and should answer, at timesteps (b,), for clean and noise `b ...`."""
+    kind = scheduler.config.prediction_type
+    if kind not in ("v_prediction", "epsilon"):
+        raise ValueError(f"The base model should predict v_prediction or epsilon; its config says {kind}.")
+    target = noise if kind == "epsilon" else scheduler.get_velocity(clean, noise, timesteps)
+    return scheduler.add_noise(clean, noise, timesteps), target
+
+
+def weighted_error(predicted: Tensor, target: Tensor, weight: Tensor, count: Tensor | None = None) -> Tensor:
+    """Mean over the clips (the first axis) of the weighted mean squared error of each.
+
+    Each clip is weighted within itself, so that the mean over parts of a batch is that of the whole. It
+    counts once, or as much as `count` (b,) says.
+    """
+    error = (weight * (predicted.float() - target).square()).flatten(1).mean(1)
+    error = error / weight.flatten(1).mean(1)
+    return (error if count is None else count * error).mean()
+
+
+def min_snr(scheduler, timesteps: Tensor, most: float) -> Tensor:
+    """How much an error of the target counts at timesteps (b,) (Hang et al. 2023, arXiv 2303.09556, 3.4).
+
+    As much as one of the clean clip that counts for the ratio of signal to noise there, or `most` at most.
+    """
+    product = scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
+    ratio = product / (1 - product)
+    multiple = ratio if scheduler.config.prediction_type == "epsilon" else ratio + 1
+    return ratio.clamp(max=most) / multiple
+
+
+def _metrics_until(file: Path, step: int) -> list[dict]:
+    """The lines of earlier steps, each once: a killed run leaves steps that are repeated, or half a line."""
+    lines = []
+    for text in file.read_text("utf-8").splitlines() if file.exists() else []:
+        try:
+            line = json.loads(text)
+        except ValueError:
+            break
+        if line["step"] <= step:
+            lines.append(line)
+    return lines
+
+
+def show(settings: Settings) -> None:
+    """Trains under a progress bar, which tells the time left and the loss, smoothed."""
+    with ExitStack() as stack:
+        bar = None
+        for metrics in train(settings):
+            if bar is None:  # only now: what was done before a resumed run is part of it
+                quiet, mean = not PartialState().is_main_process, metrics["loss"]
+                bar = tqdm(total=settings.steps, initial=metrics["step"] - 1, unit="step", disable=quiet)
+                stack.enter_context(bar)
+            mean += 0.02 * (metrics["loss"] - mean)
+            bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
+            bar.update()
+    if bar is None:
+        print(f"{settings.out} has had its {settings.steps} steps; --steps may be raised.", file=sys.stderr)
