@@ -148,6 +148,18 @@ class LumierePipeline:
     def _run(
         self, request: Request, stopped: Callable[[], bool], given: Given | None
     ) -> Iterator[Progress | Result]:
+        try:
+            yield from self._steps(request, stopped, given)
+            return
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+        torch.cuda.empty_cache()  # out here: the except block would keep the tensors alive
+        raise GenerationError("the device ran out of memory: lower frames, height or width.")
+
+    def _steps(
+        self, request: Request, stopped: Callable[[], bool], given: Given | None
+    ) -> Iterator[Progress | Result]:
         began = time.monotonic()
         known = self.encode_given(given, whole=request.strength < 1) if given else None
         text = self.encode_prompt(request)
@@ -244,16 +256,10 @@ class LumierePipeline:
         clip, timestep = model_input.to(self.dtype), timestep.to(self.device)
         at_once = len(text) if clip[0, 0].numel() <= BATCH_LATENTS else 1
         outputs = []
-        try:
-            for rows in text.split(at_once):
-                clips = clip.expand(len(rows), -1, -1, -1, -1)  # 1 c t h w -> 1|2 c t h w
-                output = self.lumiere(clips, timestep, return_dict=False, **rows.arguments)[0]
-                outputs += output.float().split(1)
-        except RuntimeError as error:
-            if not _is_out_of_memory(error):
-                raise
-        if len(outputs) < len(text):  # raised out here: the except block would keep the tensors alive
-            raise GenerationError("the device ran out of memory: lower frames, height or width.")
+        for rows in text.split(at_once):
+            clips = clip.expand(len(rows), -1, -1, -1, -1)  # 1 c t h w -> 1|2 c t h w
+            output = self.lumiere(clips, timestep, return_dict=False, **rows.arguments)[0]
+            outputs += output.float().split(1)
         return outputs[0] if guidance == 1 else outputs[0] + guidance * (outputs[1] - outputs[0])
 
     def decode(self, latents: Tensor) -> np.ndarray:
@@ -291,7 +297,7 @@ class LumierePipeline:
             if self.dtype != torch.float32 and not images.isfinite().all():
                 # Some autoencoders overflow in half precision. A copy: other runs must not see a changed one.
                 images = copy.deepcopy(self.vae).float().decode(latents.float(), return_dict=False)[0]
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
             return None
@@ -306,6 +312,9 @@ class LumierePipeline:
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    # On the CPU it is a plain RuntimeError of the allocator.
-    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+def _is_out_of_memory(error: Exception) -> bool:
+    # On the CPU it is a plain RuntimeError, of the allocator or of oneDNN, which tells no more than that.
+    told = ("allocate memory", "could not create a primitive", "ALLOC_FAILED", "bad_alloc")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        words in str(error) for words in told
+    )
