@@ -44,7 +44,10 @@ class Disk:
         Raises OSError in words.
         """
         folder = self.folder / uuid.uuid4().hex
-        folder.mkdir(parents=True)
+        try:
+            folder.mkdir(parents=True)
+        except OSError as error:
+            raise OSError(f"cannot write the clip: its folder cannot be made ({error.strerror}).") from error
         path = folder / f"lumiere-{result.request.seed}.mp4"
         try:
             write_clip(path, result.frames, result.request.fps, result.request.to_json())

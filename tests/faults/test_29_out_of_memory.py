@@ -1,0 +1,75 @@
+"""The kernel gives a process no more memory: whoever then asks for much is refused by the real allocator."""
+
+import resource
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL
+
+from lumiere.video import read_clip
+
+from .server import Process
+
+pytestmark = pytest.mark.slow
+MB = 2**20
+
+
+def leave(process: Process, megabytes: int | None) -> None:
+    """Lets the process have so much more address space than it has now, or any amount again."""
+    size = resource.RLIM_INFINITY
+    if megabytes is not None:
+        size = process.status("VmSize") * 1024 + megabytes * MB
+    resource.prlimit(process.process.pid, resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
+
+
+def test_29_a_unet_without_memory_says_what_to_lower_and_the_next_job_succeeds(tiny_model, tmp_path):
+    with Process(tiny_model, tmp_path, LUMIERE_MAX_PIXELS=str(2**28)) as process:
+        stranger = process.stranger()
+        large = {"frames": 128, "height": 1024, "width": 1024}  # one tensor of its features takes 67 MB
+        stranger.values()
+        leave(process, 48)
+        for _ in range(2):
+            told = stranger.refusal(**large)
+            assert told == "The device ran out of memory: lower frames, height or width."
+        page = stranger.make(frames=128)
+        assert page["state"] == "done"
+        assert stranger.generate()[0] == "complete"
+        assert "memory" in process.said() and len(process.files()) == 2
+
+
+@pytest.fixture
+def wide_decoder(tiny_model, tmp_path):
+    """The tiny model with a decoder that takes 0.3 GB for 16 frames of 128 x 128, in one slice."""
+    import shutil
+
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    torch.manual_seed(0)
+    AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(64, 8, 8, 8),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=64,
+        scaling_factor=0.5,
+        mid_block_add_attention=False,
+    ).save_pretrained(folder / "vae")
+    return folder
+
+
+def test_29_a_decoder_without_memory_is_retried_in_slices(wide_decoder, tmp_path):
+    asked = {"frames": 16, "height": 128, "width": 128, "steps": 1}
+    with Process(wide_decoder, tmp_path) as process:
+        stranger = process.stranger()
+        before = process.status("VmSize")
+        leave(process, 110)
+        outcome, told = stranger.generate(**asked)
+        assert outcome == "complete", told
+        assert process.status("VmPeak") <= before + 110 * 1024
+        leave(process, None)
+        whole = stranger.generate(**asked)[1][0]["path"]
+        assert process.status("VmPeak") > before + 130 * 1024  # it had not fitted in one slice
+        sliced, whole = read_clip(told[0]["path"])[0].astype(int), read_clip(whole)[0]
+        assert sliced.shape == (16, 128, 128, 3) and np.abs(sliced - whole).max() <= 4  # of the encoder
