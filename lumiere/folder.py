@@ -106,8 +106,8 @@ def _on_hub(source: str | Path, kind: str) -> tuple[str, str | None]:
     found = re.fullmatch(rf"({HUB_ID})(?:/(.+\.(?:safetensors|ckpt)))?", str(source))
     if not found or ".." in str(source):
         raise FileNotFoundError(
-            f"cannot find the {kind} {source}: give the path of a folder or file, a hub id, or a hub id with the "
-            "name of a file after it."
+            f"cannot find the {kind} {source}: give the path of a folder or file, a hub id, or a hub id with "
+            "the name of a file after it."
         )
     return found[1], found[2]
 
