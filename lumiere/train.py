@@ -29,6 +29,7 @@ EXAMPLES = """examples, which run as they stand:
 def parser() -> argparse.ArgumentParser:
     text = argparse.ArgumentParser(
         prog="python -m lumiere.train",
+        usage="%(prog)s --model MODEL --data DATA --out OUT [options]",
         description="Trains the motion weights of a frozen text-to-image model on clips.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -73,18 +73,12 @@ class Studio:
 
 
 class Records:
-    """A JSON file: fingerprint -> row -> number of the prompt -> record."""
+    """A JSON file: fingerprint -> row -> number of the prompt -> record. Several evaluations may share it."""
 
     def __init__(self, file, fingerprint):
         self.file, self.all = Path(file), {}
-        if self.file.exists():
-            try:
-                self.all = json.loads(self.file.read_text())
-            except ValueError:
-                self.all = None
-            if not isinstance(self.all, dict):
-                raise ValueError(f"{file} does not hold records of an evaluation: name another file.")
         self.own = self.all.setdefault(fingerprint, {})
+        self._read()
 
     def of(self, row, count):
         """Those of the first so many prompts, as far as they are there: number -> record."""
@@ -93,10 +87,24 @@ class Records:
 
     def add(self, row, index, record):
         self.own.setdefault(row, {})[str(index)] = record
+        self._read()
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        part = self.file.with_name(f"{self.file.name}.part")
+        part = self.file.with_name(f"{self.file.name}.{os.getpid()}.part")
         part.write_text(json.dumps(self.all))
         os.replace(part, self.file)
+
+    def _read(self):
+        """Adds what is in the file: others may have written to it since."""
+        try:
+            found = json.loads(self.file.read_text()) if self.file.exists() else {}
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise ValueError(f"{self.file} does not hold records of an evaluation: name another file.")
+        for fingerprint, rows in found.items():
+            for row, records in rows.items():
+                known = self.all.setdefault(fingerprint, {}).setdefault(row, {})
+                known |= {index: record for index, record in records.items() if index not in known}
 
 
 def measure(studio, records, name, count):
@@ -133,7 +141,7 @@ def add_evaluate_arguments(parser):
 
 
 def run_evaluate(args):
-    """Prints the table, row by row. Exit status: 0, 2 for what cannot be, 130 when stopped on the way."""
+    """Prints the table, row by row. Exit status: 0, 1 or 2 for what cannot be, 130 when stopped."""
     if args.clips < 1:
         print(f"--clips must be 1 or more: received {args.clips}.", file=sys.stderr)
         return 2
@@ -142,9 +150,9 @@ def run_evaluate(args):
         if args.grid:
             return draw_grid(studio, args.grid)
         records = Records(args.results, studio.fingerprint)
-    except ValueError as refusal:
+    except (ValueError, OSError) as refusal:
         print(refusal, file=sys.stderr)
-        return 2
+        return 2 if isinstance(refusal, ValueError) else 1
     return print_table(studio, records, args.rows, args.clips)
 
 

@@ -97,7 +97,6 @@ class Maker:
             steps=self.budget.motion,
             batch=self.budget.batch,
             shift=4.0,
-            given=0.0,
         )
         show(settings)
         save_motion_of(self.model, settings.out)

@@ -152,8 +152,8 @@ def _figures_of_long(records):
 def _figures_of_first_frame(records):
     kept = ("subject", "colour", "background")
     share = np.mean([all(r["verdict"][k] == r["truth"][k] for k in kept) for r in records])
-    likeness = float(np.mean([record["psnr"] for record in records]))
-    return [Figure("dB", likeness, 30.0), Figure("kept", float(share), 0.85)]
+    likeness = min(record["psnr"] for record in records)
+    return [Figure("dB at least:", likeness, 30.0), Figure("kept", float(share), 0.85)]
 
 
 def _figures_of_cinemagraph(records):
