@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from . import memory
 from .assembly import assemble
 from .conditioning import Given, blend, channels, to_latents
 from .inflate import Lumiere
@@ -143,7 +144,27 @@ class LumierePipeline:
             raise ValueError(f"given frames must be those asked for, {asked}: received {received}.")
         if request.strength < 1 and given is None:
             raise ValueError(f"strength {request.strength:g} needs a clip to begin with: received none.")
+        self._check_memory(request)
         return self._run(request, getattr(stop, "is_set", stop) or (lambda: False), given)
+
+    def _check_memory(self, request: Request) -> None:
+        """Raises ValueError for a clip that would not fit; of small ones on the CPU it is not asked."""
+        size = request.height // self._pixels, request.width // self._pixels
+        latents = request.frames * size[0] * size[1]
+        if self.device.type == "cpu" and latents <= BATCH_LATENTS:
+            return
+        frames = max(part.stop - part.start for part in self.parts(request.frames))
+        rows = 2 if request.guidance != 1 and frames * size[0] * size[1] <= BATCH_LATENTS else 1
+        memory.check(self.cost.of(rows, frames, *size), self.device)
+
+    @cached_property
+    def cost(self) -> memory.Cost:
+        """What a step and decoding take, measured without taking it."""
+        text = self.encode_prompt(Request("a", guidance=1))
+        offloaded = next(self.lumiere.parameters()).device != self.device
+        moved = memory.weight_bytes(self.lumiere, self.lumiere.model) if offloaded else 0
+        size = (self.limits.default_height // self._pixels, self.limits.default_width // self._pixels)
+        return memory.measure(self.lumiere, self.vae, text, 1, size, moved)
 
     def _run(
         self, request: Request, stopped: Callable[[], bool], given: Given | None

@@ -1,0 +1,65 @@
+"""The estimate of memory: against what really is alive at once, and what does not fit is refused in words."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from lumiere import memory
+from lumiere.pipeline import LumierePipeline
+from lumiere.request import Request
+
+REQUEST = Request("a red ball", frames=16, height=64, width=64, steps=1, seed=0)
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_model) -> LumierePipeline:
+    return LumierePipeline.from_pretrained(tiny_model, device="cpu")
+
+
+def test_bytes_are_those_alive_at_once():
+    layer = nn.Linear(256, 1024, bias=False)
+
+    def run(x):  # two of 4 kB for each row, then one of them and one of 1 kB
+        x = layer(x)
+        x = x * 2
+        return x[:, :256] + 1
+
+    assert memory.peak(run, (8, 256), like=layer.weight) == 2 * 8 * 4096
+    assert memory.peak(lambda x: [layer(x) for _ in range(3)], (1, 256), like=layer.weight) == 3 * 4096
+    assert memory.peak(lambda x: x.view(-1).relu_(), (8, 256), like=layer.weight) == 0
+    assert memory.weight_bytes(layer, nn.Sequential(layer)) == 4 * 256 * 1024
+
+
+@pytest.mark.parametrize("frames, size", [(8, 8), (16, 8), (16, 16), (32, 8)])
+def test_the_cost_of_a_step_and_of_decoding_is_what_they_take(pipeline, frames, size):
+    text, shape = pipeline.encode_prompt(replace(REQUEST, guidance=1.0)), (1, 4, frames, size, size)
+    with torch.no_grad(), memory.Peak() as step:
+        pipeline.lumiere(torch.zeros(shape), torch.zeros(()), return_dict=False, **text.arguments)
+    with torch.no_grad(), memory.Peak() as decoding:
+        pipeline.vae.decode(torch.zeros(1, 4, size, size))
+    cost = pipeline.cost
+    told = cost.of(1, frames, size, size) / memory.MARGIN
+    assert told == pytest.approx(max(step.bytes, decoding.bytes), rel=0.1)
+    assert replace(cost, moved=10**9).of(1, frames, size, size) > memory.MARGIN * 10**9
+
+
+def test_a_clip_that_does_not_fit_is_refused_before_it_is_begun(pipeline, monkeypatch):
+    long = replace(REQUEST, frames=128, height=256, width=256)
+    needed = pipeline.cost.of(1, 128, 32, 32)
+    monkeypatch.setattr(memory, "available", lambda device: needed - 1)
+    with pytest.raises(
+        ValueError, match=r"needs about 0\.\d GB of memory on the device and 0\.\d GB are free"
+    ):
+        pipeline.generate(long)
+    pipeline.generate(REQUEST)  # a small one is not measured
+    monkeypatch.setattr(memory, "available", lambda device: needed)
+    pipeline.generate(long)
+    longer = replace(long, frames=256, height=160, width=160)  # in windows of 128 frames
+    monkeypatch.setattr(memory, "available", lambda device: pipeline.cost.of(2, 128, 20, 20))
+    pipeline.generate(longer)
+
+
+def test_there_is_memory():
+    assert 2**24 < memory.available(torch.device("cpu")) < 2**50
