@@ -32,6 +32,7 @@ from lumiere.folder import check, locate, locate_motion, read_json, read_limits
 from lumiere.inflate import Lumiere
 from lumiere.loading import load_model
 from lumiere.lora import Styler
+from lumiere.loss import min_snr, noise_and_target, weighted_error
 from lumiere.motion import save_motion
 from lumiere.optimizer import MatrixOptimizer, relative_rate
 from lumiere.pipeline import GenerationError, LumierePipeline
@@ -319,37 +320,6 @@ class Trainer:
     def _average(self, decay: float) -> None:
         ours, theirs = list(self.averaged.parameters()), list(self.lumiere.parameters())
         torch._foreach_lerp_(ours, theirs, 1 - decay)
-
-
-def noise_and_target(scheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-    """What the model is shown and should answer, at timesteps (b,), for clean and noise `b ...`."""
-    kind = scheduler.config.prediction_type
-    if kind not in ("v_prediction", "epsilon"):
-        raise ValueError(f"The base model should predict v_prediction or epsilon; its config says {kind}.")
-    target = noise if kind == "epsilon" else scheduler.get_velocity(clean, noise, timesteps)
-    return scheduler.add_noise(clean, noise, timesteps), target
-
-
-def weighted_error(predicted: Tensor, target: Tensor, weight: Tensor, count: Tensor | None = None) -> Tensor:
-    """Mean over the clips (the first axis) of the weighted mean squared error of each.
-
-    Each clip is weighted within itself, so that the mean over parts of a batch is that of the whole. It
-    counts once, or as much as `count` (b,) says.
-    """
-    error = (weight * (predicted.float() - target).square()).flatten(1).mean(1)
-    error = error / weight.flatten(1).mean(1)
-    return (error if count is None else count * error).mean()
-
-
-def min_snr(scheduler, timesteps: Tensor, most: float) -> Tensor:
-    """How much an error of the target counts at timesteps (b,) (Hang et al. 2023, arXiv 2303.09556, 3.4).
-
-    As much as one of the clean clip that counts for the ratio of signal to noise there, or `most` at most.
-    """
-    product = scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
-    ratio = product / (1 - product)
-    multiple = ratio if scheduler.config.prediction_type == "epsilon" else ratio + 1
-    return ratio.clamp(max=most) / multiple
 
 
 def _metrics_until(file: Path, step: int) -> list[dict]:

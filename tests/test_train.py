@@ -26,13 +26,14 @@ from safetensors.torch import load_file
 from lumiere.data import write_captions
 from lumiere.loading import load_model
 from lumiere.lora import Styler
+from lumiere.loss import min_snr, noise_and_target, weighted_error
 from lumiere.motion import load_motion, read_facts
 from lumiere.optimizer import relative_rate
 from lumiere.settings import CLIPS, FRESH, NOISE, RUN, STEPS, Settings
 from lumiere.style import Style
 from lumiere.text import TextReader
 from lumiere.train import EXAMPLES, main, parser
-from lumiere.trainer import Trainer, min_snr, noise_and_target, train, weighted_error
+from lumiere.trainer import Trainer, train
 from lumiere.video import read_clip
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 
-from ..trainer import noise_and_target, weighted_error
+from ..loss import noise_and_target, weighted_error
 from .captions import caption_with_truth
 from .dataset import read_scenes
 from .fit import Schedule, fit

@@ -23,13 +23,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from lumiere.allocator import keep_freed_memory
 from lumiere.data import LATENTS, write_captions
 from lumiere.inflate import Lumiere
+from lumiere.loss import noise_and_target
 from lumiere.paperworld.autoencoder import encode
 from lumiere.paperworld.captions import canonical
 from lumiere.paperworld.model_folder import load_vae
 from lumiere.paperworld.scene import render, sample_scene
 from lumiere.sampling import correlated
 from lumiere.settings import Settings
-from lumiere.trainer import Trainer, noise_and_target
+from lumiere.trainer import Trainer
 
 MODEL = Path(__file__).resolve().parents[2] / "assets/models/paper-world"
 SD15 = {
