@@ -1,7 +1,7 @@
 """The page and its endpoint for programs. Widgets are in `lumiere.page`, the work runs in `lumiere.jobs`.
 
     python app.py                              the embedded model at http://127.0.0.1:7860
-    LUMIERE_MODEL=folder python app.py         another model: a folder or hub id
+    python app.py --model sd15-animatediff     another model: --help tells which
 
 GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say where the page is served, lumiere/bounds.py how much it takes.
 """
@@ -279,16 +279,18 @@ def main() -> None:
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("lumiere").setLevel(logging.INFO)
     keep_freed_memory()
+    options = models.options(words.INTRO).parse_args()
     try:
         own_folder()
-        app = App(models.limits(), Bounds.read())
-        demo = app.blocks(models.entry())
+        model = models.chosen(options)
+        app = App(models.limits(model), Bounds.read())
+        demo = app.blocks(model)
         for end in (signal.SIGTERM, signal.SIGINT):
             signal.signal(end, app.service.end)
         app.service.launch(demo, theme=theme(), css=part("page.css"), head=part("head.html"))
         print(words.opened(demo.local_url), flush=True)
         # The model follows on this thread: if it cannot be loaded, no half-alive page stays behind.
-        pipeline = models.get()
+        pipeline = models.get(model, options.device)
         app.model.set_result(pipeline)
         print(words.ready(pipeline.device.type), flush=True)
     except (OSError, ValueError) as error:

@@ -1,5 +1,6 @@
 """What models can be asked for, and the one that is kept on the device for all requests."""
 
+import argparse
 import gc
 import sys
 import threading
@@ -43,6 +44,13 @@ def add_options(parser) -> None:
     add("--alpha", type=float, default=0.7, metavar="X", help="share of --style, 0 to 1 (%(default)s)")
     add("--offload", action="store_true", help="parts of the model leave the device while others work")
     add("--device", metavar="NAME", help="cuda, mps or cpu; the first there is unless given")
+
+
+def options(description: str) -> argparse.ArgumentParser:
+    """A parser of these options alone."""
+    parser = argparse.ArgumentParser(description=description)
+    add_options(parser)
+    return parser
 
 
 def chosen(options) -> Model:

@@ -3,6 +3,7 @@
 Frames must be those of diffusers' own pipelines: of the same noise, scheduler, steps and guidance.
 """
 
+import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -10,13 +11,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AnimateDiffPipeline, AnimateDiffSDXLPipeline, DDIMScheduler, MotionAdapter
+from diffusers import (
+    AnimateDiffPipeline,
+    AnimateDiffSDXLPipeline,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    MotionAdapter,
+)
 from safetensors.torch import load_file, save_file
 
+from lumiere import __main__ as command
+from lumiere import models
+from lumiere.adapters import convert, load_weights
 from lumiere.pipeline import LumierePipeline
 from lumiere.request import SCHEDULERS, Request
 from lumiere.sampling import CLASSES
+from lumiere.table import MODELS
 from tests.bases import components, save_adapter, save_base
+from tests.test_adapters import same_weights
 
 BAR = 2  # of 255, largest difference of any pixel
 LIGHTNING = "animatediff_lightning_4step_diffusers.safetensors"
@@ -113,3 +125,110 @@ def test_an_empty_negative_prompt_and_other_sizes_are_told_as_diffusers_does(pip
     request = replace(SEEN, negative_prompt="", guidance=7.5, height=64, width=128)
     expected = theirs_of(their, request, our.scheduler_config)
     assert difference(frames_of(our, request), expected) <= BAR
+
+
+def test_lightning_is_known_by_its_file_and_sampled_as_its_authors_say(folder):
+    """Of whatever base: four steps of Euler, trailing, no guidance; linear betas as for all of them."""
+    model = models.entry(str(folder / "sd"), str(folder / LIGHTNING))
+    assert (model.steps, model.guidance, model.scheduler, model.fps) == (4, 1.0, "euler", 8)
+    eight = models.entry("a/base", LIGHTNING.replace("4step", "8step"))
+    assert eight.steps == 8 and eight.schedule == model.schedule and eight.source == "a/base"
+    pipeline = models.get(replace(model, text_width=None), "cpu", told=[].append)
+    request = replace(
+        SEEN, negative_prompt="", steps=model.steps, guidance=model.guidance, scheduler=model.scheduler
+    )
+    their = theirs(folder, "sd", "sd-middle")
+    their.scheduler = EulerDiscreteScheduler.from_config(
+        their.scheduler.config, timestep_spacing="trailing", beta_schedule="linear", clip_sample=False
+    )
+    expected = theirs_of(their, request, their.scheduler.config)
+    assert difference(frames_of(pipeline, request), expected) <= BAR
+    leading = dict(their.scheduler.config) | {"timestep_spacing": "leading"}
+    assert difference(frames_of(pipeline, request), theirs_of(their, request, leading)) > BAR
+
+
+@pytest.mark.parametrize("family", ["sd", "xl"])
+def test_every_layout_of_motion_weights_is_the_same_bit_by_bit(folder, tmp_path, family):
+    unet = components(family)["unet"]
+    original = load_file(folder / f"{family}-middle.safetensors")
+    assert all("temporal_transformer" in key for key in original)
+    torch.save({"state_dict": {f"module.{key}": w for key, w in original.items()}}, tmp_path / "mm.ckpt")
+    convert(tmp_path / "mm.ckpt", tmp_path / "mm.safetensors")
+    expected = load_weights(unet, folder / f"{family}-middle")
+    sources = (
+        folder / f"{family}-middle.safetensors",
+        folder / f"{family}-middle" / "diffusion_pytorch_model.safetensors",
+        tmp_path / "mm.safetensors",
+    )
+    for source in sources:
+        assert same_weights(load_weights(unet, source), expected), source
+
+
+class Code:
+    """What a checkpoint from a stranger may hold."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path):
+    torch.save({"state_dict": Code(tmp_path / "ran")}, tmp_path / "mm.ckpt")
+    with pytest.raises(
+        ValueError, match="mm.ckpt is refused: it is damaged, or holds other things than tensors"
+    ):
+        convert(tmp_path / "mm.ckpt", tmp_path / "mm.safetensors")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["mm.ckpt"]
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
+        convert(tmp_path / "nothing.ckpt", tmp_path / "mm.safetensors")
+
+
+def test_more_frames_than_positions_go_through_windows(pipelines):
+    our, _ = pipelines("sd", "sd-adapter")
+    seen = []
+    handle = our.lumiere.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[2]))
+    frames = frames_of(our, replace(SEEN, frames=POSITIONS + 16, guidance=1.0, steps=1))
+    frames_of(our, replace(SEEN, frames=POSITIONS, guidance=1.0, steps=1))
+    handle.remove()
+    assert len(frames) == POSITIONS + 16 and seen == [POSITIONS] * 3
+    our.window = 16
+    assert [part.stop - part.start for part in our.parts(40)] == [16, 16, 16]
+    assert our.parts(POSITIONS) == [slice(0, POSITIONS)]
+    our.window = None
+
+
+def test_half_as_large_files_are_found(folder, tmp_path):
+    save_base(tmp_path / "half", "xl", half=True)
+    assert (tmp_path / "half" / "unet" / "diffusion_pytorch_model.fp16.safetensors").is_file()
+    half = LumierePipeline.from_pretrained(tmp_path / "half", folder / "xl-adapter", device="cpu")
+    whole = LumierePipeline.from_pretrained(folder / "xl", folder / "xl-adapter", device="cpu")
+    assert difference(frames_of(half, SEEN), frames_of(whole, SEEN)) < 30
+
+
+def test_what_was_changed_is_told(folder, pipelines, capsys):
+    our, _ = pipelines("sd", "sd-adapter")
+    assert our.notes == (
+        "The motion weights need another schedule than the base has: beta_schedule scaled_linear -> linear.",
+    )
+    status = command.main(
+        ["a red ball", "--model", str(folder / "sd"), "--motion", str(folder / "sd-adapter"), "--frames", "8"]
+        + ["--steps", "1", "--device", "cpu", "-o", str(folder / "clip.mp4")]
+    )
+    assert status == 0 and "beta_schedule scaled_linear -> linear" in capsys.readouterr().err
+
+
+def test_the_table_says_what_each_model_is():
+    for name, model in MODELS.items():
+        assert model.licence != "unknown" and model.frames >= model.shortest, name
+        for revision in (model.revision, model.motion_revision):
+            assert revision is None or re.fullmatch("[0-9a-f]{40}", revision), name
+        assert Request("x", steps=model.steps, guidance=model.guidance, scheduler=model.scheduler)
+    assert models.entry("sd15-long").frames == models.entry("sd15-long").window == 64
+    other = models.entry("a/base", "guoyww/animatediff-motion-adapter-v1-5-3")
+    usual = MODELS["sd15-animatediff"]
+    assert other == replace(
+        usual, source="a/base", revision=None, half=False, licence="unknown", gigabytes=usual.gigabytes
+    )
+    assert models.entry("a/base", "own/weights") == models.Model("a/base", "own/weights")

@@ -11,7 +11,6 @@ from . import part, words
 
 LONGEST = 128  # frames on the slider; programs may ask for all that the model takes
 SETTINGS = ("negative_prompt", "frames", "fps", "steps", "guidance", "scheduler", "seed", "randomise")
-SHOWN = 16  # frames per second to begin with
 
 
 @dataclass
@@ -118,12 +117,12 @@ def settings(limits: Limits, model: Model) -> list:
         elem_id="frames",
     )
     length = gr.HTML(
-        words.length(model.frames, SHOWN),
+        words.length(model.frames, model.fps),
         html_template="<p></p>",
         js_on_load=part("note.js"),
         elem_id="length",
     )
-    fps = gr.Slider(*FPS, SHOWN, step=1, precision=0, label=words.FPS, info=words.FPS_HELP)
+    fps = gr.Slider(*FPS, model.fps, step=1, precision=0, label=words.FPS, info=words.FPS_HELP)
     seconds = "(frames, fps) => " + words.LENGTH_JS
     gr.on([frames.change, fps.change], None, [frames, fps], length, js=seconds, show_progress="hidden")
     steps = gr.Slider(
