@@ -20,3 +20,11 @@ def keep_freed_memory() -> bool:
     # One arena: memory of a thread's own arena comes in pieces of 64 MiB, and larger ones as before.
     settings = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: KEPT, M_ARENA_MAX: 1}
     return all([mallopt(name, value) for name, value in settings.items()])
+
+
+def give_back() -> None:
+    """Returns what is kept to the system, for whoever needs it there: after memory ran out."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):
+        pass

@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor
 
 from . import memory
+from .allocator import give_back
 from .assembly import assemble
 from .conditioning import Given, blend, channels, to_latents
 from .inflate import Lumiere
@@ -175,7 +176,7 @@ class LumierePipeline:
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
-        torch.cuda.empty_cache()  # out here: the except block would keep the tensors alive
+        _give_back()  # out here: the except block would keep the tensors alive
         raise GenerationError("the device ran out of memory: lower frames, height or width.")
 
     def _steps(
@@ -307,7 +308,7 @@ class LumierePipeline:
                 )
             else:
                 count = (count + 1) // 2
-                torch.cuda.empty_cache()
+                _give_back()
         return np.concatenate(slices)
 
     @torch.inference_mode()
@@ -331,6 +332,12 @@ class LumierePipeline:
     def _pixels(self) -> int:
         """Pixels along one side of a latent."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+
+def _give_back() -> None:
+    """Returns the memory of freed tensors to device and system: in pieces, it may not hold the next ones."""
+    torch.cuda.empty_cache()
+    give_back()
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -40,3 +40,26 @@ def test_freed_memory_is_used_again():
         pytest.skip("this system gives huge pages, or keeps memory anyway")
     assert kept[0] > 10_000  # 96 MiB in pages of 4 KiB have to come once
     assert max(kept[1:]) < 1_000
+
+
+HELD = """
+from pathlib import Path
+from lumiere.allocator import give_back, keep_freed_memory
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+keep_freed_memory()
+memory = bytearray(96 * 2**20)
+memory[::4096] = bytes(len(memory[::4096]))
+del memory
+kept = resident()
+give_back()
+print(kept - resident())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_kept_memory_can_be_given_back():
+    done = subprocess.run([sys.executable, "-c", HELD], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 80 * 2**20

@@ -2,14 +2,11 @@
 
 import json
 import os
-import resource
 import shlex
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import time
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
@@ -343,25 +340,6 @@ def test_learning_rate_rises_stays_and_falls():
     assert all(a > b for a, b in zip(rates[70:], rates[71:], strict=False))
 
 
-def test_full_disk_keeps_the_last_checkpoint(settings):
-    made = settings()
-    run = trainer(made)
-    run.advance()
-    run.save()
-    kept = (Path(made.out) / "checkpoint.pt").read_bytes()
-    run.advance()
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
-    try:
-        with pytest.raises(OSError, match="cannot save the step 2 in"):
-            run.save()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert (Path(made.out) / "checkpoint.pt").read_bytes() == kept
-    AcceleratorState._reset_state(reset_partial_state=True)
-    assert trainer(made).step == 1
-
-
 def test_loss_that_is_not_a_number_stops_before_it_spoils_the_weights(settings, clips, tmp_path):
     folder = shutil.copytree(clips, tmp_path / "bad")
     latents = np.load(folder / "latents.npy")
@@ -399,14 +377,6 @@ def test_loss_that_is_not_a_number_stops_before_it_spoils_the_weights(settings, 
 def test_settings_that_cannot_be_are_refused_in_words(settings, given, words):
     with pytest.raises(ValueError, match=words):
         list(train(Settings(**(vars(settings()) | given))))
-
-
-def test_damaged_checkpoint_is_refused_in_words(settings):
-    file = Path(settings().out) / "checkpoint.pt"
-    list(train(settings(steps=1)))
-    file.write_bytes(file.read_bytes()[:-5000])
-    with pytest.raises(OSError, match="cannot read .*checkpoint.pt .*: remove it to begin anew"):
-        list(train(settings(steps=2)))
 
 
 def test_checkpoint_of_another_factor_is_refused(settings):
@@ -471,22 +441,6 @@ def test_one_clip_can_be_learnt(settings, tiny_model, clips, tmp_path):
     made = settings(steps=100, batch=4, warmup=10)
     losses = [metrics["loss"] for metrics in train(Settings(**(vars(made) | given)))]
     assert np.mean(losses[-20:]) < 0.3 * np.mean(losses[:3])
-
-
-@pytest.mark.slow
-def test_killed_process_goes_on_as_if_it_had_not_been(settings):
-    whole, broken = settings("whole", steps=12), settings("broken", steps=12, save_minutes=0.0)
-    list(train(whole))
-    start = [sys.executable, "-m", "lumiere.train", *command(broken)]
-    process = subprocess.Popen(start, cwd=ROOT, stderr=subprocess.DEVNULL)
-    metrics = Path(broken.out) / "metrics.jsonl"
-    while process.poll() is None and (not metrics.exists() or len(metrics.read_text().splitlines()) < 4):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    subprocess.run(start, cwd=ROOT, check=True)
-    assert lines(broken) == lines(whole)
-    assert same(result(broken), result(whole))
 
 
 @pytest.mark.slow

@@ -26,16 +26,21 @@ def leave(process: Process, megabytes: int | None) -> None:
 def test_29_a_unet_without_memory_says_what_to_lower_and_the_next_job_succeeds(tiny_model, tmp_path):
     with Process(tiny_model, tmp_path, LUMIERE_MAX_PIXELS=str(2**28)) as process:
         stranger = process.stranger()
-        large = {"frames": 128, "height": 1024, "width": 1024}  # one tensor of its features takes 67 MB
+        large = {
+            "frames": 256,
+            "height": 1024,
+            "width": 1024,
+        }  # a tensor of its features takes 134 MB, of several
         stranger.values()
-        leave(process, 48)
+        leave(process, 300)
         for _ in range(2):
             told = stranger.refusal(**large)
             assert told == "The device ran out of memory: lower frames, height or width."
-        page = stranger.make(frames=128)
-        assert page["state"] == "done"
-        assert stranger.generate()[0] == "complete"
-        assert "memory" in process.said() and len(process.files()) == 2
+        page = stranger.make()
+        assert page["state"] == "done", (page, process.said()[-3000:])
+        outcome, told = stranger.generate()
+        assert outcome == "complete", told
+        assert process.said().count("outcome=refused") == 2 and len(process.files()) == 2
 
 
 @pytest.fixture
@@ -64,12 +69,13 @@ def test_29_a_decoder_without_memory_is_retried_in_slices(wide_decoder, tmp_path
     with Process(wide_decoder, tmp_path) as process:
         stranger = process.stranger()
         before = process.status("VmSize")
-        leave(process, 110)
+        leave(process, 120)
         outcome, told = stranger.generate(**asked)
         assert outcome == "complete", told
-        assert process.status("VmPeak") <= before + 110 * 1024
+        assert process.status("VmPeak") <= before + 120 * 1024
         leave(process, None)
-        whole = stranger.generate(**asked)[1][0]["path"]
-        assert process.status("VmPeak") > before + 130 * 1024  # it had not fitted in one slice
-        sliced, whole = read_clip(told[0]["path"])[0].astype(int), read_clip(whole)[0]
-        assert sliced.shape == (16, 128, 128, 3) and np.abs(sliced - whole).max() <= 4  # of the encoder
+        whole, other = (stranger.generate(**asked, seed=seed)[1][0]["path"] for seed in (7, 8))
+        assert process.status("VmPeak") > before + 140 * 1024  # it had not fitted in one slice
+        sliced, whole, other = (read_clip(path)[0].astype(int) for path in (told[0]["path"], whole, other))
+        assert sliced.shape == (16, 128, 128, 3)
+        assert np.abs(sliced - whole).mean() < 2 < 10 < np.abs(other - whole).mean()  # but for the encoder

@@ -1,0 +1,118 @@
+"""Anything at all over HTTP: a clip or a refusal, no traceback, no hang, and nobody else is hurt."""
+
+import json
+import resource
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from .stranger import Stranger, finished, sentence
+from .test_fuzz_request import SLOW, anything, likely
+
+HANG = 2.0  # s
+pytestmark = pytest.mark.slow
+paths = st.sampled_from(
+    "call/generate queue/join run/note run/make call/v2/generate cancel reset api/x".split()
+)
+bodies = st.one_of(
+    anything.map(json.dumps).map(str.encode),
+    st.binary(max_size=60),
+    st.fixed_dictionaries(
+        {"data": st.one_of(st.lists(anything, max_size=10), anything)},
+        optional={
+            "fn_index": st.one_of(st.integers(-2, 60), anything),
+            "session_hash": st.one_of(st.just("fuzz"), anything),
+            "event_id": anything,
+            "trigger_id": anything,
+            "event_data": anything,
+            "batched": anything,
+            "simple_format": anything,
+        },
+    )
+    .map(json.dumps)
+    .map(str.encode),
+)
+
+
+class Told:
+    """What came of all cases: counts of answers, and the slowest."""
+
+    def __init__(self):
+        self.counts, self.slowest = {}, 0.0
+
+    def add(self, kind, seconds):
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        self.slowest = max(self.slowest, seconds)
+
+    def __str__(self):
+        parts = [f"{count} {kind}" for kind, count in sorted(self.counts.items(), key=str)]
+        return f"{sum(self.counts.values())} cases: {', '.join(parts)}; the slowest took {self.slowest:.2f} s"
+
+
+def within(seconds: float, case, again: int = 3):
+    """The result of `case()` and its time; a hang is one that is there again, a busy machine is none."""
+    for _ in range(again):
+        began = time.monotonic()
+        result = case()
+        took = time.monotonic() - began
+        if took < seconds:
+            break
+    assert took < seconds, f"{took:.1f} s"
+    return result, took
+
+
+def peak() -> float:
+    """Memory of this process at its most, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def test_fuzz_values_of_the_endpoint(server, stranger, capfd, caplog):
+    """Most cases are refused; where all values happen to be right, a clip of at most 16 frames is made."""
+    told, before = Told(), peak()
+    names = [each["parameter_name"] for each in stranger.endpoints["/generate"]["parameters"]]
+    values = st.fixed_dictionaries({name: likely.get(name, anything) for name in names})
+
+    @given(values)
+    @SLOW
+    def fuzz(data):
+        def case():
+            return stranger.call(list(data.values()))
+
+        (outcome, answer), took = within(HANG, case)
+        if outcome == "error":
+            sentence(answer)
+        else:
+            assert answer[1]["seed"] == data["seed"] or data["seed"] is None
+        told.add(outcome, took)
+
+    fuzz()
+    assert Stranger(server.address).generate()[0] == "complete"
+    assert "Traceback" not in capfd.readouterr().err and "Traceback" not in caplog.text
+    assert peak() - before < 300
+    with capfd.disabled():
+        print(f"\nendpoint, values: {told}; memory grew by {peak() - before:.0f} MB")
+
+
+def test_fuzz_bodies_and_paths(server, stranger, capfd, caplog):
+    told, before = Told(), peak()
+
+    @given(paths, bodies)
+    @SLOW
+    def fuzz(path, body):
+        answer, took = within(HANG, lambda: stranger.post(path, body))
+        assert answer.status_code < 600 and answer.headers["content-type"].startswith("application/json")
+        assert answer.status_code not in (500, 501, 502), answer.text
+        assert "Traceback" not in answer.text
+        if answer.status_code == 200 and path == "call/generate":
+            with stranger.listening(answer.json()["event_id"]) as stream:
+                finished(stream)
+        told.add(f"answered {answer.status_code}", took)
+
+    fuzz()
+    assert Stranger(server.address).generate()[0] == "complete"
+    assert "Traceback" not in capfd.readouterr().err and "Traceback" not in caplog.text
+    assert peak() - before < 300
+    with capfd.disabled():
+        print(f"\nendpoint, bodies: {told}; memory grew by {peak() - before:.0f} MB")
