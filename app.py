@@ -16,7 +16,7 @@ from concurrent.futures import Future, wait
 
 import gradio as gr
 
-from lumiere import jobs, models
+from lumiere import jobs, models, zerogpu
 from lumiere.allocator import keep_freed_memory
 from lumiere.bounds import Bounds
 from lumiere.page import part, widgets, words
@@ -40,6 +40,7 @@ class App:
     def __init__(self, limits: Limits, bounds: Bounds | None = None):
         self.limits = limits
         self.model: Future = Future()
+        self.zero: zerogpu.ZeroGPU | None = None
         self.service = Service(bounds or Bounds(), loaded=self.model.done)
 
     def make(self, http: gr.Request, prompt, *settings):
@@ -153,7 +154,7 @@ class App:
             wait([self.model], HEARTBEAT)
             self.service.admit()
         pipeline = self.model.result()
-        job = jobs.Job(lambda stop: pipeline.generate(request, stop), owner)
+        job = jobs.Job(asked(lambda: zerogpu.work(pipeline, request, self.zero)), owner)
         try:
             for update in job.start().updates(HEARTBEAT):
                 if update and update.ended and (update.result is None or update.result.stopped):
@@ -285,6 +286,8 @@ def main() -> None:
         model = models.chosen(options)
         app = App(models.limits(model), Bounds.read())
         demo = app.blocks(model)
+        if zerogpu.HERE:  # where weights come before the page
+            app.zero = zerogpu.ZeroGPU(model)
         for end in (signal.SIGTERM, signal.SIGINT):
             signal.signal(end, app.service.end)
         app.service.launch(demo, theme=theme(), css=part("page.css"), head=part("head.html"))

@@ -138,7 +138,12 @@ class LumierePipeline:
         without a finished step there is none. Raises ValueError at once for what this model cannot do, and
         GenerationError on the way.
         """
-        request = request.check(self.limits).with_seed()
+        request = self.check(request, given).with_seed()
+        return self._run(request, getattr(stop, "is_set", stop) or (lambda: False), given)
+
+    def check(self, request: Request, given: Given | None = None) -> Request:
+        """Returns the request when it can be made here and now; raises ValueError when not."""
+        request.check(self.limits)
         shape = (request.frames, request.height, request.width)
         if given is not None and not given.frames.shape[:3] == given.mask.shape == shape:
             asked, received = (" x ".join(map(str, x)) for x in (shape, given.frames.shape[:3]))
@@ -146,7 +151,7 @@ class LumierePipeline:
         if request.strength < 1 and given is None:
             raise ValueError(f"strength {request.strength:g} needs a clip to begin with: received none.")
         self._check_memory(request)
-        return self._run(request, getattr(stop, "is_set", stop) or (lambda: False), given)
+        return request
 
     def _check_memory(self, request: Request) -> None:
         """Raises ValueError for a clip that would not fit; of small ones on the CPU it is not asked."""

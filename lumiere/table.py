@@ -20,7 +20,7 @@ class Model:
     operator says otherwise (bounds.py), that counts.
     text_width: of the bases that the motion weights fit, which the weights do not tell. style: in the weights
     of the base. offload: parts of the model wait beside the device for their turn. gigabytes: of memory on a
-    GPU, for a clip with these settings.
+    GPU, for a clip with these settings: `python -m tests.benchmarks.bases full_size` counts it.
     """
 
     source: str
@@ -65,16 +65,19 @@ MODELS = {
     "paper-world": Model("assets/models/paper-world", licence="MIT"),
     "sd15-animatediff": replace(
         SD15,
+        gigabytes=5.6,
         motion="guoyww/animatediff-motion-adapter-v1-5-3",
         motion_revision="449d8993ead63a068e1030eb26925132814db1c8",
     ),
     "sd15-animatediff-v2": replace(
         SD15,
+        gigabytes=5.6,
         motion="guoyww/animatediff-motion-adapter-v1-5-2",
         motion_revision="6167b88ffe39b4441fdf2113e77b99a6f56b7906",
     ),
     "sd15-lightning": replace(
         SD15,
+        gigabytes=4.3,
         motion="ByteDance/AnimateDiff-Lightning/animatediff_lightning_4step_diffusers.safetensors",
         motion_revision="027c893eec01df7330f5d4b733bc9485ee02e8b2",
         schedule=(("timestep_spacing", "trailing"),),
@@ -85,6 +88,7 @@ MODELS = {
     ),
     "sd15-long": replace(
         SD15,
+        gigabytes=8.2,
         motion="Lightricks/LongAnimateDiff/lt_long_mm_16_64_frames_v1.1.ckpt",
         frames=64,
         window=64,
@@ -92,6 +96,7 @@ MODELS = {
     ),
     "sdxl-animatediff": replace(
         SD15,
+        gigabytes=13.0,
         source="stabilityai/stable-diffusion-xl-base-1.0",
         revision="462165984030d82259a11f4367a4eed129e94a7b",
         motion="guoyww/animatediff-motion-adapter-sdxl-beta",

@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ORDER = (
     "allocator bounds request folder style table layers places hooks inflate motion adapters "
     "conditioning windows preview video images loading lora text memory sampling assembly pipeline "
-    "modes models batch jobs data clipfolder curves optimizer loss settings textcache trainer paperworld "
-    "train page __main__ app"
+    "modes models zerogpu batch jobs data clipfolder curves optimizer loss settings textcache trainer "
+    "paperworld train page __main__ app"
 ).split()
 WITHOUT_TORCH = ("app", "page", "allocator", "bounds", "request", "folder", "style", "table", "video")
 

@@ -20,16 +20,17 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
+    return make(tmp_path_factory.mktemp("pairings") / "whole")
+
+
+def make(folder: Path) -> Path:
     """`sd` and `xl` with `<family>-adapter`, and `lora.safetensors` for sd."""
-    folder = tmp_path_factory.mktemp("whole")
     for family in ("sd", "xl"):
         save_base(folder / family, family)
         save_adapter(folder / f"{family}-adapter", components(family)["unet"])
     block = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
-    save_file(
-        {f"{block}.lora_A.weight": torch.ones(2, 32), f"{block}.lora_B.weight": torch.ones(32, 2)},
-        folder / "lora.safetensors",
-    )
+    factors = {f"{block}.lora_A.weight": torch.ones(2, 32), f"{block}.lora_B.weight": torch.ones(32, 2)}
+    save_file(factors, folder / "lora.safetensors")
     return folder
 
 
