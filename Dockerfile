@@ -15,6 +15,7 @@ COPY --chown=user requirements.txt .
 RUN pip install --no-cache-dir --user --extra-index-url "$TORCH_INDEX" -r requirements.txt
 
 COPY --chown=user . .
+RUN mkdir -p /home/user/.cache/huggingface
 VOLUME /home/user/.cache/huggingface
 EXPOSE 7860
 CMD ["python", "app.py"]
