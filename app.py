@@ -1,11 +1,15 @@
-"""The page and its endpoint for programs. Widgets are in `lumiere.page`, the work runs in `lumiere.jobs`.
+"""The page and its endpoints for programs. Widgets are in `lumiere.page`, the work runs in `lumiere.jobs`.
 
     python app.py                              the embedded model at http://127.0.0.1:7860
     python app.py --model sd15-animatediff     another model: --help tells which
+    python app.py --showcase                   a large clip and a rotation of prompts, for a screen on a wall
+    python app.py --mcp                        its endpoints as tools for language models, too
 
 GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say where the page is served, lumiere/bounds.py how much it takes.
 """
 
+import argparse
+import importlib.util
 import json
 import logging
 import signal
@@ -13,14 +17,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
+from dataclasses import dataclass
 
 import gradio as gr
+import numpy as np
 
-from lumiere import jobs, models, zerogpu
+from lumiere import jobs, models, modes, zerogpu
 from lumiere.allocator import keep_freed_memory
 from lumiere.bounds import Bounds
-from lumiere.page import part, widgets, words
+from lumiere.page import PICTURE, examples, files, head, part, restore, results, showcase, widgets, words
 from lumiere.page.disk import own_folder
+from lumiere.page.endpoints import endpoints
+from lumiere.page.results import status
 from lumiere.page.service import Entry, Service, Sorry
 from lumiere.page.theme import theme
 from lumiere.request import MAX_TEXT, Limits, Request
@@ -28,10 +36,23 @@ from lumiere.request import MAX_TEXT, Limits, Request
 HEARTBEAT = 0.5  # s between yields at most: gradio notices a closed tab only when a generator yields
 PLACES = 24  # jobs in the line for the device, each told its place; each holds one of gradio's 40 threads
 STOP_SECONDS = 2  # between Generate and the first message of its job, on a slow link
-PREVIEW_FRAMES = 24  # of a finished clip, to play under the video until that is loaded
-OUTPUTS = ("theatre", "status", "clip", "download", "seed", "stop", "note")
+OUTPUTS = ("theatre", "status", "result", "seed", "stop", "note")
 
 log = logging.getLogger("lumiere.app")
+
+
+@dataclass(frozen=True)
+class News:
+    """An update of a job, with the request as it is carried out, and frames to put before its clip."""
+
+    request: Request
+    update: jobs.Update
+    before: np.ndarray | None
+
+    @property
+    def frames(self) -> np.ndarray:
+        made = self.update.result.frames
+        return made if self.before is None else np.concatenate([self.before, made])
 
 
 class App:
@@ -43,144 +64,128 @@ class App:
         self.zero: zerogpu.ZeroGPU | None = None
         self.service = Service(bounds or Bounds(), loaded=self.model.done)
 
-    def make(self, http: gr.Request, prompt, *settings):
+    def make(self, http: gr.Request, given, *form):
         """One clip for the page: yields at least every half second, and ends with the page ready again."""
-        fields = {"prompt": prompt, **dict(zip(widgets.SETTINGS, settings, strict=True))}
+        fields = dict(zip(widgets.FORM, form, strict=True))
         if fields.pop("randomise"):
             fields["seed"] = None
+        if fields["mode"] != "video":
+            del fields["strength"]
         try:
             opening = words.STARTING if self.model.done() else words.WARMING
             yield show(status=status("busy", opening), stop=gr.Button(words.STOP, interactive=True))
-            with self.service.entry(prompt) as entry:
-                yield from self.film(fields, http.session_hash, entry)
+            with self.service.entry(fields["prompt"]) as entry:
+                yield from self.film(fields, given, http.session_hash, entry)
         except Sorry as sorry:
             yield show(theatre=None, status=status("refused", str(sorry)))
         except Exception:
             log.exception("the clip was not made")
             yield show(theatre=None, status=status("refused", words.FAILED))
 
-    def film(self, fields: dict, owner: str | None, entry: Entry) -> Iterator[list]:
+    def film(self, fields: dict, given, owner: str | None, entry: Entry) -> Iterator[list]:
         """The previews of a job as they come, then its clip."""
         seen = False
-        for news in self.relay(fields, owner, entry):
+        for news in self.relay(fields, given, owner, entry):
             if self.service.unread(owner):
                 entry.outcome = "left"
                 return
             if news is None:
                 yield show()
                 continue
-            request, update = news
+            request, update = news.request, news.update
             if update.ended:
                 break
-            changes = {"status": told(request, update), "seed": request.seed}
+            changes = {"status": results.told(request, update), "seed": request.seed}
             if update.preview is not None:
-                changes["theatre"] = sheet(update.preview, request)
-                if not seen:  # the clip before this one stays until there is something in its place
-                    changes.update(clip=None, download=gr.DownloadButton(value=None, interactive=False))
+                changes["theatre"] = results.sheet(update.preview, request) | {"working": True}
+                if not seen:
                     changes["note"] = self.note(request.prompt)  # the model may have come after the typing
                 seen = True
             yield show(**changes)
-        result = update.result
-        if result is None:
+        if update.result is None:
             if self.service.ending.is_set():
                 raise Sorry(words.CLOSING)
             yield show(theatre=None, status=status("done", words.STOPPED_EARLY))
             return
-        facts = words.facts(request)
-        some = result.frames[:: -(-len(result.frames) // PREVIEW_FRAMES)]
-        yield show(theatre=sheet(some, request), status=status("busy", words.DEVELOPING, facts, 1, 1))
-        path = self.save(result)
+        frames, facts = news.frames, words.facts(request)
+        preview = results.sheet(results.some(frames), request, len(frames)) | {"working": True}
+        yield show(theatre=preview, status=status("busy", words.DEVELOPING, facts, 1, 1))
+        path = self.save(request, frames)
         yield show(
-            theatre=None,  # a sheet in the last value would stay in the history of runs
-            status=status("done", ending(result), facts),
-            clip=path,
-            download=gr.DownloadButton(value=path, interactive=True),
+            theatre={"clip": files.address(path), "fps": request.fps},
+            status=status("done", results.ending(update.result), facts),
+            result=results.finished(request, frames, path, self.limits),
         )
 
-    def generate(
-        self,
-        prompt: str,
-        frames: int = 16,
-        fps: int = 16,
-        height: int | None = None,
-        width: int | None = None,
-        steps: int = 20,
-        guidance: float = 4.0,
-        scheduler: str = "dpm++ 2m",
-        seed: int | None = None,
-        negative_prompt: str = "",
-    ) -> tuple[gr.FileData, dict]:
-        """Makes a clip from a prompt; returns the MP4 file and the settings that made it, seed included.
-
-        Parameters:
-            prompt: What should happen, at most 2000 characters.
-            frames: Length of the clip; must be divisible by the model's temporal downsample factor.
-            fps: Frames shown per second, 1 to 60.
-            height: In pixels; the model's own when none is given.
-            width: In pixels; the model's own when none is given.
-            steps: Denoising steps, 1 to 150.
-            guidance: How closely to follow the prompt, 0 to 30; 1 switches guidance off.
-            scheduler: One of ddim, dpm++ 2m, euler, euler a, unipc, lcm.
-            seed: 0 to 4294967295; a random one when none is given.
-            negative_prompt: What the clip should not show.
-        """
-        # A generator, although it has one result: gradio can only close generators when a client goes away.
-        fields = {name: value for name, value in locals().items() if name != "self"}
+    def answer(self, fields: dict, given: dict) -> Iterator[tuple]:
+        """One clip for a program: empty items while it is made, the file and its settings last."""
         try:
-            with self.service.entry(prompt) as entry:
-                for news in self.relay(fields, None, entry):
-                    if news is None or not news[1].ended:
+            with self.service.entry(fields["prompt"]) as entry:
+                for news in self.relay(fields, given, None, entry):
+                    if news is None or not news.update.ended:
                         yield None, None  # the type behind gr.api does not take gr.skip()
-                result = news[1].result
-                if result is None:  # only the end of the server stops it
+                if news.update.result is None:  # only the end of the server stops it
                     raise Sorry(words.CLOSING)
-                yield gr.FileData(path=self.save(result)), json.loads(result.request.to_json())
+                path = self.save(news.request, news.frames)
+                yield gr.FileData(path=path), json.loads(news.request.to_json())
         except Sorry as sorry:
             raise gr.Error(str(sorry), print_exception=False) from None
 
-    def relay(
-        self, fields: dict, owner: str | None, entry: Entry
-    ) -> Iterator[tuple[Request, jobs.Update] | None]:
+    def relay(self, fields: dict, given, owner: str | None, entry: Entry) -> Iterator[News | None]:
         """Runs one job and yields its updates, or None when there is no news. Raises Sorry.
 
-        A refusal comes before anything is waited for and costs no device work.
+        A refusal comes before anything is waited for and costs no device work. given: {name: file}, not to be
+        trusted.
         """
-        given = {name: value for name, value in fields.items() if value is not None or name == "prompt"}
+        known = {name: value for name, value in fields.items() if value is not None or name == "prompt"}
         own = {"height": self.limits.default_height, "width": self.limits.default_width}
-        request = entry.request = asked(lambda: Request(**own | given).check(self.limits).with_seed())
+        request = entry.request = asked(lambda: Request(**own | known).check(self.limits).with_seed())
+        given = given if isinstance(given, dict) else {}
+        needed = modes.NEEDS[request.mode]
+        asked(lambda: modes.check(request, {name for name in needed if given.get(name)}))
         self.service.admit()
+        sources = asked(lambda: files.sources(request.mode, given, self.limits))
         while not self.model.done():
             yield None
             wait([self.model], HEARTBEAT)
             self.service.admit()
         pipeline = self.model.result()
-        job = jobs.Job(asked(lambda: zerogpu.work(pipeline, request, self.zero)), owner)
+        prepared = asked(lambda: modes.prepare(request, sources, self.limits))
+        work = asked(lambda: zerogpu.work(pipeline, prepared.request, prepared.given, self.zero))
+        job = jobs.Job(work, owner)
         try:
             for update in job.start().updates(HEARTBEAT):
                 if update and update.ended and (update.result is None or update.result.stopped):
                     entry.outcome = "stopped"
-                yield update and (request, update)
+                yield update and News(prepared.request, update, prepared.before)
         except jobs.Closed:
             raise Sorry(words.CLOSING) from None
         except RuntimeError as error:
             from lumiere.pipeline import GenerationError  # torch is there by now, and not when the page opens
 
-            raise Sorry(sentence(error)) if isinstance(error, GenerationError) else error from None
+            raise Sorry(words.sentence(error)) if isinstance(error, GenerationError) else error from None
         finally:  # runs on the server's event loop when the tab is closed: a flag and nothing else
             job.abandon()
 
-    def save(self, result) -> str:
+    def save(self, request: Request, frames: np.ndarray) -> str:
         try:
-            return self.service.disk.save(result)
+            return self.service.disk.save(request, frames)
         except OSError as error:
             log.exception("the clip was not saved")
-            raise Sorry(sentence(error)) from None
+            raise Sorry(words.sentence(error)) from None
 
-    def note(self, prompt) -> str:
-        """The line below the prompt: a tip, or the words that the model will leave out."""
+    def note(self, prompt) -> dict:
+        """The line below the prompt: a tip, or the words that the model will leave out, and what to mark."""
         if not self.model.done() or type(prompt) is not str or len(prompt) > MAX_TEXT:
-            return words.TIP
-        return words.ignored(self.model.result().unknown_words(prompt))
+            return words.note([])
+        return words.note(self.model.result().unknown_words(prompt))
+
+    def outside(self, sent) -> dict:
+        """The settings in the link or the clip of {"query"} or {"clip"}; both come from strangers."""
+        sent = sent if isinstance(sent, dict) else {}
+        if "clip" in sent:
+            return restore.read_clip_settings(sent["clip"], self.limits)
+        return restore.read_link(sent.get("query"), self.limits)
 
     @staticmethod
     def stop(http: gr.Request):
@@ -193,27 +198,49 @@ class App:
         return gr.Button(words.STOPPING, interactive=False)
 
     def blocks(self, entry: models.Model) -> gr.Blocks:
+        gr.set_static_paths([examples.FOLDER, PICTURE])
         with gr.Blocks(title=words.TITLE, analytics_enabled=False) as demo:
-            page = widgets.page(self.limits, entry)
-            device = dict(concurrency_id="device", concurrency_limit=PLACES)
-            quiet = dict(show_progress="hidden", api_visibility="private", preprocess=False)
-            start = [page.generate.click, page.prompt.submit]
-            gr.on(start, None, page.status, page.status, js=BEGIN, **quiet)
-            made = gr.on(
-                start,
-                self.make,
-                [page.prompt, *page.settings],
-                [getattr(page, name) for name in OUTPUTS],
-                **device,
-                **quiet,
-            )
-            made.failure(None, None, page.status, js=LOST, **quiet)
-            page.stop.click(self.stop, None, page.stop, queue=False, **quiet)
-            page.prompt.change(
-                self.note, page.prompt, page.note, trigger_mode="always_last", queue=False, **quiet
-            )
-            gr.api(self.generate, api_name="generate", **device)
+            self.bind(widgets.page(self.limits, entry, self.service.bounds.upload_mb))
+            for endpoint in endpoints(self.answer):
+                gr.api(endpoint, **DEVICE)
         return demo.queue(max_size=self.service.bounds.queue, api_open=False)  # nothing goes past the line
+
+    def bind(self, page: widgets.Page) -> None:
+        """What happens at which press. The scripts named here are in `wish.js`."""
+        start = [page.generate.click, page.prompt.submit]
+        gr.on(start, None, page.status, page.status, js=BEGIN, **QUIET)
+        made = gr.on(
+            start,
+            self.make,
+            [page.given, *page.form],
+            [getattr(page, name) for name in OUTPUTS],
+            js=f"(given, ...form) => [given, ...lumiere.ask({NAMES}, ...form)]",
+            **DEVICE,
+            **QUIET,
+        )
+        made.failure(None, None, page.status, js=LOST, **QUIET)
+        page.stop.click(self.stop, None, page.stop, queue=False, **QUIET)
+        page.prompt.change(
+            self.note, page.prompt, page.note, trigger_mode="always_last", queue=False, **QUIET
+        )
+        merge = f"(wish, ...form) => lumiere.merge(wish, {NAMES}, ...form)"
+        filled = page.wish.submit(None, [page.wish, *page.form], page.form, js=merge, **SCRIPT)
+        filled.then(None, js="() => lumiere.begin()", **SCRIPT)
+        gr.on([widget.change for widget in page.form], None, page.form, js=CHANGED, **SCRIPT)
+        page.outside.submit(self.outside, page.outside, page.outside, concurrency_limit=2, **QUIET)
+        page.export.submit(results.export, page.export, page.export, concurrency_limit=1, **QUIET)
+
+
+DEVICE = dict(concurrency_id="device", concurrency_limit=PLACES)
+QUIET = dict(show_progress="hidden", api_visibility="private", preprocess=False)
+SCRIPT = dict(queue=False, **QUIET)
+
+# In the browser: at every change of the form; at the press of Generate, before the server has heard of it;
+# and when it cannot be reached.
+NAMES = json.dumps(widgets.FORM)
+CHANGED = f"(...form) => {{ lumiere.changed({NAMES}, ...form) }}"
+BEGIN = f"now => now?.state === 'busy' ? now : ({json.dumps(status('busy', words.STARTING))})"
+LOST = f"() => ({json.dumps(status('refused', words.LOST))})"
 
 
 def show(**changes) -> list:
@@ -221,76 +248,40 @@ def show(**changes) -> list:
     return [changes.get(name, gr.skip()) for name in OUTPUTS]
 
 
-def status(state: str, text: str, facts: str = "", step: int = 0, steps: int = 0) -> dict:
-    """state: idle, busy, done or refused."""
-    return {"state": state, "text": text, "facts": facts, "step": step, "steps": steps}
-
-
-# In the browser: at the press of Generate, before the server has heard of it, and when it cannot be reached.
-BEGIN = f"now => now?.state === 'busy' ? now : ({json.dumps(status('busy', words.STARTING))})"
-LOST = f"() => ({json.dumps(status('refused', words.LOST))})"
-
-
-def told(request: Request, update: jobs.Update) -> dict:
-    if update.ahead:
-        text = words.waiting(update.ahead)
-    elif update.step == update.steps:
-        text = words.DEVELOPING
-    else:
-        text = words.working(update.step, update.steps, update.seconds_per_step, update.seconds_left)
-    return status("busy", text, words.facts(request), update.step, update.steps)
-
-
-def ending(result) -> str:
-    if result.stopped:
-        return words.stopped(result.steps_done, result.request.steps)
-    return words.done(result.seconds)
-
-
-def asked(check: Callable[[], Request]) -> Request:
+def asked(check: Callable):
     try:
         return check()
     except ValueError as refusal:
-        raise Sorry(sentence(refusal)) from None
+        raise Sorry(words.sentence(refusal)) from None
 
 
-def sentence(error: Exception) -> str:
-    """`negative_prompt must be …` -> `Negative prompt must be …`"""
-    text = str(error).replace("_", " ")
-    return text[:1].upper() + text[1:]
-
-
-def sheet(frames, request: Request) -> dict:
-    """Preview frames uint8 (t h w c) as the value of the canvas, played in the time of the whole clip."""
-    from lumiere.preview import sprite_sheet  # torch, which is there by now, and not when the page opens
-
-    made = sprite_sheet(frames)
-    return {
-        "sheet": made.data_uri,
-        "columns": made.columns,
-        "count": made.count,
-        "width": made.width,
-        "height": made.height,
-        "fps": request.fps * made.count / request.frames,
-        "aspect": f"{request.width} / {request.height}",
-    }
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    options = models.options(words.INTRO)
+    options.add_argument("--showcase", action="store_true", help="a large clip and a rotation of prompts")
+    options.add_argument(
+        "--mcp", action="store_true", help="serve the endpoints as tools for language models"
+    )
+    options = options.parse_args(given)
+    if options.mcp and importlib.util.find_spec("mcp") is None:
+        sys.exit(words.NO_MCP)
+    return options
 
 
 def main() -> None:
+    options = arguments()
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("lumiere").setLevel(logging.INFO)
     keep_freed_memory()
-    options = models.options(words.INTRO).parse_args()
     try:
         own_folder()
         model = models.chosen(options)
         app = App(models.limits(model), Bounds.read())
-        demo = app.blocks(model)
+        demo = (showcase.blocks if options.showcase else App.blocks)(app, model)
         if zerogpu.HERE:  # where weights come before the page
             app.zero = zerogpu.ZeroGPU(model)
         for end in (signal.SIGTERM, signal.SIGINT):
             signal.signal(end, app.service.end)
-        app.service.launch(demo, theme=theme(), css=part("page.css"), head=part("head.html"))
+        app.service.launch(demo, theme=theme(), css=part("page.css"), head=head(), mcp_server=options.mcp)
         print(words.opened(demo.local_url), flush=True)
         # The model follows on this thread: if it cannot be loaded, no half-alive page stays behind.
         pipeline = models.get(model, options.device)

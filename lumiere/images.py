@@ -1,6 +1,7 @@
 """Pictures from strangers, read with Pillow, and brought to the size of a clip."""
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -11,7 +12,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 UNREADABLE = "cannot read a picture from this file"
 
 
-def read_image(path: str | Path, max_side: int = Bounds.image_side) -> np.ndarray:
+def read_image(path: str | Path | BinaryIO, max_side: int = Bounds.image_side) -> np.ndarray:
     """The first picture in a file, upright, as uint8 (h w c) RGB; what is transparent becomes white.
 
     Raises ValueError when a side is over `max_side`, which the header tells before anything is decoded, and

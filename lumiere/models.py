@@ -62,14 +62,22 @@ def chosen(options) -> Model:
 def limits(model: "str | Model | None" = None) -> Limits:
     """What the model can be asked for, from its small files alone. Raises OSError in words."""
     model = entry(model)
-    folder = locate(_source(model), model.revision, weights=False)
-    if model.motion is None:
-        where = folder / "motion"
-    else:
-        where = locate_motion(model.motion, model.motion_revision, weights=False)
+    folder, where = small_files(model)
     ours = model.motion is None or (where / MOTION[0]).is_file()  # those of AnimateDiff keep the frame rate
     factor = read_json(where / MOTION[0]).get("downsample_factor") if ours else 1
     return narrowed(read_limits(folder, factor), model)
+
+
+def small_files(model: "str | Model | None" = None) -> tuple[Path, Path]:
+    """Where the base and the motion weights of a model are; the weights themselves may be missing there.
+
+    Raises OSError in words.
+    """
+    model = entry(model)
+    folder = locate(_source(model), model.revision, weights=False)
+    if model.motion is None:
+        return folder, folder / "motion"
+    return folder, locate_motion(model.motion, model.motion_revision, weights=False)
 
 
 def narrowed(known: Limits, model: Model) -> Limits:

@@ -10,12 +10,15 @@ video           a clip that is made anew everywhere, beginning as it is with noi
 """
 
 from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import conditioning
 from .images import fit, fit_mask
 from .request import Limits, Request
+
+if TYPE_CHECKING:  # the page checks before torch is there
+    from .conditioning import Given
 
 NEEDS = {
     "text": (),
@@ -44,7 +47,7 @@ class Prepared:
     """A request for the pipeline, the pixels that its clip should have, and frames to put before its clip."""
 
     request: Request
-    given: conditioning.Given | None = None
+    given: "Given | None" = None
     before: np.ndarray | None = None
 
 
@@ -69,6 +72,8 @@ def prepare(request: Request, sources: Sources, limits: Limits) -> Prepared:
     A clip that is made anew is never longer than the one it is made from: frames that are too many are cut.
     """
     check(request, {field.name for field in fields(sources) if getattr(sources, field.name) is not None})
+    from . import conditioning
+
     size = request.height, request.width
     image, last_image, clip = (
         None if frames is None else fit(frames, *size)

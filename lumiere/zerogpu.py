@@ -75,9 +75,9 @@ class ZeroGPU:
                 self._stopped.set()
 
 
-def work(pipeline, request: Request, zero: ZeroGPU | None) -> Callable[[threading.Event], Iterator]:
+def work(pipeline, request: Request, given, zero: ZeroGPU | None) -> Callable[[threading.Event], Iterator]:
     """What a `jobs.Job` runs: the pipeline, or where there is ZeroGPU, that. Raises ValueError."""
-    return zero.generate(request) if zero else lambda stop: pipeline.generate(request, stop)
+    return zero.generate(request, given) if zero else lambda stop: pipeline.generate(request, stop, given)
 
 
 def seconds(request: Request, given=None) -> int:

@@ -10,13 +10,15 @@ import gradio as gr
 import httpx
 import numpy as np
 import pytest
-from gradio_client import Client
+from gradio_client import Client, handle_file
+from PIL import Image
 
 import app as lumiere_app
-from lumiere import jobs, models
-from lumiere.page import widgets, words
+from lumiere import jobs, models, page
+from lumiere.modes import NEEDS
+from lumiere.page import endpoints, files, widgets, words
 from lumiere.pipeline import LumierePipeline
-from lumiere.request import Request
+from lumiere.request import MODES, Request
 from lumiere.video import read_clip, read_settings, write_clip
 
 PATIENCE = 120  # s; only a failing test waits that long
@@ -115,12 +117,51 @@ def test_refusals_are_one_sentence_and_cost_no_device_work(client, monkeypatch, 
     assert said.count("\n") == 0
 
 
-def test_only_generate_is_public(client):
+def test_one_typed_and_documented_endpoint_per_mode(client):
     listed = client.view_api(return_format="dict")
-    assert list(listed["named_endpoints"]) == ["/generate"] and not listed["unnamed_endpoints"]
-    parameters = listed["named_endpoints"]["/generate"]["parameters"]
-    names = [parameter["parameter_name"] for parameter in parameters]
-    assert names[0] == "prompt" and {"frames", "seed", "negative_prompt"} <= set(names)
+    assert not listed["unnamed_endpoints"]
+    assert set(listed["named_endpoints"]) == {f"/{name}" for name, _ in endpoints.MODES.values()}
+    for mode, (name, does) in endpoints.MODES.items():
+        described = listed["named_endpoints"][f"/{name}"]
+        parameters = {each["parameter_name"]: each for each in described["parameters"]}
+        assert list(parameters)[: 1 + len(NEEDS[mode])] == ["prompt", *NEEDS[mode]]
+        assert {"frames", "seed", "negative_prompt"} <= set(parameters)
+        assert ("strength" in parameters) == (mode == "video")
+        assert parameters["steps"]["python_type"]["type"] == "int"
+        assert described["description"].startswith(does)
+        assert parameters["prompt"]["python_type"]["description"] or parameters["prompt"]["label"]
+
+
+@pytest.fixture(scope="module")
+def given_files(tmp_path_factory) -> dict:
+    """A picture, a drawn region and a clip of 10 frames, ready to be sent."""
+    folder = tmp_path_factory.mktemp("given")
+    ramp = np.broadcast_to(np.linspace(0, 255, 80).astype(np.uint8)[:, None, None], (80, 80, 3)).copy()
+    region = np.zeros((80, 80), np.uint8)
+    region[:, 40:] = 255
+    Image.fromarray(ramp).save(folder / "picture.png")
+    Image.fromarray(region).save(folder / "region.png")
+    write_clip(folder / "clip.mp4", np.stack([np.roll(ramp, n, 0) for n in range(10)]), 16)
+    names = {"image": "picture.png", "last_image": "picture.png", "region": "region.png", "clip": "clip.mp4"}
+    return {name: handle_file(folder / file) for name, file in names.items()}
+
+
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "text"])
+def test_every_mode_by_its_endpoint(client, given_files, mode):
+    name, _ = endpoints.MODES[mode]
+    given = {file: given_files[file] for file in NEEDS[mode]}
+    file, settings = client.predict("a red ball", **given, frames=8, steps=2, seed=1, api_name=f"/{name}")
+    assert settings["mode"] == mode and settings["strength"] == (0.6 if mode == "video" else 1)
+    assert len(read_clip(file)[0]) == (14 if mode == "continue" else 8)
+
+
+def test_files_that_were_not_uploaded_are_refused(client):
+    for path in ("/etc/passwd", "app.py", "http://127.0.0.1/x.png", str(Path(lumiere_app.__file__)), "\0", 7):
+        sent = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        with pytest.raises(ValueError, match="must be uploaded"):
+            files.uploaded(sent)
+    with pytest.raises(ValueError, match="must be uploaded"):
+        files.uploaded(None)
 
 
 def test_other_files_are_not_served(served):
@@ -150,7 +191,7 @@ def test_two_clients_get_their_own_clips(served, tmp_path):
 
 
 def test_failure_leaks_nothing_and_the_next_clip_succeeds(served, client, monkeypatch, caplog):
-    def broken(self, request, stop=None):
+    def broken(self, request, stop=None, given=None):
         raise RuntimeError("secret path /home/someone")
         yield
 
@@ -164,7 +205,7 @@ def test_failure_leaks_nothing_and_the_next_clip_succeeds(served, client, monkey
 def test_out_of_memory_is_explained(served, client, monkeypatch):
     from lumiere.pipeline import GenerationError
 
-    def exhausted(self, request, stop=None):
+    def exhausted(self, request, stop=None, given=None):
         raise GenerationError("the device ran out of memory: lower frames.")
         yield
 
@@ -178,8 +219,8 @@ def steps_done(served, monkeypatch) -> list:
     pipeline, done = served[0].model.result(), []
     generate = pipeline.generate
 
-    def noted(request, stop=None):
-        for item in generate(request, stop):
+    def noted(request, stop=None, given=None):
+        for item in generate(request, stop, given):
             done.append(item)
             yield item
 
@@ -217,14 +258,22 @@ class Visitor:
     session_hash = "visitor"
 
 
-def settings_of(**changes) -> list:
-    usual = {"negative_prompt": "", "frames": 8, "fps": 16, "steps": 4, "guidance": 4, "scheduler": "ddim"}
-    usual |= {"seed": 3, "randomise": False} | changes
-    return [usual[name] for name in widgets.SETTINGS]
+def form_of(**changes) -> list:
+    usual = {
+        "prompt": "a red ball",
+        "mode": "text",
+        "negative_prompt": "",
+        "frames": 8,
+        "fps": 16,
+        "steps": 4,
+    }
+    usual |= {"guidance": 4, "scheduler": "ddim", "seed": 3, "randomise": False, "height": 64, "width": 64}
+    usual |= {"strength": 0.6} | changes
+    return [usual[name] for name in widgets.FORM]
 
 
-def yielded(app, prompt="a red ball", **changes) -> list[dict]:
-    made = app.make(Visitor, prompt, *settings_of(**changes))
+def yielded(app, given=None, **changes) -> list[dict]:
+    made = app.make(Visitor, given, *form_of(**changes))
     return [dict(zip(lumiere_app.OUTPUTS, values, strict=True)) for values in made]
 
 
@@ -236,10 +285,13 @@ def test_page_shows_previews_then_the_clip_once_and_no_sheet_last(served):
     seen = yielded(served[0])
     assert seen[0]["status"]["text"] == words.STARTING
     assert sum(is_sheet(values["theatre"]) for values in seen) >= 2
-    assert [values for values in seen if isinstance(values["clip"], str)] == [seen[-1]]
-    assert seen[-1]["theatre"] is None and seen[-1]["status"]["state"] == "done"
+    assert [values for values in seen if is_sheet(values["result"])] == [seen[-1]]
+    assert "sheet" not in seen[-1]["theatre"] and seen[-1]["status"]["state"] == "done"
     assert seen[-1]["status"]["text"].startswith("Done in") and "seed 3" in seen[-1]["status"]["facts"]
-    assert Request.from_json(read_settings(seen[-1]["clip"])).seed == 3
+    result = seen[-1]["result"]
+    assert Request.from_json(read_settings(result["path"])).seed == 3
+    assert result["count"] == result["frames"] == 8 and result["settings"]["seed"] == 3
+    assert result["clip"] == seen[-1]["theatre"]["clip"] == f"gradio_api/file={result['path']}"
     assert json.dumps([values["status"] for values in seen if isinstance(values["status"], dict)])
 
 
@@ -250,13 +302,13 @@ def test_page_writes_the_drawn_seed_back(served):
 
 
 def test_page_keeps_the_clip_of_a_stopped_job(served):
-    made, last = served[0].make(Visitor, "a red ball", *settings_of(steps=150)), {}
+    made, last = served[0].make(Visitor, None, *form_of(steps=150)), {}
     for values in made:
         last = dict(zip(lumiere_app.OUTPUTS, values, strict=True))
         if is_sheet(last["theatre"]):
             served[0].stop(Visitor)
     assert re.match(r"Stopped at step \d+ of 150\.", last["status"]["text"])
-    assert len(read_clip(last["clip"])[0]) == 8
+    assert len(read_clip(last["result"]["path"])[0]) == 8
 
 
 def test_page_refuses_in_words(served):
@@ -267,7 +319,7 @@ def test_page_refuses_in_words(served):
 
 
 def test_closed_page_frees_the_device(served):
-    made = served[0].make(Visitor, "a red ball", *settings_of(steps=150))
+    made = served[0].make(Visitor, None, *form_of(steps=150))
     for values in made:
         if is_sheet(values[0]):
             break
@@ -277,22 +329,24 @@ def test_closed_page_frees_the_device(served):
 
 def test_page_waits_for_the_model_and_keeps_the_connection_alive(served):
     app = lumiere_app.App(served[0].limits)
-    made = app.make(Visitor, "a red ball", *settings_of(steps=2))
+    made = app.make(Visitor, None, *form_of(steps=2))
     assert next(made)[1]["text"] == words.WARMING
     assert next(made) == lumiere_app.show()
     app.model.set_result(served[0].model.result())
-    assert isinstance(list(made)[-1][2], str)
+    assert is_sheet(list(made)[-1][2])
 
 
 def test_note_names_unknown_words_only(served):
-    assert served[0].note("a red ball over green hills") == words.TIP
-    assert "“dragon”" in served[0].note("a red dragon")
-    assert served[0].note(None) == served[0].note("x" * 10_000) == words.TIP
+    nothing = {"text": words.TIP, "words": []}
+    assert served[0].note("a red ball over green hills") == nothing
+    noted = served[0].note("a red dragon")
+    assert noted["words"] == ["dragon"] and "“dragon”" in noted["text"]
+    assert served[0].note(None) == served[0].note("x" * 10_000) == nothing
 
 
 def test_templates_hold_no_place_for_values():
     """Both `${value}` and `{{value}}` in a gr.HTML template execute what people type."""
-    for file in widgets.part.__globals__["FOLDER"].glob("*.html"):
+    for file in page.FOLDER.glob("*.html"):
         assert not re.search(r"\$\{|\{\{", file.read_text()), file.name
 
 
@@ -300,5 +354,5 @@ def test_words_of_the_page():
     assert words.duration(0.4211) == "0.42 s" and words.duration(3.14) == "3.1 s"
     assert words.duration(59.7) == "1 min 0 s" and words.duration(125) == "2 min 5 s"
     assert words.stopped(6, 20).startswith("Stopped at step 6 of 20")
-    assert words.ignored(["dragon"]).endswith("“dragon”.")
-    assert "3 more" in words.ignored(list("abcdefg"))
+    assert words.note(["dragon"])["text"].endswith("“dragon”.")
+    assert "3 more" in words.note(list("abcdefg"))["text"]

@@ -10,9 +10,11 @@ import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+import numpy as np
 from gradio.utils import get_upload_folder
 
 from ..bounds import Bounds
+from ..request import Request
 from ..video import write_clip
 
 YOUNG = 120  # s in which a file is never removed to make room: somebody is still waiting for it
@@ -38,7 +40,7 @@ class Disk:
     def folder(self) -> Path:
         return Path(get_upload_folder())
 
-    def save(self, result) -> str:
+    def save(self, request: Request, frames: np.ndarray) -> str:
         """Writes a clip to where gradio serves it from, so that it is stored once. No user text in its name.
 
         Raises OSError in words.
@@ -48,9 +50,9 @@ class Disk:
             folder.mkdir(parents=True)
         except OSError as error:
             raise OSError(f"cannot write the clip: its folder cannot be made ({error.strerror}).") from error
-        path = folder / f"lumiere-{result.request.seed}.mp4"
+        path = folder / f"lumiere-{request.seed}.mp4"
         try:
-            write_clip(path, result.frames, result.request.fps, result.request.to_json())
+            write_clip(path, frames, request.fps, request.to_json())
         except OSError:
             folder.rmdir()
             raise

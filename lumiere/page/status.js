@@ -1,5 +1,5 @@
 // Step, pace and time left, written with textContent only. The spoken copy follows every few seconds: a screen reader
-// should hear how the work goes on, not every step of it.
+// should hear how the work goes on, not every step of it. A tab that is hidden tells in its title.
 const SPOKEN_EVERY = 4000; // ms
 const root = element.querySelector(".status");
 const workbench = element.closest("#workbench"); // shows Stop in place of Generate while busy
@@ -7,6 +7,7 @@ const bar = element.querySelector(".bar");
 const line = element.querySelector(".line");
 const facts = element.querySelector(".facts");
 const spoken = element.querySelector(".spoken");
+const title = document.title;
 let spokenAt = 0;
 
 bar.setAttribute("aria-label", props.label);
@@ -32,7 +33,19 @@ function show(value) {
     spoken.textContent = value.text;
     spokenAt = Date.now();
   }
+  entitle(value);
+  document.dispatchEvent(new CustomEvent("lumiere:status", { detail: value }));
 }
 
+function entitle({ state, text, step, steps }) {
+  if (!document.hidden || state === "idle") document.title = title;
+  else if (state === "busy") document.title = step ? `${step}/${steps} · ${title}` : title;
+  else document.title = `${state === "done" ? "✓" : "!"} ${text} · ${title}`;
+}
+
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden) document.title = title;
+});
+document.addEventListener("lumiere:say", ({ detail }) => show({ state: "refused", text: detail }));
 watch("value", () => show(props.value));
 show(props.value);

@@ -1,10 +1,13 @@
-// The moving preview. Each value brings one sprite sheet: all frames of the predicted clip in one JPEG. The frame to
-// show follows from the clock, so a new sheet neither restarts nor pauses the film, and a sheet is used only once it is
-// decoded, so nothing blanks. Values without a sheet change nothing: the last film keeps playing under the video.
+// The moving preview and the finished clip. Each preview is one sprite sheet: all frames of the predicted clip in one
+// JPEG. The frame to show follows from the clock, so a new sheet neither restarts nor pauses the film, and a sheet is
+// used only once it is decoded, so nothing blanks. Values without a sheet change nothing: the last film keeps playing
+// under the video, which covers it once it has a picture.
 const FADE = 220; // ms from one sheet to the next: sharpening, not flicker
 const root = element.querySelector(".theatre");
 const stage = element.closest("#stage");
 const canvas = element.querySelector("canvas");
+const video = element.querySelector("video");
+const ruler = element.querySelector(".ruler");
 const paint = canvas.getContext("2d");
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 let asked = 0; // the newest sheet that arrived
@@ -12,12 +15,15 @@ let shown = 0; // the newest sheet that was decoded
 let sheet = null;
 let before = null;
 let since = 0;
+let fps = 16;
 
 canvas.setAttribute("aria-label", props.label);
+video.setAttribute("aria-label", props.clip_label);
 
 async function take(value) {
   if (!value) return;
   if (value.aspect) root.style.aspectRatio = value.aspect;
+  if (value.clip) play(value);
   if (!value.sheet) return;
   const turn = ++asked;
   const image = new Image();
@@ -39,6 +45,25 @@ async function take(value) {
   draw(since);
   root.dataset.state = "playing";
   root.dataset.sheets = shown;
+  if (value.working) uncover(); // the clip before this one stays until there is something in its place
+}
+
+// The controls come with the pointer or the focus, and stay for whoever has to play the clip by hand.
+function offer(wanted) {
+  video.controls = wanted || still.matches;
+}
+
+function uncover() {
+  delete stage.dataset.film;
+  video.pause();
+}
+
+function play(value) {
+  fps = value.fps;
+  video.src = value.clip;
+  // Whoever asked for less motion gets the clip paused, to be played by hand.
+  if (still.matches) video.load();
+  else video.play().catch(() => {}); // some browsers play nothing by themselves; the controls are there
 }
 
 function frame(from, now) {
@@ -57,32 +82,30 @@ function draw(now) {
   if (part >= 1) before = null;
 }
 
-function play(now) {
+function roll(now) {
   if (!element.isConnected) return;
   if (sheet) draw(now);
-  requestAnimationFrame(play);
+  requestAnimationFrame(roll);
 }
 
-// The finished clip lies over the canvas and is uncovered once it has a picture, so that its player's empty box never
-// shows. Phones start a film by themselves only if it is muted and inline.
-new MutationObserver(() => {
-  const film = stage.querySelector("#clip video");
-  if (film) film.muted = film.playsInline = true;
-  if (!film || film.readyState < 2) delete stage.dataset.film;
-}).observe(stage, { childList: true, subtree: true });
-stage.addEventListener("loadeddata", () => (stage.dataset.film = "drawn"), true);
-
-// Whoever asked for less motion gets the finished clip paused, to be played by hand.
-stage.addEventListener(
-  "play",
-  ({ target: film }) => {
-    if (!still.matches || film.dataset.calmed === film.currentSrc) return;
-    film.dataset.calmed = film.currentSrc;
-    film.pause();
-  },
-  true
-);
+offer(false);
+for (const name of ["pointerenter", "focus", "touchstart"]) video.addEventListener(name, () => offer(true));
+for (const name of ["pointerleave", "blur"]) video.addEventListener(name, () => offer(false));
+video.addEventListener("loadeddata", () => (stage.dataset.film = "drawn"));
+document.addEventListener("lumiere:play", ({ detail }) => take(detail));
+document.addEventListener("lumiere:loop", ({ detail }) => {
+  video.loop = detail;
+  if (detail && video.ended) video.play();
+});
+document.addEventListener("lumiere:seek", ({ detail }) => {
+  video.pause();
+  video.currentTime = (detail + 0.5) / fps; // the middle of a frame: its beginning may show the one before
+});
+document.addEventListener("lumiere:row", ({ detail }) => {
+  ruler.hidden = detail === null;
+  ruler.style.top = `${100 * detail}%`;
+});
 
 watch("value", () => take(props.value));
 take(props.value);
-requestAnimationFrame(play);
+requestAnimationFrame(roll);

@@ -1,58 +1,114 @@
 """The widgets of the page in their places. Events are bound in `app.py`."""
 
-import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import gradio as gr
 
-from ..models import Model
+from .. import models
+from ..modes import NEEDS
+from ..paperworld import captions
 from ..request import FPS, GUIDANCE, SCHEDULERS, STEPS, Limits
-from . import part, words
+from ..table import DEFAULT
+from . import examples, files, part, words, works
 
 LONGEST = 128  # frames on the slider; programs may ask for all that the model takes
-SETTINGS = ("negative_prompt", "frames", "fps", "steps", "guidance", "scheduler", "seed", "randomise")
+SETTINGS = "negative_prompt frames fps steps guidance scheduler seed randomise height width strength".split()
+FORM = ["prompt", "mode", *SETTINGS]  # what can be restored
+
+PLAIN = {"apply_default_css": False}  # no margins but our own
 
 
 @dataclass
 class Page:
-    """What events need to know. `settings` are the inputs after the prompt, in the order of `SETTINGS`."""
+    """What events need to know. `settings` are the inputs after the mode, in the order of `SETTINGS`."""
 
     prompt: gr.Textbox
+    mode: gr.Radio
+    given: gr.HTML
     generate: gr.Button
     stop: gr.Button
     note: gr.HTML
     theatre: gr.HTML
-    clip: gr.Video
     status: gr.HTML
-    download: gr.DownloadButton
-    settings: list = field(default_factory=list)
+    result: gr.HTML
+    wish: gr.HTML
+    outside: gr.HTML
+    export: gr.HTML
+    settings: list
 
     @property
-    def frames(self) -> gr.Slider:
-        return self.settings[1]
+    def form(self) -> list:
+        return [self.prompt, self.mode, *self.settings]
 
     @property
     def seed(self) -> gr.Number:
-        return self.settings[-2]
+        return self.settings[SETTINGS.index("seed")]
 
 
-def page(limits: Limits, model: Model) -> Page:
+def component(name: str, value=None, **props) -> gr.HTML:
+    """A part of the page of its own: NAME.html, where it has one, and NAME.js, with these props."""
+    return gr.HTML(value, html_template=part(f"{name}.html"), js_on_load=part(f"{name}.js"), **PLAIN, **props)
+
+
+def page(limits: Limits, model: models.Model, upload_mb: int) -> Page:
     """Builds the whole page inside the current `gr.Blocks`."""
-    gr.HTML(part("masthead.html").replace("@title", words.TITLE).replace("@intro", words.INTRO))
+    told = {"most_bytes": upload_mb * 2**20, "too_large": words.too_large(upload_mb), "lost": words.LOST}
+    gr.HTML(part("masthead.html").replace("@title", words.TITLE).replace("@intro", words.INTRO), **PLAIN)
+    known = model == models.entry(DEFAULT)
     with gr.Column(elem_id="workbench"):
+        with gr.Column(elem_id="ways"):
+            mode = gr.Radio(
+                [(name, mode) for mode, name in words.MODES.items()],
+                value="text",
+                label=words.MODE,
+                elem_id="mode",
+            )
+            component("modes", needs=NEEDS, help=words.MODE_HELP, elem_id="mode-help")
         with gr.Column(elem_id="ask"):
-            asked = ask()
+            asked, strength = ask(known, told)
         with gr.Column(elem_id="film"):
             shown = film()
         with gr.Column(elem_id="more"):
-            examples(asked["prompt"])
-            with gr.Accordion(words.SETTINGS, open=False, elem_id="settings"):
-                made = Page(**asked, **shown, settings=settings(limits, model))
-    return made
+            component(
+                "fold",
+                presets=presets(limits, model),
+                more=words.SETTINGS,
+                presets_label=words.PRESETS,
+                length=words.LENGTH,
+                takes=words.TAKES,
+                elem_id="fold",
+            )
+            with gr.Column(elem_id="settings"):
+                made = settings(limits, model, strength)
+            component("examples", title=words.TRY, examples=shelf(model, known), elem_id="shelf")
+    component("gallery", words=words.GALLERY, elem_id="gallery")
+    drawing = works.drawing(works.read(*models.small_files(model)), model.frames)
+    gr.HTML(html_template=drawing, js_on_load=part("works.js"), elem_id="works", **PLAIN)
+    with gr.Column(elem_id="unseen"):
+        wish = component("wish", names=FORM)
+        outside = component("outside", names=FORM, **told)
+        export = component("export", lost=words.LOST)
+    return Page(**asked, **shown, mode=mode, wish=wish, outside=outside, export=export, settings=made)
 
 
-def ask() -> dict:
+def ask(known: bool, told: dict) -> tuple[dict, gr.Slider]:
+    given = component(
+        "given",
+        labels=words.GIVEN,
+        drop=words.DROP,
+        remove=words.REMOVE,
+        brush=words.BRUSH,
+        clear=words.CLEAR,
+        areas=words.AREAS,
+        hint=words.HINT,
+        **told,
+        elem_id="given",
+    )
+    strength = gr.Slider(
+        0.05, 1, 0.6, step=0.05, label=words.STRENGTH, info=words.STRENGTH_HELP, elem_id="strength"
+    )
     prompt = gr.Textbox(
+        examples.EXAMPLES[0][0],
         label=words.PROMPT,
         placeholder=words.PLACEHOLDER,
         lines=1,
@@ -63,52 +119,79 @@ def ask() -> dict:
     with gr.Row(elem_id="go"):
         generate = gr.Button(words.GENERATE, variant="primary", elem_id="generate")
         stop = gr.Button(words.STOP, elem_id="stop")
-    note = gr.HTML(words.TIP, html_template="<p></p>", js_on_load=part("note.js"), elem_id="note")
-    return {"prompt": prompt, "generate": generate, "stop": stop, "note": note}
+    note = component("note", words.note([]), elem_id="note")
+    if known:
+        kinds = [
+            {"name": title, "words": [first(wordings) for wordings in captions.ATTRIBUTES[kind].values()]}
+            for kind, title in words.KINDS.items()
+        ]
+        component("knows", title=words.KNOWS, kinds=kinds, elem_id="knows")
+    return {"given": given, "prompt": prompt, "generate": generate, "stop": stop, "note": note}, strength
+
+
+def first(wordings: tuple) -> str:
+    """The usual wording of what a model knows: of motions the participle."""
+    return wordings[0] if isinstance(wordings[0], str) else wordings[0][0]
 
 
 def film() -> dict:
     with gr.Column(elem_id="stage"):
-        theatre = gr.HTML(
-            html_template=part("theatre.html"), js_on_load=part("theatre.js"), label=words.STAGE_LABEL
-        )
-        clip = gr.Video(
-            label=words.CLIP_LABEL,
-            show_label=False,
-            interactive=False,
-            container=False,
-            autoplay=True,
-            loop=True,
-            buttons=[],
-            elem_id="clip",
-        )
-    with gr.Row(elem_id="told"):
-        status = gr.HTML(
-            {"state": "idle", "text": words.IDLE},
-            html_template=part("status.html"),
-            js_on_load=part("status.js"),
-            label=words.PROGRESS_LABEL,
-        )
-        download = gr.DownloadButton(words.DOWNLOAD, interactive=False, size="sm", elem_id="download")
-    return {"theatre": theatre, "clip": clip, "status": status, "download": download}
+        theatre = component("theatre", label=words.STAGE_LABEL, clip_label=words.CLIP_LABEL)
+    idle = {"state": "idle", "text": words.IDLE}
+    status = component("status", idle, label=words.PROGRESS_LABEL, elem_id="told")
+    result = component("result", words=words.RESULT, modes=words.MODES, elem_id="result")
+    return {"theatre": theatre, "status": status, "result": result}
 
 
-def examples(prompt: gr.Textbox) -> None:
-    gr.HTML(f"<p>{words.TRY}</p>", elem_id="chips-title")
-    with gr.Row(elem_id="chips"):
-        for text in words.EXAMPLES:
-            gr.Button(text, size="sm").click(None, js=f"() => {json.dumps(text)}", outputs=prompt).then(
-                None, js="() => document.getElementById('generate').click()"
-            )
+def presets(limits: Limits, model: models.Model) -> list[dict]:
+    """Each with what it sets; a length that the model cannot make is left out."""
+    factor = limits.downsample_factor
+    long = -(-5 * model.fps // factor) * factor
+    usual = {"frames": model.frames, "steps": model.steps}
+    made = {
+        "draft": usual | {"steps": max(1, model.steps * 2 // 5)},
+        "standard": usual,
+        "fine": usual | {"steps": min(STEPS[1], 2 * model.steps)},
+        "long": usual | {"frames": long},
+    }
+    if long > longest(limits):
+        del made["long"]
+    return [
+        {
+            "name": words.PRESET_NAMES[name],
+            "help": words.PRESET_HELP[name],
+            "settings": {"fps": model.fps} | settings,
+        }
+        for name, settings in made.items()
+    ]
 
 
-def settings(limits: Limits, model: Model) -> list:
-    """The widgets in the order in which they are read; returned in the order of `SETTINGS`."""
+def shelf(model: models.Model, known: bool) -> list[dict]:
+    """The examples of the page; those of the embedded model come with their clips."""
+    shown = []
+    for prompt, seed in examples.EXAMPLES:
+        moving, still = examples.files(seed, prompt)
+        form = {"frames": model.frames, "steps": model.steps, "guidance": model.guidance}
+        form |= {"scheduler": model.scheduler, "fps": model.fps, "negative_prompt": ""}
+        pictures = {}
+        if known and moving.exists():
+            pictures = {"picture": files.address(moving), "still": files.address(still)}
+            form["seed"] = seed
+        shown.append({"prompt": prompt, "settings": form} | pictures)
+    return shown
+
+
+def longest(limits: Limits) -> int:
+    """The most frames that the slider offers."""
     room = limits.max_pixels // (limits.default_height * limits.default_width)
-    most = min(LONGEST, limits.max_frames, room)
+    return min(LONGEST, limits.max_frames, room) // limits.downsample_factor * limits.downsample_factor
+
+
+def settings(limits: Limits, model: models.Model, strength: gr.Slider) -> list:
+    """The widgets in the order in which they are read; returned in the order of `SETTINGS`."""
     frames = gr.Slider(
         limits.min_frames,
-        most // limits.downsample_factor * limits.downsample_factor,
+        longest(limits),
         model.frames,
         step=limits.downsample_factor,
         precision=0,
@@ -116,26 +199,52 @@ def settings(limits: Limits, model: Model) -> list:
         info=words.FRAMES_HELP,
         elem_id="frames",
     )
-    length = gr.HTML(
-        words.length(model.frames, model.fps),
-        html_template="<p></p>",
-        js_on_load=part("note.js"),
-        elem_id="length",
-    )
-    fps = gr.Slider(*FPS, model.fps, step=1, precision=0, label=words.FPS, info=words.FPS_HELP)
-    seconds = "(frames, fps) => " + words.LENGTH_JS
-    gr.on([frames.change, fps.change], None, [frames, fps], length, js=seconds, show_progress="hidden")
+    fps = gr.Slider(*FPS, model.fps, step=1, precision=0, label=words.FPS, info=words.FPS_HELP, elem_id="fps")
     steps = gr.Slider(
         *STEPS, model.steps, step=1, precision=0, label=words.STEPS, info=words.STEPS_HELP, elem_id="steps"
     )
-    guidance = gr.Slider(*GUIDANCE, model.guidance, step=0.5, label=words.GUIDANCE, info=words.GUIDANCE_HELP)
-    negative_prompt = gr.Textbox("", label=words.NEGATIVE, info=words.NEGATIVE_HELP, max_lines=3)
+    guidance = gr.Slider(
+        *GUIDANCE,
+        model.guidance,
+        step=0.5,
+        label=words.GUIDANCE,
+        info=words.GUIDANCE_HELP,
+        elem_id="guidance",
+    )
+    negative_prompt = gr.Textbox(
+        "", label=words.NEGATIVE, info=words.NEGATIVE_HELP, max_lines=3, elem_id="negative-prompt"
+    )
     scheduler = gr.Dropdown(
         [(words.scheduler(name), name) for name in SCHEDULERS],
         value=model.scheduler,
         label=words.SCHEDULER,
         info=words.SCHEDULER_HELP,
+        elem_id="scheduler",
     )
     seed = gr.Number(label=words.SEED, info=words.SEED_HELP, precision=0, elem_id="seed")
-    randomise = gr.Checkbox(True, label=words.RANDOMISE)
-    return [negative_prompt, frames, fps, steps, guidance, scheduler, seed, randomise]
+    randomise = gr.Checkbox(True, label=words.RANDOMISE, info=words.RANDOMISE_HELP, elem_id="randomise")
+    side = {
+        "step": limits.size_multiple,
+        "precision": 0,
+        "minimum": limits.min_side,
+        "maximum": limits.max_side,
+    }
+    height = gr.Slider(
+        value=limits.default_height, label=words.HEIGHT, info=words.HEIGHT_HELP, elem_id="height", **side
+    )
+    width = gr.Slider(
+        value=limits.default_width, label=words.WIDTH, info=words.WIDTH_HELP, elem_id="width", **side
+    )
+    return [
+        negative_prompt,
+        frames,
+        fps,
+        steps,
+        guidance,
+        scheduler,
+        seed,
+        randomise,
+        height,
+        width,
+        strength,
+    ]

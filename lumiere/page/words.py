@@ -3,23 +3,56 @@
 TITLE = "Lumiere"
 INTRO = "Write one sentence and watch it come into focus as a little film."
 
+MODE = "Make a clip from"
+MODES = {
+    "text": "Text",
+    "image": "Image",
+    "images": "First & last",
+    "inpaint": "Inpaint",
+    "cinemagraph": "Cinemagraph",
+    "continue": "Continue",
+    "video": "Restyle",
+}
+MODE_HELP = {
+    "text": "",
+    "image": "Your picture is the first frame and comes to life.",
+    "images": "Two pictures; the clip is what happens between them.",
+    "inpaint": "Draw on the first frame; only there the clip is made anew.",
+    "cinemagraph": "Draw where the picture may move; the rest stands still.",
+    "continue": "Your clip goes on.",
+    "video": "Your clip is made anew from the prompt, as far as you let it.",
+}
+GIVEN = {
+    "image": "Picture",
+    "last_image": "Last picture",
+    "clip": "Clip",
+    "region": "Drawn region",
+}
+DROP = "Drop a file here, or press to choose one"
+REMOVE = "Remove"
+BRUSH, CLEAR = "Brush", "Clear"
+AREAS = {"middle": "Middle", "upper": "Upper half", "lower": "Lower half"}
+HINT = "Draw here what should be made anew"
+NO_PICTURE = "A picture or clip comes first"
+
 PROMPT = "What should happen?"
 PLACEHOLDER = "a red ball bouncing over green hills"
-TIP = "Best with a colour, a subject, a place and a motion."
-GENERATE, STOP, DOWNLOAD = "Generate", "Stop", "Download MP4"
+TIP = "Best with a colour, a subject, a motion and a place."
+GENERATE, STOP = "Generate", "Stop"
 TRY = "Or start from one of these"
-EXAMPLES = (
-    "a red ball bouncing over green hills",
-    "a yellow star drifting right at night",
-    "a purple fish drifting left over the sea",
-    "a pink heart pulsing in the desert",
-    "a blue moon rising over the city",
-    "an orange ring circling in the forest",
-    "a black box falling over snowy mountains",
-    "a green ball hopping in the countryside",
-)
+KNOWS = "Words this model knows"
+KINDS = {"colour": "Colours", "subject": "Subjects", "motion": "Motions", "background": "Places"}
 
 SETTINGS = "Settings"
+PRESETS = "Presets"
+PRESET_NAMES = {"draft": "Draft", "standard": "Standard", "fine": "Fine", "long": "Five seconds"}
+PRESET_HELP = {
+    "draft": "Few steps: a quick look.",
+    "standard": "The model's own settings.",
+    "fine": "Twice the steps.",
+    "long": "A longer clip, of five seconds.",
+}
+LENGTH, TAKES = "@ s of film", "takes about @ s"  # @ is a number
 NEGATIVE, NEGATIVE_HELP = "Leave out", "What the clip should not show."
 FRAMES, FRAMES_HELP = "Frames", "More frames make a longer clip and take longer."
 FPS, FPS_HELP = "Frames per second", "How fast they are shown; 16 is what the model learnt."
@@ -27,7 +60,10 @@ STEPS, STEPS_HELP = "Steps", "More steps refine the clip; fewer are a quick draf
 GUIDANCE, GUIDANCE_HELP = "Guidance", "How closely to follow the prompt; 1 switches it off."
 SCHEDULER, SCHEDULER_HELP = "Scheduler", "The way from noise to clip."
 SEED, SEED_HELP = "Seed", "The same seed and settings give the same clip."
-RANDOMISE = "New seed for every clip"
+RANDOMISE, RANDOMISE_HELP = "New seed for every clip", "Off: the seed above is used again."
+HEIGHT, HEIGHT_HELP = "Height", "In pixels; the model is at its best with its own."
+WIDTH, WIDTH_HELP = "Width", "In pixels; the model is at its best with its own."
+STRENGTH, STRENGTH_HELP = "Strength", "How far the clip is made anew: little keeps it, 1 keeps nothing."
 
 PROGRESS_LABEL = "Progress of your clip"
 STAGE_LABEL = "The clip, coming into focus"
@@ -36,25 +72,128 @@ IDLE = "Your clip appears here."
 WARMING = "The model is waking up. Your clip starts as soon as it is ready."
 STARTING = "Setting the scene …"
 DEVELOPING = "Developing the film …"
-STOPPING = "Stopping after this step …"
+STOPPING = "Stopping …"
 STOPPED_EARLY = "Stopped before the first step; there is nothing to show yet."
 FAILED = "Something went wrong while making this clip. Nothing is lost: try again, or lower frames or steps."
 LOST = "That did not get through. Try again in a moment."
 CLOSING = "This server is being closed. Ask again in a moment."
+BAD_LINK = "This link does not hold settings of a clip."
+NO_SETTINGS = "This clip does not tell the settings that made it. Was it made here?"
+
+RESULT = {
+    "another": "Another seed",
+    "another_help": "The same settings with a new seed",
+    "longer": "Longer",
+    "longer_help": "The same settings and seed with twice the frames",
+    "continue": "Continue",
+    "continue_help": "Go on where this clip ends",
+    "loop": "Loop",
+    "loop_help": "Begin again at the end",
+    "uses": "Use it for",
+    "frame_help": "Begin with the frame that is shown",
+    "clip_help": "Begin with this clip",
+    "saves": "Keep it",
+    "frames": "Frames",
+    "webp_help": "As an animated WebP",
+    "gif_help": "As an animated GIF",
+    "zip_help": "Every frame as a PNG, in one zip file",
+    "link": "Copy link",
+    "link_help": "A link that restores these settings",
+    "copied": "Copied. The link restores these settings.",
+    "frame": "Frame @",
+    "strip": "Frames",
+    "slice": "One row of pixels through time",
+    "slice_label": "One row of pixels of every frame, below each other: time runs downwards",
+    "row": "Row",
+    "exporting": "Writing the file …",
+}
+GALLERY = {
+    "title": "Clips of this session",
+    "compare": "Compare two",
+    "compare_help": "Choose two clips, then see them side by side",
+    "close": "Close",
+    "pick": "Compare",
+    "restore": "Restore",
+    "restore_help": "Put the settings of this clip back into the form",
+    "names": {
+        "prompt": PROMPT.rstrip("?"),
+        "negative_prompt": NEGATIVE,
+        "frames": FRAMES,
+        "fps": FPS,
+        "steps": STEPS,
+        "guidance": GUIDANCE,
+        "scheduler": SCHEDULER,
+        "seed": SEED,
+        "height": HEIGHT,
+        "width": WIDTH,
+        "strength": STRENGTH,
+        "mode": "Mode",
+    },
+}
+
+SHOWCASE_KEYS = "space: next · left: back · p: hold · f: whole screen"
+
+WORKS = "How it works"
+WORKS_TEXT = (
+    "The brothers Lumière made photographs move. This does the same to a model that draws pictures: it stays "
+    "as it is, and between its layers small new ones are trained that see all frames at once.",
+    "Each level of the network halves a frame in space, and its new layers halve the clip in time. Deep down "
+    "the whole clip is a few small pictures, so what happens from beginning to end is decided together and "
+    "not frame by frame: that is why a ball that leaves on one side can come back as the same ball.",
+)
+WORKS_NOISE, WORKS_CLIP = "noise", "clip"
+WORKS_SKIP, WORKS_MIDDLE = "kept for the way up", "the whole clip at once"
+WORKS_COLUMNS = ("Frames", "Size", "Channels", "Trained over time")
+WORKS_ATTENTION, WORKS_CONVOLUTION = "attention", "convolution"
+WORKS_LABEL = (
+    "The network as a U: blocks shrink in space and time on the way down and grow again on the way up."
+)
 
 
 def disk_full(free: int, needed: int) -> str:
     return f"The disk of this machine is full: {free} MB are free, {needed} MB are needed. Try again later."
 
 
-# The same sentence as `length`, for the sliders, which answer without asking the server.
-LENGTH_JS = "`${(frames / fps).toFixed(1)} seconds at ${fps} frames per second`"
+def works_facts(works) -> str:
+    """The numbers of the model in two sentences."""
+    told = f"One latent stands for {works.pixels} × {works.pixels} pixels."
+    if works.frozen and works.trained:
+        share = works.trained / (works.frozen + works.trained)
+        frozen = f'{millions(works.frozen)} parameters are frozen <i class="key frozen"></i>'
+        trained = f'{millions(works.trained)} are trained over time <i class="key trained"></i>'
+        told += f" {frozen}, {trained}: {share:.0%} of all."
+    return told
 
 
-def length(frames: int, fps: int) -> str:
-    return f"{frames / fps:.1f} seconds at {fps} frames per second"
+def millions(count: int) -> str:
+    return f"{count / 1e9:.2f} billion" if count >= 1e9 else f"{count / 1e6:.1f} million"
 
 
+def too_large(most: int) -> str:
+    return f"That file is larger than {most} MB."
+
+
+def give_again(mode: str) -> str:
+    """Settings of a mode were restored, but not what it was given."""
+    return f"The settings are back. Now add again what “{MODES[mode]}” needs."
+
+
+def sentence(error: Exception) -> str:
+    """`negative_prompt must be …` -> `Negative prompt must be …`"""
+    text = str(error).replace("_", " ")
+    return text[:1].upper() + text[1:]
+
+
+def note(unknown: list[str]) -> dict:
+    """The line below the prompt, and the words to mark in it. The page shows both as text, never as HTML."""
+    shown = [f"“{word[:24]}”" for word in unknown[:4]]
+    if not shown:
+        return {"text": TIP, "words": []}
+    more = f" and {len(unknown) - 4} more" if len(unknown) > 4 else ""
+    return {"text": f"New to this model, so left out: {', '.join(shown)}{more}.", "words": unknown[:24]}
+
+
+NO_MCP = "Tools for language models need a package more: pip install 'gradio[mcp]'"
 READY = "The model is ready."
 
 
@@ -93,13 +232,17 @@ def stopped(step: int, steps: int) -> str:
 
 def facts(request) -> str:
     """The settings that made a clip, in the order of the form. No text of the user."""
+    mode = () if request.mode == "text" else (MODES[request.mode],)
+    strength = () if request.strength == 1 else (f"strength {request.strength:g}",)
     return " · ".join(
         (
+            *mode,
             f"{request.frames} frames at {request.fps} fps",
             f"{request.width} × {request.height}",
             f"{request.steps} steps",
             f"guidance {request.guidance:g}",
             scheduler(request.scheduler),
+            *strength,
             f"seed {request.seed}",
         )
     )
@@ -109,16 +252,6 @@ def scheduler(name: str) -> str:
     """How a scheduler is written on the page: `dpm++ 2m` -> `DPM++ 2M`."""
     known = {"euler": "Euler", "euler a": "Euler a", "unipc": "UniPC"}
     return known.get(name, name.upper())
-
-
-def ignored(words: list[str]) -> str:
-    """Names at most four words; the page shows this as text, never as HTML."""
-    shown = [f"“{word[:24]}”" for word in words[:4]]
-    if not shown:
-        return TIP
-    more = f" and {len(words) - 4} more" if len(words) > 4 else ""
-    names = ", ".join(shown) + more
-    return f"New to this model, so left out: {names}."
 
 
 def duration(seconds: float) -> str:

@@ -1,0 +1,79 @@
+"""The endpoints for programs: one per mode, typed and documented, all made from one table."""
+
+import inspect
+from collections.abc import Callable, Iterator
+
+import gradio as gr
+
+from ..modes import NEEDS
+from ..request import SCHEDULERS
+
+# name of the endpoint, what it does
+MODES = {
+    "text": ("generate", "Makes a clip from a prompt"),
+    "image": ("image_to_video", "Brings a picture to life: it is the first frame of the clip"),
+    "images": ("first_and_last_frame", "Makes the clip between two pictures, its first frame and its last"),
+    "inpaint": ("inpaint", "Makes a clip anew in a region, which is white in a picture"),
+    "cinemagraph": (
+        "cinemagraph",
+        "Moves a picture in a region, which is white in another; the rest stands still",
+    ),
+    "continue": ("continue_clip", "Goes on with a clip: what is given comes first in the result"),
+    "video": ("video_to_video", "Makes a clip anew everywhere, the more the higher the strength"),
+}
+FILES = {
+    "image": "The picture; cut and scaled to the size of the clip.",
+    "last_image": "The picture of the last frame.",
+    "clip": "A video of at most 1024 pixels a side, MP4, MOV, MKV, WebM, AVI or GIF.",
+    "region": "A picture, white where the clip is made anew.",
+}
+# name, type, value unless given, what it means
+SETTINGS = (
+    ("frames", int, 16, "Length of the clip; must be divisible by the model's temporal downsample factor."),
+    ("fps", int, 16, "Frames shown per second, 1 to 60."),
+    ("height", int | None, None, "In pixels; the model's own when none is given."),
+    ("width", int | None, None, "In pixels; the model's own when none is given."),
+    ("steps", int, 20, "Denoising steps, 1 to 150."),
+    ("guidance", float, 4.0, "How closely to follow the prompt, 0 to 30; 1 switches guidance off."),
+    ("scheduler", str, "dpm++ 2m", f"One of {', '.join(SCHEDULERS)}."),
+    ("seed", int | None, None, "0 to 4294967295; a random one when none is given."),
+    ("negative_prompt", str, "", "What the clip should not show."),
+)
+STRENGTH = ("strength", float, 0.6, "How much is made anew, above 0 to 1.")
+
+Answer = tuple[gr.FileData, dict]
+
+
+def endpoints(run: Callable[[dict, dict], Iterator[tuple]]) -> list[Callable]:
+    """Generator functions for `gr.api`, named after their endpoint.
+
+    run: makes a clip from {field of a Request: value} and {name of `Sources`: file}; its last item is the
+    answer.
+    """
+    return [_endpoint(mode, run) for mode in MODES]
+
+
+def _endpoint(mode: str, run) -> Callable:
+    name, does = MODES[mode]
+    settings = (STRENGTH, *SETTINGS) if mode == "video" else SETTINGS
+    rows = [("prompt", str, inspect.Parameter.empty, "What should happen, at most 2000 characters.")]
+    rows += [(file, gr.FileData, inspect.Parameter.empty, FILES[file]) for file in NEEDS[mode]]
+    rows += settings
+    names = [row[0] for row in rows]
+
+    # A generator, although it has one result: gradio can only close generators when a client goes away.
+    def call(*values):
+        fields = dict(zip(names, values, strict=True))
+        given = {file: fields.pop(file) for file in NEEDS[mode]}
+        yield from run(fields | {"mode": mode}, given)
+
+    form = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter(n, form, default=value, annotation=kind) for n, kind, value, _ in rows]
+    call.__signature__ = inspect.Signature(parameters, return_annotation=Answer)
+    call.__annotations__ = {row[0]: row[1] for row in rows} | {"return": Answer}
+    call.__name__ = call.__qualname__ = name
+    told = "\n".join(f"    {n}: {help}" for n, _, _, help in rows)
+    call.__doc__ = (
+        f"{does}; returns the MP4 file and the settings that made it, seed included.\n\nParameters:\n{told}\n"
+    )
+    return call

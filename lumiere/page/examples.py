@@ -1,0 +1,59 @@
+"""Clips made before, shown as moving thumbnails; `python -m lumiere.page.examples` makes them anew."""
+
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parents[2] / "assets" / "examples"
+EXAMPLES = (  # prompt, seed
+    ("a red ball bouncing over green hills", 4),
+    ("a yellow star drifting right at night", 4),
+    ("a pink heart pulsing in the desert", 1),
+    ("a purple fish drifting left over the sea", 2),
+    ("an orange ring circling in the forest", 1),
+    ("a blue moon rising over the city", 4),
+    ("a purple mushroom bouncing over snowy mountains", 1),
+    ("a green ball circling over the sea", 1),
+)
+
+
+def files(seed: int, prompt: str) -> tuple[Path, Path]:
+    """The moving thumbnail and the still one, for those who asked for less motion."""
+    stem = "-".join(prompt.split()[1:3]) + f"-{seed}"
+    return FOLDER / f"{stem}.webp", FOLDER / f"{stem}-still.webp"
+
+
+def main() -> None:
+    from .. import models
+    from ..request import Request
+    from ..table import DEFAULT
+
+    pipeline, model, limits = (each(DEFAULT) for each in (models.get, models.entry, models.limits))
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for prompt, seed in EXAMPLES:
+        request = Request(
+            prompt,
+            frames=model.frames,
+            height=limits.default_height,
+            width=limits.default_width,
+            steps=model.steps,
+            guidance=model.guidance,
+            scheduler=model.scheduler,
+            seed=seed,
+        )
+        *_, result = pipeline.generate(request)
+        print(write(prompt, seed, result.frames, request.fps))
+
+
+def write(prompt: str, seed: int, frames, fps: int) -> str:
+    """Both thumbnails of frames uint8 (t h w c); returns a line that tells their size."""
+    from PIL import Image
+
+    first, *rest = (Image.fromarray(frame) for frame in frames)
+    moving, still = files(seed, prompt)
+    rolled = {"save_all": True, "append_images": rest, "duration": round(1000 / fps), "loop": 0}
+    first.save(moving, quality=75, method=6, **rolled)
+    rest[len(rest) // 2].save(still, quality=80, method=6)
+    return f"{moving.name}: {moving.stat().st_size // 1024} kB, still {still.stat().st_size // 1024} kB"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Files that come from strangers, from the page or from programs, and where gradio keeps what it serves."""
+
+import base64
+import binascii
+import io
+from pathlib import Path
+from urllib.parse import quote
+
+import gradio as gr
+
+from ..images import read_image
+from ..modes import NEEDS, Sources
+from ..request import Limits
+from ..video import read_clip
+
+MOST_REGION = 2**20  # characters of a drawn region; the page draws at most 256 x 256
+REGION_SIDE = 1024
+DATA = "data:image/png;base64,"
+
+
+def sources(mode: str, given: dict, limits: Limits) -> Sources:
+    """Reads what the mode needs of {name: what was sent}. Raises ValueError for what cannot be read."""
+    made = {}
+    for name in NEEDS[mode]:
+        if name == "region":
+            made[name] = read_region(given[name])
+        elif name == "clip":
+            made[name] = read_clip(uploaded(given[name]), max_frames=limits.max_frames)[0]
+        else:
+            made[name] = read_image(uploaded(given[name]))
+    return Sources(**made)
+
+
+def uploaded(sent) -> Path:
+    """The file behind what a browser or a program sent: a path, or an object with one.
+
+    Raises ValueError unless gradio stored it: no path or address of anything else is opened.
+    """
+    path = sent.get("path") if isinstance(sent, dict) else getattr(sent, "path", sent)
+    if type(path) is str and "\0" not in path:
+        try:
+            file = Path(path).resolve()
+            if file.is_file() and file.is_relative_to(Path(gr.utils.get_upload_folder()).resolve()):
+                return file
+        except (OSError, RuntimeError):  # a name that is too long, a loop of links
+            pass
+    raise ValueError("a file must be uploaded first: received something else.")
+
+
+def read_region(sent):
+    """A drawn region, uint8 (h w c): a PNG in a data URI, as the page draws it, or an uploaded picture."""
+    if type(sent) is not str or not sent.startswith("data:"):
+        return read_image(uploaded(sent))
+    if len(sent) > MOST_REGION or not sent.startswith(DATA):
+        raise ValueError(
+            f"a drawn region must be a PNG of at most {MOST_REGION} characters: received {len(sent)}."
+        )
+    try:
+        data = base64.b64decode(sent[len(DATA) :], validate=True)
+    except (ValueError, binascii.Error):
+        data = b""
+    return read_image(io.BytesIO(data), REGION_SIDE)
+
+
+def address(path: Path | str) -> str:
+    """Of a stored file, relative to the page."""
+    return f"gradio_api/file={quote(str(path))}"

@@ -1,0 +1,72 @@
+"""Settings from outside: a link and a clip that was made here. Both come from strangers."""
+
+import re
+from dataclasses import fields
+from urllib.parse import parse_qsl, urlencode
+
+from ..request import Limits, Request
+from ..video import read_settings
+from . import words
+from .files import uploaded
+
+KINDS = {field.name: field.type for field in fields(Request)}
+MOST_QUERY = 16384  # characters of a link; two full prompts, escaped, are longer than any browser sends
+STAND_IN = "a clip"  # a link need not have a prompt, but a request must
+
+
+def link(request: Request) -> str:
+    """The query that makes the same request again, given pixels aside: `?prompt=…&seed=…`."""
+    usual = Request(STAND_IN)
+    keep = ("prompt", "frames", "height", "width", "steps", "guidance", "scheduler", "seed")
+    values = {name: getattr(request, name) for name in KINDS}
+    values = {n: v for n, v in values.items() if v is not None and (n in keep or v != getattr(usual, n))}
+    return "?" + urlencode({n: f"{v:g}" if type(v) is float else v for n, v in values.items()})
+
+
+def form(request: Request, names=tuple(KINDS)) -> dict:
+    """The settings of the form that make this request again."""
+    values = {name: getattr(request, name) for name in names}
+    return values | ({"randomise": values["seed"] is None} if "seed" in values else {})
+
+
+def read_link(query: str, limits: Limits) -> dict:
+    """{"settings": …} for the form, or {"sentence": …} that tells why there are none."""
+    if type(query) is not str or len(query) > MOST_QUERY:
+        return {"sentence": words.BAD_LINK}
+    try:
+        given = {
+            name: _value(name, text)
+            for name, text in parse_qsl(query, True, max_num_fields=64)
+            if name in KINDS
+        }
+        own = {"prompt": STAND_IN, "height": limits.default_height, "width": limits.default_width}
+        request = Request(**own | given).check(limits)
+    except ValueError as refusal:
+        return {"sentence": words.sentence(refusal)}
+    return {"settings": form(request, tuple(given))} | _reminder(request)
+
+
+def read_clip_settings(sent, limits: Limits) -> dict:
+    """As `read_link`, from an uploaded clip."""
+    try:
+        text = read_settings(uploaded(sent))
+        if text is None:
+            return {"sentence": words.NO_SETTINGS}
+        request = Request.from_json(text).check(limits)
+    except ValueError as refusal:
+        return {"sentence": words.sentence(refusal)}
+    return {"settings": form(request)} | _reminder(request)
+
+
+def _reminder(request: Request) -> dict:
+    return {} if request.mode == "text" else {"sentence": words.give_again(request.mode)}
+
+
+def _value(name: str, text: str):
+    """The text of a query as what the field takes; what is none stays text, and `Request` refuses it."""
+    kind = str(KINDS[name])
+    if "int" in kind and re.fullmatch(r"-?\d{1,20}", text):
+        return int(text)
+    if "float" in kind and re.fullmatch(r"-?\d{1,9}(\.\d{0,9})?", text):
+        return float(text)
+    return text

@@ -1,0 +1,155 @@
+// What can be done with a finished clip, and what researchers look at: its frames side by side, and one row of pixels
+// through time (x to the right, t downwards), in which steady motion is a straight line and flicker a torn one.
+const CELLS = 8;
+const root = element.querySelector(".result");
+const [acts, uses, saves] = [".acts", ".uses", ".saves"].map((name) => root.querySelector(name));
+const cells = root.querySelector(".cells");
+const slice = root.querySelector(".slice canvas");
+const row = root.querySelector(".slice input");
+const said = root.querySelector(".said");
+let result = null;
+let image = null;
+
+const send = (name, detail) => document.dispatchEvent(new CustomEvent(`lumiere:${name}`, { detail }));
+const words = props.words;
+
+function button(parent, text, help, press) {
+  const made = document.createElement("button");
+  made.type = "button";
+  made.textContent = text;
+  made.title = help;
+  made.addEventListener("click", () => press(made));
+  parent.append(made);
+  return made;
+}
+
+const file = () => ({ path: result.path, url: result.clip, orig_name: result.name, meta: { _type: "gradio.FileData" } });
+const again = (changes, once) => send("fill", { settings: { ...result.settings, ...changes }, once, run: true });
+const theSame = () => ({ seed: result.settings.seed, randomise: false });
+
+function toMode(mode, run) {
+  send("fill", { settings: { mode }, run });
+  document.getElementById("prompt").scrollIntoView({ block: "center", behavior: "smooth" });
+}
+
+function frameNow() {
+  const video = document.querySelector("#stage video");
+  const sheet = document.createElement("canvas");
+  sheet.width = video.videoWidth;
+  sheet.height = video.videoHeight;
+  sheet.getContext("2d").drawImage(video, 0, 0);
+  return new Promise((done) => sheet.toBlob((blob) => done(new File([blob], "frame.png", { type: "image/png" })), "image/png"));
+}
+
+async function useFrame(mode) {
+  send("picture", await frameNow());
+  toMode(mode);
+}
+
+function useClip(mode, run = false) {
+  send("give", { clip: file() });
+  toMode(mode, run);
+}
+
+button(acts, words.another, words.another_help, () => again({}, { randomise: true }));
+const longer = button(acts, words.longer, words.longer_help, () => again({ frames: Math.min(result.longest, 2 * result.settings.frames) }, theSame()));
+button(acts, words.continue, words.continue_help, () => useClip("continue", true));
+const loop = button(acts, words.loop, words.loop_help, () => {
+  const on = loop.getAttribute("aria-pressed") !== "true";
+  loop.setAttribute("aria-pressed", on);
+  send("loop", on);
+});
+loop.setAttribute("aria-pressed", "true");
+uses.setAttribute("aria-label", words.uses);
+uses.querySelector(".name").textContent = words.uses;
+for (const mode of ["image", "cinemagraph"]) button(uses, props.modes[mode], words.frame_help, () => useFrame(mode));
+for (const mode of ["inpaint", "video"]) button(uses, props.modes[mode], words.clip_help, () => useClip(mode));
+
+saves.setAttribute("aria-label", words.saves);
+saves.querySelector(".name").textContent = words.saves;
+const mp4 = Object.assign(document.createElement("a"), { textContent: "MP4", id: "download", className: "button" });
+saves.append(mp4);
+for (const [kind, name] of [["webp", "WebP"], ["gif", "GIF"], ["zip", words.frames]]) button(saves, name, words[`${kind}_help`], () => {
+  tell(words.exporting);
+  send("export", { path: result.path, kind });
+});
+button(saves, words.link, words.link_help, async () => {
+  const address = new URL(result.query, location.href).href;
+  try {
+    await navigator.clipboard.writeText(address);
+    tell(words.copied);
+  } catch {
+    tell(address); // where pages may not write to the clipboard it can be copied by hand
+  }
+});
+
+function tell(text) {
+  said.textContent = text;
+}
+
+function cut(paint, index, width, height) {
+  const { columns } = result;
+  const x = (index % columns) * result.width;
+  const y = Math.floor(index / columns) * result.height;
+  paint.drawImage(image, x, y, result.width, result.height, 0, 0, width, height);
+}
+
+function strip() {
+  const count = Math.min(CELLS, result.count);
+  cells.replaceChildren(...Array.from({ length: count }, (_, cell) => {
+    const index = Math.floor((cell * result.count) / count);
+    const at = Math.round((index * result.frames) / result.count);
+    const made = document.createElement("button");
+    made.type = "button";
+    made.setAttribute("aria-label", words.frame.replace("@", at + 1));
+    const picture = document.createElement("canvas");
+    picture.width = result.width;
+    picture.height = result.height;
+    cut(picture.getContext("2d"), index, picture.width, picture.height);
+    made.append(picture);
+    made.addEventListener("click", () => send("seek", at));
+    return made;
+  }));
+}
+
+function through() {
+  slice.width = result.width;
+  slice.height = result.count;
+  const paint = slice.getContext("2d");
+  const y = Math.min(result.height - 1, Math.floor(row.value * result.height));
+  for (let index = 0; index < result.count; index++) {
+    const left = (index % result.columns) * result.width;
+    const top = Math.floor(index / result.columns) * result.height;
+    paint.drawImage(image, left, top + y, result.width, 1, 0, index, result.width, 1);
+  }
+}
+
+row.addEventListener("input", () => {
+  through();
+  send("row", Number(row.value));
+});
+row.addEventListener("focus", () => send("row", Number(row.value)));
+row.addEventListener("blur", () => send("row", null));
+root.querySelector(".strip figcaption").textContent = words.strip;
+root.querySelector(".slice figcaption").textContent = words.slice;
+root.querySelector(".slice label span").textContent = words.row;
+slice.setAttribute("aria-label", words.slice_label);
+
+async function show(value) {
+  if (!value) return;
+  result = value;
+  image = new Image();
+  image.src = value.sheet;
+  await image.decode().catch(() => {});
+  mp4.href = value.clip;
+  mp4.download = value.name;
+  longer.disabled = value.settings.frames >= value.longest || value.settings.mode === "continue";
+  tell("");
+  strip();
+  through();
+  root.hidden = false;
+  send("made", value);
+}
+
+document.addEventListener("lumiere:exported", ({ detail }) => tell(detail));
+watch("value", () => show(props.value));

@@ -1,0 +1,58 @@
+"""A large clip and a rotation of prompts, for a screen on a wall. Nothing is stored, nothing can be set."""
+
+from collections.abc import Iterator
+
+import gradio as gr
+
+from . import examples, results, words
+from .results import status
+from .service import Sorry
+from .widgets import component
+
+HOLD = 12  # seconds that a finished clip is shown
+
+
+def blocks(app, entry) -> gr.Blocks:
+    """app: makes the clips, as for the page. entry: the model of the table, with its usual settings."""
+
+    def film(http: gr.Request, asked) -> Iterator[tuple]:
+        """The previews of a clip, then all its frames, as values of the canvas and of the line below it."""
+        prompt = asked.get("prompt") if isinstance(asked, dict) else None
+        fields = {"prompt": prompt, "seed": None, "frames": entry.frames, "steps": entry.steps}
+        fields |= {"guidance": entry.guidance, "scheduler": entry.scheduler, "mode": "text"}
+        try:
+            with app.service.entry(prompt) as line:
+                for news in app.relay(fields, None, http.session_hash, line):
+                    if news is None:
+                        yield gr.skip(), gr.skip()
+                        continue
+                    update = news.update
+                    if update.ended:
+                        break
+                    shown = (
+                        gr.skip() if update.preview is None else results.sheet(update.preview, news.request)
+                    )
+                    yield shown, status("busy", prompt, step=update.step, steps=update.steps)
+            clip = None
+            if update.result is not None:
+                clip = results.sheet(results.reel(news.frames), news.request)
+            yield clip, status("done", prompt)
+        except Sorry as sorry:
+            yield None, status("refused", str(sorry))
+
+    with gr.Blocks(title=words.TITLE, analytics_enabled=False) as demo:
+        with gr.Column(elem_id="showcase"):
+            with gr.Column(elem_id="stage"):
+                theatre = component("theatre", label=words.STAGE_LABEL, clip_label=words.CLIP_LABEL)
+            caption = component(
+                "showcase",
+                prompts=[prompt for prompt, _ in examples.EXAMPLES],
+                hold=HOLD,
+                keys=words.SHOWCASE_KEYS,
+                elem_id="caption",
+            )
+            rota = component("rota")
+        quiet = dict(show_progress="hidden", api_visibility="private", preprocess=False)
+        rota.submit(film, rota, [theatre, caption], concurrency_id="device", concurrency_limit=4, **quiet)
+        rota.clear(app.stop, None, gr.Button(visible=False), queue=False, **quiet)
+    return demo.queue(max_size=app.service.bounds.queue, api_open=False)

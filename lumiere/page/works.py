@@ -1,0 +1,154 @@
+"""How the model works, drawn with its real numbers, which are read from small files and headers alone."""
+
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..folder import MOTION, read_json
+from . import words
+
+MOST_HEADER = 2**26  # bytes; that of the largest models is far below
+ACROSS, LEFT, TOP = 760, 16, 44  # of the drawing, in its own units
+INSET, DEEP = 98, 158  # from level to level
+WIDE, HIGH = 168, 92  # of the block on the finest level
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of the UNet: `height` x `width` latents of `channels`, for every `stride`th frame."""
+
+    stride: int
+    height: int
+    width: int
+    channels: int
+    attention: bool  # over time; otherwise a convolution
+
+
+@dataclass(frozen=True)
+class Works:
+    """levels: finest first. pixels: along one side of a latent. Parameters: None where files are missing."""
+
+    levels: tuple[Level, ...]
+    pixels: int
+    frozen: int | None
+    trained: int | None
+
+
+def read(folder: Path, motion: Path) -> Works:
+    """From the folders of a base and of its motion weights; adapters of AnimateDiff keep the frame rate.
+
+    Raises OSError when the small files are not those of such a model.
+    """
+    unet, vae = (read_json(folder / name / "config.json") for name in ("unet", "vae"))
+    ours = (motion / MOTION[0]).is_file()
+    size, widths = unet["sample_size"], unet["block_out_channels"]
+    height, width = size if isinstance(size, list) else (size, size)
+    placement = read_json(motion / MOTION[0])["placement"] if ours else {"downsamples": (), "attns": ()}
+    halved = {name.split(".")[1] for name in placement["downsamples"]}
+    attended = {name.split(".")[1] for name in placement["attns"] if name.startswith("down_blocks")}
+    levels, stride = [], 1
+    for index, channels in enumerate(widths):
+        levels.append(
+            Level(stride, height >> index, width >> index, channels, not ours or str(index) in attended)
+        )
+        stride *= 2 if str(index) in halved else 1
+    base = [parameters(folder / name) for name in ("unet", "vae", "text_encoder")]
+    return Works(
+        levels=tuple(levels),
+        pixels=2 ** (len(vae["block_out_channels"]) - 1),
+        frozen=sum(base) if all(base) else None,
+        trained=parameters(motion) or None,
+    )
+
+
+def parameters(folder: Path) -> int:
+    """How many numbers lie in a safetensors file, or in those of a folder, by their headers; else 0."""
+    total = 0
+    for file in [folder] if folder.suffix == ".safetensors" else folder.glob("*.safetensors"):
+        with open(file, "rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(min(length, MOST_HEADER)))
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                count = 1
+                for side in tensor["shape"]:
+                    count *= side
+                total += count
+    return total
+
+
+def drawing(works: Works, frames: int) -> str:
+    """The section of the page: text, an SVG and its numbers as a table. Holds no text of any user.
+
+    Elements with `data-stride` show the frames of a level; works.js writes them anew for another length.
+    """
+    facts = words.works_facts(works)
+    return (
+        f'<section class="works"><h2>{words.WORKS}</h2><div class="why">'
+        + "".join(f"<p>{paragraph}</p>" for paragraph in words.WORKS_TEXT)
+        + f"<p>{facts}</p></div>{_svg(works, frames)}{_table(works, frames)}</section>"
+    )
+
+
+def _svg(works: Works, frames: int) -> str:
+    """A U of blocks as high as a frame and as wide as time; both shrink on the way down."""
+    parts = []
+    for index, level in enumerate(works.levels):
+        wide, high = max(46, WIDE * level.stride**-0.62), max(30, HIGH * 0.76**index)
+        y, inset = TOP + DEEP * index, LEFT + INSET * index
+        left, right = inset, ACROSS - inset - wide
+        deepest = index == len(works.levels) - 1
+        parts += [_block(x, y, wide, high, level, frames) for x in (left, right)]
+        if not deepest:
+            top, bottom = y + high + 44, y + DEEP - 6
+            parts += [_arrow(left + INSET + 20, top, bottom), _arrow(ACROSS - left - INSET - 20, bottom, top)]
+        parts.append(_across(left + wide + 14, right - 14, y + high / 2, deepest))
+    names = f'<text class="end" x="{LEFT}" y="24">{words.WORKS_NOISE}</text>'
+    names += f'<text class="end" x="{ACROSS - LEFT}" y="24" text-anchor="end">{words.WORKS_CLIP}</text>'
+    height = TOP + DEEP * len(works.levels) - 40
+    return (
+        f'<div class="scroll" tabindex="0" role="img" aria-label="{words.WORKS_LABEL}">'
+        f'<svg viewBox="0 0 {ACROSS} {height}" aria-hidden="true">{"".join(parts)}{names}</svg></div>'
+    )
+
+
+def _block(x: float, y: float, wide: float, high: float, level: Level, frames: int) -> str:
+    """Frozen sheets, one behind the other in time, and the strip of trained layers along them."""
+    sheets = max(3, round(8 / level.stride))
+    step = (wide - 26) / (sheets - 1)
+    drawn = "".join(
+        f'<path class="sheet" d="M{x + step * n:.1f} {y + 8:.1f}l26 -8v{high:.1f}l-26 8z"/>'
+        for n in range(sheets)
+    )
+    strip = f'x="{x:.1f}" y="{y + high + 15:.1f}" width="{wide - 26:.1f}" height="7" rx="3.5"'
+    count = f'<tspan data-stride="{level.stride}">{frames // level.stride}</tspan>'
+    label = f'<text x="{x:.1f}" y="{y + high + 40:.1f}">{count} × {level.height}×{level.width}</text>'
+    return f'<g>{drawn}<rect class="trained" {strip}/>{label}</g>'
+
+
+def _across(left: float, right: float, y: float, deepest: bool) -> str:
+    """From the way down to the way up."""
+    label, middle = (words.WORKS_MIDDLE, " middle") if deepest else (words.WORKS_SKIP, "")
+    return (
+        f'<path class="skip{middle}" d="M{left:.0f} {y:.0f}H{right - 8:.0f}"/>'
+        f'<path class="tip" d="M{right:.0f} {y:.0f}l-9 -4.5v9z"/>'
+        f'<text class="soft" x="{ACROSS / 2:.0f}" y="{y - 9:.0f}" text-anchor="middle">{label}</text>'
+    )
+
+
+def _arrow(x: float, start: float, end: float) -> str:
+    back = 8 if end > start else -8
+    tip = f"M{x:.0f} {end:.0f}l-4.5 {-back}h9z"
+    return f'<path class="way" d="M{x:.0f} {start:.0f}V{end - back:.0f}"/><path class="tip" d="{tip}"/>'
+
+
+def _table(works: Works, frames: int) -> str:
+    rows = "".join(
+        f'<tr><td><span data-stride="{level.stride}">{frames // level.stride}</span></td>'
+        f"<td>{level.height} × {level.width}</td><td>{level.channels}</td>"
+        f"<td>{words.WORKS_ATTENTION if level.attention else words.WORKS_CONVOLUTION}</td></tr>"
+        for level in works.levels
+    )
+    head = "".join(f'<th scope="col">{name}</th>' for name in words.WORKS_COLUMNS)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"

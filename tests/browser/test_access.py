@@ -1,0 +1,37 @@
+"""Accessibility, judged by axe-core: nothing serious in any state of the page, in both themes."""
+
+import pytest
+
+from lumiere.page import words
+from tests.browser.conftest import ask, shown, state
+
+axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+pytestmark = pytest.mark.slow
+
+
+def serious(page) -> list[str]:
+    found = axe.Axe().run(page).response["violations"]
+    return [
+        f"{each['id']}: {node['target']} {node.get('failureSummary', '')[:200]}"
+        for each in found
+        if each["impact"] in ("serious", "critical")
+        for node in each["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("size", [(1280, 800), (390, 844)], ids=["1280", "390"])
+def test_no_serious_findings(visit, size, theme):
+    page = visit(*size, color_scheme=theme)
+    assert serious(page) == [], "idle"
+    page.locator(".fold .more").click()
+    assert serious(page) == [], "settings"
+    for mode, name in words.MODES.items():
+        page.locator("#mode label", has_text=name).click()
+        page.wait_for_function(f"lumiere.now.mode === '{mode}'")
+        assert serious(page) == [], mode
+    page.locator("#mode label", has_text=words.MODES["text"]).click()
+    ask(page, "a red dragon", steps=2, frames=8)
+    state(page, "done")
+    shown(page)
+    assert serious(page) == [], "done"
