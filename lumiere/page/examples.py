@@ -11,7 +11,7 @@ EXAMPLES = (  # prompt, seed
     ("an orange ring circling in the forest", 1),
     ("a blue moon rising over the city", 4),
     ("a purple mushroom bouncing over snowy mountains", 1),
-    ("a green ball circling over the sea", 1),
+    ("a green ball circling over the sea", 2),
 )
 
 
