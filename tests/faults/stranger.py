@@ -106,7 +106,7 @@ class Stranger:
     def news(self) -> Iterator[dict]:
         """The messages for this visitor, until there are none to come."""
         with self.http.stream("GET", f"/gradio_api/queue/data?session_hash={self.session}") as stream:
-            for line in stream.iter_lines():
+            for line in lines(stream):
                 if line.startswith("data: "):
                     yield json.loads(line[6:])
 
@@ -128,10 +128,18 @@ class Stranger:
         return self.http.get(f"/gradio_api/file={path}")
 
 
+def lines(stream) -> Iterator[str]:
+    """As browsers do: httpx also breaks lines at U+2028, which JSON may hold as it is."""
+    rest = ""
+    for text in stream.iter_text():
+        *whole, rest = (rest + text).split("\n")
+        yield from whole
+
+
 def finished(stream) -> tuple[str, object]:
     """The last event of a stream of `/call`."""
     kind = None
-    for line in stream.iter_lines():
+    for line in lines(stream):
         if line.startswith("event: "):
             kind = line[7:]
         elif line.startswith("data: ") and kind in ("complete", "error"):
