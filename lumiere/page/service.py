@@ -20,7 +20,7 @@ from .gate import Gate
 
 SWEEP_SECONDS = 30  # between looks at the disk and at mail that nobody fetched
 UNREAD = 40  # messages: a preview takes 0.1 MB, and who reads along has none or two of them waiting
-SESSIONS = 1000  # visitors whose state gradio keeps; each takes about 0.1 MB
+SESSIONS = 100  # visitors whose state gradio keeps, 0.1 MB each; a page without gr.State needs none of it
 
 log = logging.getLogger("lumiere.requests")
 

@@ -35,6 +35,7 @@ def calls(stranger) -> list[tuple]:
         ("queue/join", {"data": [], "fn_index": 10**6, **session}, 404),
         ("queue/join", {"data": [], "fn_index": -1, **session}, 404),
         ("queue/join", {"data": [], "fn_index": "make", **session}, 404),
+        ("run/note", {"data": [], "fn_index": 0}, 404),  # runs in the browser alone
         ("queue/join", {"data": [], "fn_index": None, **session}, 404),
         ("queue/join", {"data": stranger.form(), "fn_index": make, "session_hash": "x" * 1000}, 400),
         ("queue/join", {"data": stranger.form(), "fn_index": make, "session_hash": {"a": 1}}, 400),

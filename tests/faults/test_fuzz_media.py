@@ -15,7 +15,7 @@ from tests.test_video import ffmpeg, moving
 from .test_fuzz_endpoint import HANG, Told, peak, within
 
 pytestmark = pytest.mark.slow
-CASES = 100  # of each kind
+CASES = 1000  # of each kind
 PICTURES = {"PNG": {}, "JPEG": {"quality": 90}, "WEBP": {}, "GIF": {}, "BMP": {}}
 VIDEOS = {"mp4": [], "mkv": [], "webm": ["-c:v", "libvpx"], "avi": ["-c:v", "mjpeg"], "gif": []}
 NO_PICTURE = ("cannot read a picture from this file.", "a picture must be at most")

@@ -10,7 +10,7 @@ from lumiere.request import MODES, SCHEDULERS, Limits, Request
 
 from .stranger import sentence
 
-CASES = 300
+CASES = 10_000
 HANG = 2000  # ms
 FIELDS = tuple(Request.__dataclass_fields__)
 LIMITS = Limits(max_frames=16, max_side=64, max_pixels=16 * 64 * 64, default_height=64, default_width=64)
