@@ -12,6 +12,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.faults.server import device_is_free, serving, watched  # noqa: E402
 from tests.faults.trap import trap  # noqa: E402
 
+QUICK = ("test_01", "test_06", "test_12", "test_22", "test_24")  # of the rows that need a page
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "server" in getattr(item, "fixturenames", ()) and "faults" in item.path.parts:
+            if not item.path.name.startswith(QUICK):
+                item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(scope="session")
 def pipeline(tiny_model) -> LumierePipeline:
