@@ -286,6 +286,7 @@ def main() -> None:
         # The model follows on this thread: if it cannot be loaded, no half-alive page stays behind.
         pipeline = models.get(model, options.device)
         app.model.set_result(pipeline)
+        app.service.settle()
         print(words.ready(pipeline.device.type), flush=True)
     except (OSError, ValueError) as error:
         sys.exit(words.unloadable(error))

@@ -1,5 +1,6 @@
 """What keeps a public page going: a line in the log per request, bounds on memory and disk, an end."""
 
+import gc
 import json
 import logging
 import secrets
@@ -68,6 +69,11 @@ class Service:
         )
         self.disk.remove_parts()  # of a server that was killed
         threading.Thread(target=self._mind, name="lumiere-service", daemon=True).start()
+
+    def settle(self) -> None:
+        """Once all is loaded: what is there stays, and to look for garbage in it takes 0.3 s each time."""
+        gc.collect()
+        gc.freeze()
 
     def admit(self) -> None:
         """Raises Sorry when no clip can be begun: at the end of the server, or when the disk is full."""

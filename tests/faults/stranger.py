@@ -124,6 +124,10 @@ class Stranger:
         """The path under which the server keeps a file that it took."""
         return self.upload((name, data)).raise_for_status().json()[0]
 
+    def file(self, name: str, data: bytes) -> dict:
+        """An uploaded file as the value of an endpoint."""
+        return {"path": self.uploaded(name, data), "meta": {"_type": "gradio.FileData"}}
+
     def fetch(self, path: str) -> httpx.Response:
         return self.http.get(f"/gradio_api/file={path}")
 

@@ -41,3 +41,9 @@ def test_15_a_bomb_is_refused_from_its_header_in_50_ms_and_10_mb(bomb):
     told, seconds, memory = done.stdout.strip().split("|")
     assert told == TOLD
     assert float(seconds) < 0.05 and int(memory) < 10_000  # kB
+
+
+def test_15_nor_over_http(stranger, work, bomb):
+    told = stranger.refusal("image_to_video", image=stranger.file("bomb.png", bomb.read_bytes()))
+    assert told == "A picture must be at most 8192 pixels a side: received 13000 x 13000."
+    assert not work.any

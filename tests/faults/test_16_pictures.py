@@ -73,3 +73,19 @@ def test_16_the_first_of_several(tmp_path):
 def test_16_a_pixel_is_a_picture(tmp_path):
     Image.new("RGB", (1, 1), RED).save(tmp_path / "x.png")
     assert tuple(fit(read_image(tmp_path / "x.png")[None], 8, 6)[0, 7, 5]) == RED
+
+
+@pytest.mark.parametrize("kind", NO_PICTURES)
+def test_16_over_http_what_is_no_picture_is_refused(stranger, work, kind):
+    told = stranger.refusal("image_to_video", image=stranger.file("x.png", NO_PICTURES[kind] or b"\n"))
+    assert told == "Cannot read a picture from this file."
+    assert not work.any
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK", "RGBA", "P", "1"])
+def test_16_over_http_any_picture_becomes_a_clip(stranger, tmp_path, mode):
+    name = "x.jpg" if mode == "CMYK" else "x.png"
+    halves(mode).save(tmp_path / name)
+    file = stranger.file(name, (tmp_path / name).read_bytes())
+    outcome, told = stranger.generate("image_to_video", image=file)
+    assert outcome == "complete" and told[1]["mode"] == "image"

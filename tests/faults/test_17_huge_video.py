@@ -13,3 +13,10 @@ def test_17_a_small_file_of_huge_frames(tmp_path):
     screen = path.read_bytes()
     path.write_bytes(screen[:6] + struct.pack("<2H", 8192, 8192) + screen[10:])
     assert refuse(path, "", seconds=0.3).endswith("received 8192 x 8192.")
+
+
+def test_17_over_http_a_small_file_of_huge_frames(stranger, work, tmp_path):
+    path = encoded(tmp_path / "a.mp4", "8192x8192", 1, "-c:v", "libx264", "-preset", "ultrafast")
+    told = stranger.refusal("continue_clip", clip=stranger.file("a.mp4", path.read_bytes()))
+    assert told == "The video must be at most 1024 pixels a side: received 8192 x 8192."
+    assert not work.any

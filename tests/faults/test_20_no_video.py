@@ -47,3 +47,11 @@ def test_20_sound_only_a_folder_and_nothing(tmp_path):
     (tmp_path / "folder.mp4").mkdir()
     for name in ("sound.mp4", "folder.mp4", "missing.mp4"):
         assert refuse(tmp_path / name) == f"{UNREADABLE}."
+
+
+@pytest.mark.parametrize("content", [b"\n", b"\0" * 5000, b"<html><script>x</script></html>"])
+def test_20_over_http_no_video_at_all(stranger, work, content):
+    for endpoint in ("continue_clip", "video_to_video"):
+        told = stranger.refusal(endpoint, clip=stranger.file("a.mp4", content))
+        assert told == "Cannot read a video from this file."
+    assert not work.any

@@ -58,3 +58,14 @@ def test_21_the_traps_work(tmp_path, trapped, playlist):
         (tmp_path / "list.mp4").write_text(text.format(target=name))
         gray = ffmpeg("-i", tmp_path / "list.mp4", "-f", "rawvideo", "-pix_fmt", "gray", "-")
         assert len(gray) == 16 * 64 * 48
+
+
+def test_21_over_http_playlists_open_nothing_else(stranger, work, tmp_path, trapped, playlist):
+    address, asked = trapped
+    text, name = playlist
+    for target in (str(tmp_path / name), f"{address}/{name}"):
+        opened = os.stat(tmp_path / name).st_atime_ns
+        file = stranger.file("list.mp4", text.format(target=target).encode())
+        assert stranger.refusal("continue_clip", clip=file) == f"{UNREADABLE.capitalize()}."
+        assert os.stat(tmp_path / name).st_atime_ns == opened
+    assert asked == [] and not work.any

@@ -108,3 +108,16 @@ def test_22_the_reader_takes_no_address_for_a_file(tmp_path, trapped, address):
     url, asked = trapped
     assert refuse(address.format(tmp_path / "a.mp4", url)) == f"{UNREADABLE}."
     assert asked == []
+
+
+@pytest.mark.parametrize(
+    "endpoint, field", [("image_to_video", "image"), ("continue_clip", "clip"), ("cinemagraph", "region")]
+)
+def test_22_nor_in_the_place_of_a_picture_or_a_clip(stranger, trapped, connections, work, endpoint, field):
+    address, asked = trapped
+    for url in (f"{address}/x.png", *ELSEWHERE):
+        for value in places(url):
+            told = stranger.refusal(endpoint, **{field: value})
+            assert told == "A file must be uploaded: received the name of another, or an address."
+        assert stranger.generate(endpoint, **{field: url})[0] == "error"
+    assert asked == [] and connections() == [] and not work.any
