@@ -118,7 +118,7 @@ def _fetch(name: str, kind: str, revision: str | None, wanted: list[str]) -> Pat
 
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of the hub's library, and of those that it uses to reach it
         raise OSError(
             f"cannot fetch the {kind} {name} from the hub ({type(error).__name__}): check the name, the "
             "revision and the network, or give the path of a local folder."

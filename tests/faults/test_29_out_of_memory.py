@@ -45,7 +45,7 @@ def test_29_a_unet_without_memory_says_what_to_lower_and_the_next_job_succeeds(t
 
 @pytest.fixture
 def wide_decoder(tiny_model, tmp_path):
-    """The tiny model with a decoder that takes 0.3 GB for 16 frames of 128 x 128, in one slice."""
+    """The tiny model with a decoder that takes 0.4 GB for 16 frames of 128 x 128, in one slice."""
     import shutil
 
     folder = shutil.copytree(tiny_model, tmp_path / "model")
@@ -53,7 +53,7 @@ def wide_decoder(tiny_model, tmp_path):
     AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(64, 8, 8, 8),
+        block_out_channels=(96, 8, 8, 8),
         layers_per_block=1,
         latent_channels=4,
         norm_num_groups=4,
@@ -69,13 +69,13 @@ def test_29_a_decoder_without_memory_is_retried_in_slices(wide_decoder, tmp_path
     with Process(wide_decoder, tmp_path) as process:
         stranger = process.stranger()
         before = process.status("VmSize")
-        leave(process, 120)
+        leave(process, 200)
         outcome, told = stranger.generate(**asked)
         assert outcome == "complete", told
-        assert process.status("VmPeak") <= before + 120 * 1024
+        assert process.status("VmPeak") <= before + 200 * 1024
         leave(process, None)
         whole, other = (stranger.generate(**asked, seed=seed)[1][0]["path"] for seed in (7, 8))
-        assert process.status("VmPeak") > before + 140 * 1024  # it had not fitted in one slice
+        assert process.status("VmPeak") > before + 220 * 1024  # it had not fitted in one slice
         sliced, whole, other = (read_clip(path)[0].astype(int) for path in (told[0]["path"], whole, other))
         assert sliced.shape == (16, 128, 128, 3)
         assert np.abs(sliced - whole).mean() < 2 < 10 < np.abs(other - whole).mean()  # but for the encoder

@@ -32,6 +32,10 @@ def hub(model, fault: str):
                 return self.send_error(503)
             if "lumiere/tiny" not in self.path:
                 return self.refuse(404, "RepoNotFound")
+            if "/tree/" in self.path:
+                sizes = {name: path.stat().st_size for name, path in files.items()}
+                entries = [{"type": "file", "path": n, "size": s, "oid": n} for n, s in sizes.items()]
+                return self.answer(json.dumps(entries).encode())
             if self.path.startswith("/api/"):
                 told = {"id": "lumiere/tiny", "sha": SHA, "siblings": [{"rfilename": name} for name in files]}
                 return self.answer(json.dumps(told).encode())
@@ -90,7 +94,7 @@ def online(address: str, folder) -> dict:
     [
         ("lumiere/tiny", "down", ("cannot fetch", "network", "local folder")),
         ("lumiere/none", "", ("cannot fetch", "check the name")),
-        ("lumiere/tiny", "half", ("could not be loaded",)),
+        ("lumiere/tiny", "half", ("cannot fetch", "network", "local folder")),
         ("lumiere/tiny", "offline", ("cannot fetch", "network")),
     ],
 )
