@@ -51,3 +51,9 @@ def fit(frames: np.ndarray, height: int, width: int) -> np.ndarray:
 def fit_mask(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     """A drawn picture (h w c), bright where it is meant, as bool (h w)."""
     return fit(picture[None], height, width)[0].mean(-1) >= 128
+
+
+def write_moving(file: str | Path | BinaryIO, frames: np.ndarray, fps: float, **options) -> None:
+    """Writes frames uint8 (t h w c) as a picture that repeats for ever; options are those of Pillow."""
+    first, *rest = (Image.fromarray(frame) for frame in frames)
+    first.save(file, save_all=True, append_images=rest, duration=1000 / fps, loop=0, **options)

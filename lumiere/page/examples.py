@@ -29,16 +29,8 @@ def main() -> None:
     pipeline, model, limits = (each(DEFAULT) for each in (models.get, models.entry, models.limits))
     FOLDER.mkdir(parents=True, exist_ok=True)
     for prompt, seed in EXAMPLES:
-        request = Request(
-            prompt,
-            frames=model.frames,
-            height=limits.default_height,
-            width=limits.default_width,
-            steps=model.steps,
-            guidance=model.guidance,
-            scheduler=model.scheduler,
-            seed=seed,
-        )
+        size = {"height": limits.default_height, "width": limits.default_width}
+        request = Request(prompt, seed=seed, **size, **model.usual)
         *_, result = pipeline.generate(request)
         print(write(prompt, seed, result.frames, request.fps))
 
@@ -47,11 +39,11 @@ def write(prompt: str, seed: int, frames, fps: int) -> str:
     """Both thumbnails of frames uint8 (t h w c); returns a line that tells their size."""
     from PIL import Image
 
-    first, *rest = (Image.fromarray(frame) for frame in frames)
+    from ..images import write_moving
+
     moving, still = files(seed, prompt)
-    rolled = {"save_all": True, "append_images": rest, "duration": round(1000 / fps), "loop": 0}
-    first.save(moving, quality=75, method=6, **rolled)
-    rest[len(rest) // 2].save(still, quality=80, method=6)
+    write_moving(moving, frames, fps, quality=75, method=6)
+    Image.fromarray(frames[(len(frames) + 1) // 2]).save(still, quality=80, method=6)
     return f"{moving.name}: {moving.stat().st_size // 1024} kB, still {still.stat().st_size // 1024} kB"
 
 

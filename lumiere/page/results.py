@@ -1,13 +1,16 @@
 """What the page is told and shown: status lines, previews, the finished clip and its other formats."""
 
 import json
+import os
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ..bounds import Bounds
+from ..images import write_moving
 from ..request import Limits, Request
 from ..video import read_clip
 from . import words
@@ -78,7 +81,6 @@ def reel(frames: np.ndarray) -> np.ndarray:
 
 def finished(request: Request, frames: np.ndarray, path: str, limits: Limits) -> dict:
     """All that the page shows of a finished clip and offers to do with it."""
-    most = min(limits.max_frames, limits.max_pixels // (request.height * request.width))
     return sheet(reel(frames), request, len(frames)) | {
         "fps": request.fps,
         "frames": len(frames),
@@ -88,7 +90,7 @@ def finished(request: Request, frames: np.ndarray, path: str, limits: Limits) ->
         "settings": form(request),
         "facts": words.facts(request),
         "query": link(request),
-        "longest": most // limits.downsample_factor * limits.downsample_factor,
+        "longest": limits.longest(request.height, request.width),
     }
 
 
@@ -103,8 +105,7 @@ def export(asked) -> dict:
             raise ValueError(f"a format must be one of {', '.join(WRITERS)}: received another.")
         made = path.with_suffix(f".{kind}")
         if not made.exists():
-            frames, fps = read_clip(path, max_frames=Bounds.max_frames)
-            WRITERS[kind](made, frames, fps)
+            write(made, kind, *read_clip(path, max_frames=Bounds.max_frames))
         return {"url": address(made), "name": made.name}
     except (ValueError, AttributeError, TypeError) as refusal:
         return {"sentence": words.sentence(refusal) if isinstance(refusal, ValueError) else words.FAILED}
@@ -112,9 +113,14 @@ def export(asked) -> dict:
         return {"sentence": words.FAILED}
 
 
-def _write_moving(path: Path, frames: np.ndarray, fps: float, **options) -> None:
-    first, *rest = (Image.fromarray(frame) for frame in frames)
-    first.save(path, save_all=True, append_images=rest, duration=1000 / fps, loop=0, **options)
+def write(made: Path, kind: str, frames: np.ndarray, fps: float) -> None:
+    """The file appears whole or not at all. Raises OSError."""
+    part = made.with_name(f".{made.name}.part")  # as `Disk.remove_parts` knows them
+    try:
+        WRITERS[kind](part, frames, fps)
+        os.replace(part, made)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _write_pictures(path: Path, frames: np.ndarray, fps: float) -> None:
@@ -126,7 +132,7 @@ def _write_pictures(path: Path, frames: np.ndarray, fps: float) -> None:
 
 
 WRITERS = {
-    "webp": lambda *clip: _write_moving(*clip, quality=88, method=4),
-    "gif": lambda *clip: _write_moving(*clip, optimize=False),
+    "webp": partial(write_moving, format="WEBP", quality=88, method=4),
+    "gif": partial(write_moving, format="GIF", optimize=False),
     "zip": _write_pictures,
 }

@@ -5,6 +5,7 @@ import textwrap
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ..images import write_moving
 from .scene import FPS
 
 GRID = (5, 3)  # columns, rows
@@ -18,8 +19,7 @@ def write_grid(path, clips, texts, columns=GRID[0], fps=FPS):
     blank = np.full_like(cells[0], PAPER)
     cells += [blank] * (-len(cells) % columns)
     lines = [np.concatenate(cells[i : i + columns], 2) for i in range(0, len(cells), columns)]
-    first, *others = (Image.fromarray(frame) for frame in np.concatenate(lines, 1))
-    first.save(path, save_all=True, append_images=others, duration=round(1000 / fps), loop=0, quality=70)
+    write_moving(path, np.concatenate(lines, 1), fps, quality=70)
 
 
 def _above(clip, label):
