@@ -384,7 +384,7 @@ def rows_of_time(x: Tensor, b: int) -> Tensor:
 
 def channels_last(x: Tensor) -> Tensor:
     """`n c h w` in channels-last memory."""
-    if x.is_cpu and x.is_contiguous():
+    if x.is_cpu and x.is_contiguous() and not x.requires_grad:  # there and back, it would take longer
         # Channels whose distance is a power of two push each other out of the cache; of padded ones, a copy
         # takes a quarter of the time.
         rows = F.pad(x.flatten(2), (0, 32))[..., : x.shape[2] * x.shape[3]]  # n c (h w)
