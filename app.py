@@ -31,6 +31,7 @@ from lumiere.page.endpoints import endpoints
 from lumiere.page.results import status
 from lumiere.page.service import Entry, Service, Sorry
 from lumiere.page.theme import theme
+from lumiere.page.widgets import QUIET
 from lumiere.request import MAX_TEXT, Limits, Request
 
 HEARTBEAT = 0.5  # s between yields at most: gradio notices a closed tab only when a generator yields
@@ -232,7 +233,6 @@ class App:
 
 
 DEVICE = dict(concurrency_id="device", concurrency_limit=PLACES)
-QUIET = dict(show_progress="hidden", api_visibility="private", preprocess=False)
 SCRIPT = dict(queue=False, **QUIET)
 
 # In the browser: at every change of the form; at the press of Generate, before the server has heard of it;

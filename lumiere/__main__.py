@@ -16,7 +16,7 @@ import numpy as np
 from . import batch, models
 from .allocator import keep_freed_memory
 from .images import read_image
-from .request import FPS, GUIDANCE, SCHEDULERS, SEED, STEPS, Limits, Request
+from .request import FPS, GUIDANCE, SCHEDULERS, SEED, STEPS, Request
 from .video import read_clip, write_clip
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130  # exit statuses
@@ -94,16 +94,7 @@ def parser() -> argparse.ArgumentParser:
 def asked(options: argparse.Namespace, model: models.Model) -> Request:
     """The request, seed included, checked against the model's small files and the disk. Raises ValueError."""
     limits = models.limits(model)
-    values = {
-        "prompt": None,
-        "frames": model.frames,
-        "fps": model.fps,
-        "height": limits.default_height,
-        "width": limits.default_width,
-        "steps": model.steps,
-        "guidance": model.guidance,
-        "scheduler": model.scheduler,
-    }
+    values = {"prompt": None, "height": limits.default_height, "width": limits.default_width} | model.usual
     values |= {name: value for name, value in vars(options).items() if value is not None}
     values["mode"] = mode(options)
     request = Request(**{name: values[name] for name in Request.__dataclass_fields__ if name in values})
@@ -140,7 +131,7 @@ def given_pixels(options: argparse.Namespace, request: Request, model: models.Mo
 
     limits = models.limits(model)
     if request.mode in ("inpaint", "video") and options.frames is None:
-        request = replace(request, frames=longest(request, limits))
+        request = replace(request, frames=limits.longest(request.height, request.width))
     clip = options.video or options.beginning
     frames = read_clip(clip, max_frames=limits.max_frames)[0] if clip else None
     if options.video and options.frames and options.frames > len(frames):
@@ -167,12 +158,6 @@ def make_all(options: argparse.Namespace, model: models.Model) -> int:
     except KeyboardInterrupt:
         return say("stopped; the same command goes on from here.", INTERRUPTED)
     return FAILED if failed else 0
-
-
-def longest(request: Request, limits: Limits) -> int:
-    """The most frames of this size that the model can be asked for."""
-    most = min(limits.max_frames, limits.max_pixels // (request.height * request.width))
-    return most // limits.downsample_factor * limits.downsample_factor
 
 
 def make(pipeline, prepared, output: Path) -> int:

@@ -45,6 +45,11 @@ class Limits:
     default_height: int = 128
     default_width: int = 128
 
+    def longest(self, height: int, width: int) -> int:
+        """The most frames of this size, in pixels, that can be asked for."""
+        most = min(self.max_frames, self.max_pixels // (height * width))
+        return most // self.downsample_factor * self.downsample_factor
+
 
 @dataclass(frozen=True)
 class Request:

@@ -45,6 +45,11 @@ class Model:
     gigabytes: float | None = None
     licence: str = "unknown"
 
+    @property
+    def usual(self) -> dict:
+        """Fields of a `Request` that does not say otherwise."""
+        return {name: getattr(self, name) for name in ("frames", "fps", "steps", "guidance", "scheduler")}
+
 
 SD15 = Model(
     "stable-diffusion-v1-5/stable-diffusion-v1-5",

@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, MotionAdapter, UNet2DConditionModel
+from diffusers import MotionAdapter, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from tests.conftest import tiny_vae
 from tests.test_adapters import original_keys, shaken_adapter, small_unet
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -97,15 +98,10 @@ def components(family: str, seed: int = 0, **unet) -> dict:
         options["projection_class_embeddings_input_dim"] = 6 * 8 + 24
     made = {"unet": small_unet(family, seed, **options | unet)}
     torch.manual_seed(seed)
-    made["vae"] = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
+    made["vae"] = tiny_vae(
         block_out_channels=(8, 8, 16, 16),
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=64,
         scaling_factor=0.18215 if family == "sd" else 0.13025,
+        mid_block_add_attention=True,
     )
     made["text_encoder"] = CLIPTextModel(text_config(16, 16))
     if family == "xl":

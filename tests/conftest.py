@@ -77,8 +77,8 @@ def tiny_unet() -> UNet2DConditionModel:
     )
 
 
-def tiny_vae() -> AutoencoderKL:
-    return AutoencoderKL(
+def tiny_vae(**options) -> AutoencoderKL:
+    config = dict(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(4, 4, 8, 8),
@@ -89,6 +89,7 @@ def tiny_vae() -> AutoencoderKL:
         scaling_factor=0.5,
         mid_block_add_attention=False,
     )
+    return AutoencoderKL(**config | options)
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:

@@ -7,7 +7,7 @@ import gradio as gr
 from . import examples, results, words
 from .results import status
 from .service import Sorry
-from .widgets import component
+from .widgets import QUIET, component
 
 HOLD = 12  # seconds that a finished clip is shown
 
@@ -18,8 +18,7 @@ def blocks(app, entry) -> gr.Blocks:
     def film(http: gr.Request, asked) -> Iterator[tuple]:
         """The previews of a clip, then all its frames, as values of the canvas and of the line below it."""
         prompt = asked.get("prompt") if isinstance(asked, dict) else None
-        fields = {"prompt": prompt, "seed": None, "frames": entry.frames, "steps": entry.steps}
-        fields |= {"guidance": entry.guidance, "scheduler": entry.scheduler, "mode": "text"}
+        fields = entry.usual | {"prompt": prompt, "seed": None, "mode": "text"}
         try:
             with app.service.entry(prompt) as line:
                 for news in app.relay(fields, None, http.session_hash, line):
@@ -52,7 +51,6 @@ def blocks(app, entry) -> gr.Blocks:
                 elem_id="caption",
             )
             rota = component("rota")
-        quiet = dict(show_progress="hidden", api_visibility="private", preprocess=False)
-        rota.submit(film, rota, [theatre, caption], concurrency_id="device", concurrency_limit=4, **quiet)
-        rota.clear(app.stop, None, gr.Button(visible=False), queue=False, **quiet)
+        rota.submit(film, rota, [theatre, caption], concurrency_id="device", concurrency_limit=4, **QUIET)
+        rota.clear(app.stop, None, gr.Button(visible=False), queue=False, **QUIET)
     return demo.queue(max_size=app.service.bounds.queue, api_open=False)

@@ -16,6 +16,7 @@ SETTINGS = "negative_prompt frames fps steps guidance scheduler seed randomise h
 FORM = ["prompt", "mode", *SETTINGS]  # what can be restored
 
 PLAIN = {"apply_default_css": False}  # no margins but our own
+QUIET = dict(show_progress="hidden", api_visibility="private", preprocess=False)  # of events of the page
 
 
 @dataclass
@@ -171,8 +172,7 @@ def shelf(model: models.Model, known: bool) -> list[dict]:
     shown = []
     for prompt, seed in examples.EXAMPLES:
         moving, still = examples.files(seed, prompt)
-        form = {"frames": model.frames, "steps": model.steps, "guidance": model.guidance}
-        form |= {"scheduler": model.scheduler, "fps": model.fps, "negative_prompt": ""}
+        form = model.usual | {"negative_prompt": ""}
         pictures = {}
         if known and moving.exists():
             pictures = {"picture": files.address(moving), "still": files.address(still)}
@@ -183,8 +183,8 @@ def shelf(model: models.Model, known: bool) -> list[dict]:
 
 def longest(limits: Limits) -> int:
     """The most frames that the slider offers."""
-    room = limits.max_pixels // (limits.default_height * limits.default_width)
-    return min(LONGEST, limits.max_frames, room) // limits.downsample_factor * limits.downsample_factor
+    most = min(LONGEST, limits.longest(limits.default_height, limits.default_width))
+    return most // limits.downsample_factor * limits.downsample_factor
 
 
 def settings(limits: Limits, model: models.Model, strength: gr.Slider) -> list:

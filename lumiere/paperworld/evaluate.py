@@ -38,14 +38,10 @@ class Studio:
     def __init__(self, model=None, steps=None, guidance=None):
         entry, self.folder = models.entry(model or DEFAULT), locate(model or EMBEDDED)
         self.pipeline = LumierePipeline.from_pretrained(self.folder)
-        self._usual = Request(
-            "-",
-            steps=entry.steps if steps is None else steps,
-            guidance=entry.guidance if guidance is None else guidance,
-            scheduler=entry.scheduler,
-            height=self.pipeline.limits.default_height,
-            width=self.pipeline.limits.default_width,
-        )
+        limits, told = self.pipeline.limits, {"steps": steps, "guidance": guidance}
+        told = {name: value for name, value in told.items() if value is not None}
+        size = {"height": limits.default_height, "width": limits.default_width}
+        self._usual = Request("-", **entry.usual | size | told)
 
     def request(self, prompt, frames, seed):
         return replace(self._usual, prompt=prompt, frames=frames, seed=seed)

@@ -18,11 +18,7 @@ from .measures import flicker, inside_and_outside, moving_region, psnr, seam_rat
 from .scene import MOTIONS, render, sample_scene
 
 SEED = 2_000_003  # trainings draw their scenes from other seeds
-LONG, JUDGED_AT_ONCE, EVERY = (
-    480,
-    80,
-    40,
-)  # frames: of a long clip, of the windows judged, between their starts
+LONG, JUDGED_AT_ONCE, EVERY = 480, 80, 40  # frames: of a long clip, of windows judged, between their starts
 LAST = 16  # frames at the end of a clip, in which its subject is looked for
 NEAR = 0.1  # of chance, is near it
 

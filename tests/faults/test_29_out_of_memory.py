@@ -5,9 +5,9 @@ import resource
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL
 
 from lumiere.video import read_clip
+from tests.conftest import tiny_vae
 
 from .server import Process
 
@@ -50,17 +50,7 @@ def wide_decoder(tiny_model, tmp_path):
 
     folder = shutil.copytree(tiny_model, tmp_path / "model")
     torch.manual_seed(0)
-    AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(96, 8, 8, 8),
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=64,
-        scaling_factor=0.5,
-        mid_block_add_attention=False,
-    ).save_pretrained(folder / "vae")
+    tiny_vae(block_out_channels=(96, 8, 8, 8)).save_pretrained(folder / "vae")
     return folder
 
 
