@@ -36,7 +36,7 @@ from lumiere.request import MAX_TEXT, Limits, Request
 
 HEARTBEAT = 0.5  # s between yields at most: gradio notices a closed tab only when a generator yields
 PLACES = 24  # jobs in the line for the device, each told its place; each holds one of gradio's 40 threads
-STOP_SECONDS = 2  # between Generate and the first message of its job, on a slow link
+STOP_SECONDS = 1.5  # between Generate and the first message of its job, on a slow link
 OUTPUTS = ("theatre", "status", "result", "seed", "stop", "note")
 
 log = logging.getLogger("lumiere.app")

@@ -2,6 +2,8 @@
 
 Every process takes each n-th prompt that is left and needs no word with the others. Beside the clips it
 writes a file of JSON lines of its own, one line after each clip; whichever process ends last joins them.
+On the CPU the last bits of a clip depend on how many threads make it, of which launchers allow each of
+several processes one: the same files come of one process with OMP_NUM_THREADS=1.
 """
 
 import json

@@ -128,7 +128,9 @@ class LumierePipeline:
         stop: threading.Event | Callable[[], bool] | None = None,
         given: Given | None = None,
     ) -> Iterator[Progress | Result]:
-        """Yields a `Progress` after each step, a `Result` last. On the CPU a seed always gives the same bits.
+        """Yields a `Progress` after each step, a `Result` last.
+
+        On the CPU a seed gives the same bits whenever as many threads compute them.
 
         given: pixels that the clip should have (see conditioning.py). Motion weights that were trained with
         such see them from the first step on; all others have them put into their predictions. With a strength

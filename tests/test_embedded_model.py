@@ -8,7 +8,7 @@ import torch
 
 from lumiere import models
 from lumiere.motion import read_facts
-from lumiere.page import words
+from lumiere.page import examples
 from lumiere.paperworld.captions import canonical
 from lumiere.paperworld.judge import judge
 from lumiere.paperworld.scene import sample_scene
@@ -87,4 +87,4 @@ def test_the_base_is_an_ordinary_base_model_of_diffusers():
 
 
 def test_the_examples_of_the_page_use_words_it_knows(pipeline):
-    assert [word for text in words.EXAMPLES for word in pipeline.unknown_words(text)] == []
+    assert [word for text, _ in examples.EXAMPLES for word in pipeline.unknown_words(text)] == []

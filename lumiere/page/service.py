@@ -21,6 +21,7 @@ from .gate import Gate
 
 SWEEP_SECONDS = 30  # between looks at the disk and at mail that nobody fetched
 UNREAD = 40  # messages: a preview takes 0.1 MB, and who reads along has none or two of them waiting
+LAST_SECONDS = 2  # at the end, for the last words to reach those who still listen
 SESSIONS = 100  # visitors whose state gradio keeps, 0.1 MB each; a page without gr.State needs none of it
 
 log = logging.getLogger("lumiere.requests")
@@ -172,5 +173,14 @@ class Service:
         jobs.device.close()
         with self._answered:
             answered = self._answered.wait_for(lambda: not self._open, self.bounds.grace_seconds)
+        deadline = time.monotonic() + LAST_SECONDS
+        while self._unsent() and time.monotonic() < deadline:
+            time.sleep(0.05)
         self.disk.remove_parts()
         return answered
+
+    def _unsent(self) -> bool:
+        """Whether gradio still runs an event, or has mail that nobody has fetched yet."""
+        queue = self._demo._queue
+        mail = list(queue.pending_messages_per_session.values())
+        return any(job is not None for job in queue.active_jobs) or any(box.qsize() for box in mail)

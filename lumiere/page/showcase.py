@@ -51,6 +51,8 @@ def blocks(app, entry) -> gr.Blocks:
                 elem_id="caption",
             )
             rota = component("rota")
-        rota.submit(film, rota, [theatre, caption], concurrency_id="device", concurrency_limit=4, **QUIET)
+        # Multiple, because the next clip may be asked for before the last word on this one has been said.
+        line = dict(concurrency_id="device", concurrency_limit=4, trigger_mode="multiple")
+        rota.submit(film, rota, [theatre, caption], **line, **QUIET)
         rota.clear(app.stop, None, gr.Button(visible=False), queue=False, **QUIET)
     return demo.queue(max_size=app.service.bounds.queue, api_open=False)
