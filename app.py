@@ -9,6 +9,7 @@ GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say where the page is served, lumiere/
 """
 
 import argparse
+import asyncio
 import importlib.util
 import json
 import logging
@@ -189,13 +190,13 @@ class App:
         return restore.read_link(sent.get("query"), self.limits)
 
     @staticmethod
-    def stop(http: gr.Request):
+    async def stop(http: gr.Request):
         """Stops the visitor's own job; one that is still on its way here is waited for."""
         deadline = time.monotonic() + STOP_SECONDS
         while not jobs.device.stop(http.session_hash):
             if time.monotonic() > deadline:
                 return gr.Button(words.STOP, interactive=True)
-            time.sleep(0.05)
+            await asyncio.sleep(0.05)  # holds no thread: strangers may press it as often as they like
         return gr.Button(words.STOPPING, interactive=False)
 
     def blocks(self, entry: models.Model) -> gr.Blocks:

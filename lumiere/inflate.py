@@ -179,6 +179,15 @@ class Lumiere(nn.Module):
             output = self.model(images[:, : self.channels].contiguous(), **kwargs)
         return change_first(output, lambda x: x.unflatten(0, (b, t)).transpose(1, 2).contiguous())
 
+    def add_given_channels(self, count: int) -> None:
+        """Widens the input for given pixels, as `given_channels` does, at first without effect."""
+        if self.given_channels:
+            raise ValueError(f"There are {self.given_channels} given channels already.")
+        self.given_channels = count
+        self.conv_in = self._given_columns().to(self.device, self.dtype)
+        self._detach()
+        self._attach()
+
     def enable_gradient_checkpointing(self) -> None:
         """Trades time for memory in training: the base's blocks run again, layers included, going backward.
 
@@ -271,7 +280,7 @@ class Lumiere(nn.Module):
         inputs = inspect.signature(self.model.forward).parameters.values()
         self._input_names = [x.name for x in inputs if x.kind is x.POSITIONAL_OR_KEYWORD]
         handles = attach(self, self._token)
-        weakref.finalize(self, lambda: [handle.remove() for handle in handles])
+        self._detach = weakref.finalize(self, lambda: [handle.remove() for handle in handles])
 
     def _apply(self, fn, recurse=True):
         self.model._apply(fn, recurse)  # what to(), half(), cuda() ... come down to

@@ -122,15 +122,22 @@ class ConvolutionInflationBlock(TemporalLayer):
         dtype = y.dtype
         # In float32 at least: bfloat16 is slow on a CPU, and not exact.
         y = y.permute(0, 2, 3, 1).to(torch.promote_types(dtype, torch.float32))  # b t (h w) c
-        if isinstance(norm, nn.GroupNorm):
-            y = group_norm_over_time(norm, y, together=self.norm == "clip")
+        if self.norm == "group":
+            y = group_norm_over_time(norm, y)
         else:
-            y = norm(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            y = self._norm_over_clip(norm, y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         if self.modulation is not None:
             scale, shift = self.modulation(embedding).to(y.dtype)[:, None, None].chunk(2, dim=-1)
             y = torch.addcmul(shift, y, 1 + scale)  # b t (h w) c
         y = silu(y).to(dtype).flatten(0, 1)  # b t (h w) c -> (b t) (h w) c
         return add_projection(x, y, self.proj_out.weight.squeeze(-1), self.proj_out.bias)
+
+    def _norm_over_clip(self, norm: nn.Module, y: Tensor) -> Tensor:
+        """Of y `b c t n`, in whose precision the weights may not be."""
+        if self.norm == "rms":
+            return norm(y)
+        weight, bias = norm.weight.to(y.dtype), norm.bias.to(y.dtype)
+        return F.group_norm(y, norm.num_groups, weight, bias, norm.eps)
 
 
 def add_projection(x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -148,19 +155,18 @@ def silu(x: Tensor) -> Tensor:
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
-def group_norm_over_time(norm: nn.GroupNorm, x: Tensor, together: bool) -> Tensor:
-    """Group norm of x `b t n c` over all frames, at each of n pixels or over all of them `together`.
+def group_norm_over_time(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    """Group norm of x `b t n c` over all frames, at each of n pixels.
 
     The sums are products with ones, for which a CPU takes a tenth of the time of `sum`.
     """
     b, t, n, c = x.shape
-    rows = x.flatten(1, 2) if together else x.flatten(2)  # b (t n) c, or b t (n c)
-    ones = x.new_ones(1, rows.shape[1])
+    rows, ones = x.flatten(2), x.new_ones(1, t)  # b t (n c)
     with without_autocast(x):  # which would round what is multiplied
         sums = [ones @ rows, ones @ rows.square()]
     groups = (norm.num_groups, c // norm.num_groups)
-    sums = [s.view(b, 1, -1, *groups).sum(-1, keepdim=True) for s in sums]  # b 1 n g 1, or b 1 1 g 1
-    mean, square = (s / (rows.shape[1] * groups[1]) for s in sums)
+    sums = [s.view(b, 1, n, *groups).sum(-1, keepdim=True) for s in sums]  # b 1 n g 1
+    mean, square = (s / (t * groups[1]) for s in sums)
     rate = (square - mean.square()).clamp(min=0).add(norm.eps).rsqrt()
     weight, bias = (w.to(x.dtype).view(groups) for w in (norm.weight, norm.bias))
     scale = weight * rate  # b 1 n g k

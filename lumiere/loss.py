@@ -1,6 +1,20 @@
 """What a model that denoises is shown and should answer, and how its errors count."""
 
+import math
+
+import torch
 from torch import Tensor
+
+
+def noise_levels(times: Tensor, shift: float, spread: float) -> Tensor:
+    """Timesteps, as shares of all, for numbers in [0, 1) that are uniform.
+
+    shift: moves the median to shift / (1 + shift) (Esser et al. 2024, arXiv 2403.03206, 5.3.2). spread:
+    scales the distances of their logits from the median's; below 1 most timesteps are near it, as in the
+    logit-normal sampling of the same paper, which has thinner tails.
+    """
+    logits = math.log(shift) + spread * torch.logit(times.double())
+    return torch.sigmoid(logits).clamp(max=1 - 1e-7)
 
 
 def noise_and_target(scheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:

@@ -55,6 +55,9 @@ class Settings:
     shift: float = option(
         1.0, NOISE, "above 1, noisy timesteps, where motion is decided, are seen more often", above=0
     )
+    spread: float = option(
+        1.0, NOISE, "below 1, timesteps keep nearer to the median, which is shift / (1 + shift)", above=0
+    )
     min_snr: float = option(
         0.0, NOISE, "if above 0, no timestep counts for more than one of this ratio of signal to noise", 0
     )
