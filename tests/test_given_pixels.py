@@ -71,6 +71,23 @@ def test_grown_input_is_saved_and_loaded(unet, inputs, tmp_path):
     assert torch.equal(load_motion(unet, tmp_path)(joined, timestep, text).sample, expected)
 
 
+@torch.no_grad()
+def test_trained_weights_take_given_pixels_later(unet, inputs):
+    video, timestep, text = inputs
+    lumiere, expected = (trained(unet, at_input=True, given_channels=count) for count in (0, 5))
+    before = lumiere(video, timestep, text).sample
+    lumiere.add_given_channels(5)
+    joined = torch.cat([video, given(video)], dim=1)
+    for shown in (video, joined):  # layers that were there act once, and those that are new do nothing yet
+        torch.testing.assert_close(lumiere(shown, timestep, text).sample, before)
+    lumiere.load_state_dict(expected.state_dict())
+    torch.testing.assert_close(
+        lumiere(joined, timestep, text).sample, expected(joined, timestep, text).sample
+    )
+    with pytest.raises(ValueError, match="already"):
+        lumiere.add_given_channels(5)
+
+
 def gradients(lumiere, inputs):
     video, timestep, text = inputs
     lumiere.zero_grad()

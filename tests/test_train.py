@@ -152,6 +152,17 @@ def test_the_noise_of_earlier_weights_is_kept_unless_another_is_asked_for(settin
     assert found == [0.25, 0.75]
 
 
+def test_weights_that_took_no_given_pixels_learn_to(settings):
+    first = settings(steps=1, given=0.0)
+    list(train(first))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    continued = settings("given", steps=2, init=str(Path(first.out) / "motion"), given=0.5)
+    list(train(continued))
+    found = [json.loads((Path(s.out) / "motion" / "motion.json").read_text()) for s in (first, continued)]
+    assert [description["given_channels"] for description in found] == [0, 5]
+    assert result(continued)["conv_in.weight"].abs().max() > 0
+
+
 def test_losses_are_plotted_and_clips_are_made_on_the_way(settings):
     made = settings(steps=4, sample_steps=2)
     assert [metrics["step"] for metrics in train(made)] == [1, 2, 3, 4]
