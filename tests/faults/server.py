@@ -133,10 +133,11 @@ def alone(pipeline: LumierePipeline, settings: dict):
 class Process:
     """`python app.py` as an operator runs it, on a free port, offline, in a folder of its own."""
 
-    def __init__(self, model: Path | str, folder: Path, wait: bool = True, **environment: str):
+    def __init__(self, model: Path | str, folder: Path, *options: str, wait: bool = True, **environment: str):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
+        self.address = f"http://127.0.0.1:{self.port}"
         self.folder, self.log = folder / "clips", folder / "log"
         settings = {
             "LUMIERE_MODEL": str(model),
@@ -146,7 +147,7 @@ class Process:
             "OMP_NUM_THREADS": "1",
         }
         with open(self.log, "w") as log:
-            command = [sys.executable, "app.py"]
+            command = [sys.executable, "app.py", *options]
             self.process = subprocess.Popen(
                 command, cwd=ROOT, env=os.environ | settings | environment, stdout=log, stderr=log
             )
@@ -177,7 +178,7 @@ class Process:
         return self.log.read_text()
 
     def stranger(self) -> Stranger:
-        return Stranger(f"http://127.0.0.1:{self.port}")
+        return Stranger(self.address)
 
     def files(self) -> set[Path]:
         return {path for path in self.folder.rglob("*") if path.is_file()}
