@@ -20,6 +20,7 @@ from lumiere.page import endpoints, files, widgets, words
 from lumiere.pipeline import LumierePipeline
 from lumiere.request import MODES, Request
 from lumiere.video import read_clip, read_settings, write_clip
+from tests.test_readme import examples
 
 PATIENCE = 120  # s; only a failing test waits that long
 
@@ -78,6 +79,13 @@ def test_one_seed_gives_one_clip_and_no_seed_gives_another(client):
     (one, _), (same, _), (other, settings) = clip(client), clip(client), clip(client, seed=None)
     assert np.array_equal(read_clip(one)[0], read_clip(same)[0])
     assert settings["seed"] != 7 and not np.array_equal(read_clip(one)[0], read_clip(other)[0])
+
+
+def test_the_example_of_the_readme(served, capsys):
+    (example,) = examples("gradio_client")
+    exec(compile(example.replace("http://127.0.0.1:7860/", served[1]), "README.md", "exec"), {})
+    path, seed = capsys.readouterr().out.split()
+    assert seed == "5" and read_clip(path)[0].shape[0] == 16
 
 
 def test_each_clip_is_stored_once(served, client):

@@ -34,11 +34,11 @@ def read_link(query: str, limits: Limits) -> dict:
     if type(query) is not str or len(query) > MOST_QUERY:
         return {"sentence": words.BAD_LINK}
     try:
-        given = {
-            name: _value(name, text)
-            for name, text in parse_qsl(query, True, max_num_fields=64)
-            if name in KINDS
-        }
+        pairs = parse_qsl(query, True, max_num_fields=64)
+    except ValueError:  # more fields than any link of ours
+        return {"sentence": words.BAD_LINK}
+    given = {name: _value(name, text) for name, text in pairs if name in KINDS}
+    try:
         own = {"prompt": STAND_IN, "height": limits.default_height, "width": limits.default_width}
         request = Request(**own | given).check(limits)
     except ValueError as refusal:

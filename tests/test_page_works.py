@@ -1,0 +1,63 @@
+"""The drawing of the model has the model's own numbers."""
+
+import re
+import shutil
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from safetensors import safe_open
+
+from lumiere.page import words
+from lumiere.page.works import drawing, parameters, read
+from tests.test_readme import ROOT
+
+MODEL = ROOT / "assets" / "models" / "paper-world"
+
+
+def counted(*folders) -> int:
+    total = 0
+    for file in (file for folder in folders for file in folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            total += sum(tensors.get_tensor(name).numel() for name in tensors.keys())
+    return total
+
+
+def test_levels_and_parameters_of_the_embedded_model():
+    works = read(MODEL, MODEL / "motion")
+    seen = [
+        (level.stride, level.height, level.width, level.channels, level.attention) for level in works.levels
+    ]
+    assert seen == [(1, 16, 16, 64, False), (2, 8, 8, 128, False), (4, 4, 4, 192, True)]
+    assert works.pixels == 8
+    assert works.frozen == counted(*(MODEL / name for name in ("unet", "vae", "text_encoder")))
+    assert works.trained == counted(MODEL / "motion")
+
+
+def test_the_drawing_is_whole_and_tells_them(tmp_path):
+    works = read(MODEL, MODEL / "motion")
+    section = ElementTree.fromstring(drawing(works, 80))
+    assert section.find("h2").text == words.WORKS
+    counts = [e.text for e in section.iter() if e.get("data-stride")]
+    assert {"80", "40", "20"} == set(counts) and len(counts) == 3 * 2 + 3  # both ways, and the table
+    table = [["".join(cell.itertext()) for cell in row] for row in section.iter("tr")]
+    assert table[1][:3] == ["80", "16 × 16", "64"] and table[3][:3] == ["20", "4 × 4", "192"]
+    millions = re.findall(r"\d+\.\d", words.works_facts(works))
+    assert f"{works.trained / 1e6:.1f}" in millions and f"{works.frozen / 1e6:.1f}" in millions
+
+
+def test_without_the_weights_there_is_a_drawing_without_their_numbers(tmp_path):
+    for name in ("unet", "vae", "text_encoder", "motion"):
+        (tmp_path / name).mkdir()
+        for file in (MODEL / name).glob("*.json"):
+            shutil.copy(file, tmp_path / name)
+    works = read(tmp_path, tmp_path / "motion")
+    assert works.frozen is None and works.trained is None and len(works.levels) == 3
+    assert ElementTree.fromstring(drawing(works, 16)) is not None
+    (tmp_path / "unet" / "config.json").unlink()
+    with pytest.raises(OSError):
+        read(tmp_path, tmp_path / "motion")
+
+
+def test_parameters_of_one_file():
+    (file, *_) = (MODEL / "motion").glob("*.safetensors")
+    assert 0 < parameters(file) <= parameters(MODEL / "motion")
