@@ -28,8 +28,11 @@ PATIENCE = 240_000  # ms; machines that test may be busy with a training
 
 
 @contextmanager
-def serving(model: Path | str, folder: Path, *options: str, **environment: str):
-    """The app as a process of its own, offline, on a free port: its address, once the model is there."""
+def serving(model: Path | str, folder: Path, *options: str, wait: bool = True, **environment: str):
+    """The app as a process of its own, offline, on a free port: its address, once the model is there.
+
+    wait: False gives the address at once, before there is a page.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -53,7 +56,7 @@ def serving(model: Path | str, folder: Path, *options: str, **environment: str):
         )
         try:
             deadline = time.monotonic() + PATIENCE / 1000
-            while words.READY not in (text := (folder / "log").read_text()):
+            while wait and words.READY not in (text := (folder / "log").read_text()):
                 assert app.poll() is None and time.monotonic() < deadline, text
                 time.sleep(0.2)
             yield f"http://127.0.0.1:{port}/"
