@@ -1,7 +1,7 @@
 """The page and its endpoints for programs. Widgets are in `lumiere.page`, the work runs in `lumiere.jobs`.
 
     python app.py                              the embedded model at http://127.0.0.1:7860
-    python app.py --model sd15-animatediff     another model: --help tells which
+    python app.py --model sd15-animatediff     another model: --help tells which; several have a page each
     python app.py --showcase                   a large clip and a rotation of prompts, for a screen on a wall
     python app.py --mcp                        its endpoints as tools for language models, too
 
@@ -26,19 +26,18 @@ import numpy as np
 from lumiere import jobs, models, modes, zerogpu
 from lumiere.allocator import keep_freed_memory
 from lumiere.bounds import Bounds
-from lumiere.page import PICTURE, examples, files, head, part, restore, results, showcase, widgets, words
+from lumiere.fetch import telling
+from lumiere.page import events, files, head, part, restore, results, showcase, widgets, words
 from lumiere.page.disk import own_folder
-from lumiere.page.endpoints import endpoints
 from lumiere.page.results import status
+from lumiere.page.served import Served, first_ready, there
 from lumiere.page.service import Entry, Service, Sorry
 from lumiere.page.theme import theme
-from lumiere.page.widgets import QUIET
+from lumiere.page.widgets import OUTPUTS
 from lumiere.request import MAX_TEXT, Limits, Request
 
 HEARTBEAT = 0.5  # s between yields at most: gradio notices a closed tab only when a generator yields
-PLACES = 24  # jobs in the line for the device, each told its place; each holds one of gradio's 40 threads
 STOP_SECONDS = 1.5  # between Generate and the first message of its job, on a slow link
-OUTPUTS = ("theatre", "status", "result", "seed", "stop", "note")
 
 log = logging.getLogger("lumiere.app")
 
@@ -58,13 +57,31 @@ class News:
 
 
 class App:
-    """What the events do. `model` is the pipeline once it is loaded; the page opens before."""
+    """What the events of one model's page do. `model` is its pipeline once clips can be made.
 
-    def __init__(self, limits: Limits, bounds: Bounds | None = None):
-        self.limits = limits
+    name: of the model among `apps`, those of all that are served here: this one is added.
+    """
+
+    def __init__(
+        self,
+        entry: models.Model,
+        limits: Limits,
+        bounds: Bounds | None = None,
+        name: str = "model",
+        apps: "dict[str, App] | None" = None,
+    ):
+        self.entry, self.limits, self.name = entry, limits, name
         self.model: Future = Future()
         self.zero: zerogpu.ZeroGPU | None = None
-        self.service = Service(bounds or Bounds(), loaded=self.model.done)
+        self.apps = {} if apps is None else apps
+        shared = [app.service for app in self.apps.values()]
+        self.service = shared[0] if shared else Service(bounds or Bounds(), loaded=self.model.done)
+        self.apps[name] = self
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Of the pages of all models, seen from any of them."""
+        return {name: name if number else "./" for number, name in enumerate(self.apps)}
 
     def make(self, http: gr.Request, given, *form):
         """One clip for the page: yields at least every half second, and ends with the page ready again."""
@@ -91,8 +108,8 @@ class App:
             if self.service.unread(owner):
                 entry.outcome = "left"
                 return
-            if news is None:
-                yield show()
+            if isinstance(news, str):
+                yield show(status=status("busy", news)) if news else show()
                 continue
             request, update = news.request, news.update
             if update.ended:
@@ -120,27 +137,34 @@ class App:
         )
 
     def answer(self, fields: dict, given: dict) -> Iterator[tuple]:
-        """One clip for a program: empty items while it is made, the file and its settings last."""
+        """One clip for a program: empty items while it is made, the file and its settings last.
+
+        fields: may name the `model`; this one makes it otherwise.
+        """
+        name = fields.pop("model", None)
         try:
             with self.service.entry(fields["prompt"]) as entry:
-                for news in self.relay(fields, given, None, entry):
-                    if news is None or not news.update.ended:
+                app = self.apps.get(name) if type(name) is str else self if name is None else None
+                if app is None:
+                    raise Sorry(words.unknown_model(self.apps))
+                for news in app.relay(fields, given, None, entry):
+                    if isinstance(news, str) or not news.update.ended:
                         yield None, None  # the type behind gr.api does not take gr.skip()
                 if news.update.result is None:  # only the end of the server stops it
                     raise Sorry(words.CLOSING)
-                path = self.save(news.request, news.frames)
-                yield gr.FileData(path=path), json.loads(news.request.to_json())
+                path = app.save(news.request, news.frames)
+                yield gr.FileData(path=path), json.loads(app.settings(news.request))
         except Sorry as sorry:
             raise gr.Error(str(sorry), print_exception=False) from None
 
-    def relay(self, fields: dict, given, owner: str | None, entry: Entry) -> Iterator[News | None]:
-        """Runs one job and yields its updates, or None when there is no news. Raises Sorry.
+    def relay(self, fields: dict, given, owner: str | None, entry: Entry) -> Iterator[News | str]:
+        """Runs one job and yields its updates; a sentence or "" while there are none. Raises Sorry.
 
         A refusal comes before anything is waited for and costs no device work. given: {name: file}, not to be
         trusted.
         """
         known = {name: value for name, value in fields.items() if value is not None or name == "prompt"}
-        own = {"height": self.limits.default_height, "width": self.limits.default_width}
+        own = {"height": self.limits.default_height, "width": self.limits.default_width} | self.entry.usual
         request = entry.request = asked(lambda: Request(**own | known).check(self.limits).with_seed())
         given = given if isinstance(given, dict) else {}
         needed = modes.NEEDS[request.mode]
@@ -148,7 +172,7 @@ class App:
         self.service.admit()
         sources = asked(lambda: files.sources(request.mode, given, self.limits))
         while not self.model.done():
-            yield None
+            yield self.service.loading
             wait([self.model], HEARTBEAT)
             self.service.admit()
         pipeline = self.model.result()
@@ -159,7 +183,7 @@ class App:
             for update in job.start().updates(HEARTBEAT):
                 if update and update.ended and (update.result is None or update.result.stopped):
                     entry.outcome = "stopped"
-                yield update and News(prepared.request, update, prepared.before)
+                yield News(prepared.request, update, prepared.before) if update else ""
         except jobs.Closed:
             raise Sorry(words.CLOSING) from None
         except RuntimeError as error:
@@ -171,10 +195,15 @@ class App:
 
     def save(self, request: Request, frames: np.ndarray) -> str:
         try:
-            return self.service.disk.save(request, frames)
+            return self.service.disk.save(request, frames, self.settings(request))
         except OSError as error:
             log.exception("the clip was not saved")
             raise Sorry(words.sentence(error)) from None
+
+    def settings(self, request: Request) -> str:
+        """JSON that goes with a clip; it names the model where there are several."""
+        named = {"model": self.name} if len(self.apps) > 1 else {}
+        return json.dumps(json.loads(request.to_json()) | named, ensure_ascii=False)
 
     def note(self, prompt) -> dict:
         """The line below the prompt: a tip, or the words that the model will leave out, and what to mark."""
@@ -186,7 +215,8 @@ class App:
         """The settings in the link or the clip of {"query"} or {"clip"}; both come from strangers."""
         sent = sent if isinstance(sent, dict) else {}
         if "clip" in sent:
-            return restore.read_clip_settings(sent["clip"], self.limits)
+            others = {name: at for name, at in self.addresses.items() if name != self.name}
+            return restore.read_clip_settings(sent["clip"], self.limits, others)
         return restore.read_link(sent.get("query"), self.limits)
 
     @staticmethod
@@ -198,50 +228,6 @@ class App:
                 return gr.Button(words.STOP, interactive=True)
             await asyncio.sleep(0.05)  # holds no thread: strangers may press it as often as they like
         return gr.Button(words.STOPPING, interactive=False)
-
-    def blocks(self, entry: models.Model) -> gr.Blocks:
-        gr.set_static_paths([examples.FOLDER, PICTURE])
-        with gr.Blocks(title=words.TITLE, analytics_enabled=False) as demo:
-            self.bind(widgets.page(self.limits, entry, self.service.bounds.upload_mb))
-            for endpoint in endpoints(self.answer):
-                gr.api(endpoint, **DEVICE)
-        return demo.queue(max_size=self.service.bounds.queue, api_open=False)  # nothing goes past the line
-
-    def bind(self, page: widgets.Page) -> None:
-        """What happens at which press. The scripts named here are in `wish.js`."""
-        start = [page.generate.click, page.prompt.submit]
-        gr.on(start, None, page.status, page.status, js=BEGIN, **QUIET)
-        made = gr.on(
-            start,
-            self.make,
-            [page.given, *page.form],
-            [getattr(page, name) for name in OUTPUTS],
-            js=f"(given, ...form) => [given, ...lumiere.ask({NAMES}, ...form)]",
-            **DEVICE,
-            **QUIET,
-        )
-        made.failure(None, None, page.status, js=LOST, **QUIET)
-        page.stop.click(self.stop, None, page.stop, queue=False, **QUIET)
-        page.prompt.change(
-            self.note, page.prompt, page.note, trigger_mode="always_last", queue=False, **QUIET
-        )
-        merge = f"(wish, ...form) => lumiere.merge(wish, {NAMES}, ...form)"
-        filled = page.wish.submit(None, [page.wish, *page.form], page.form, js=merge, **SCRIPT)
-        filled.then(None, js="() => lumiere.begin()", **SCRIPT)
-        gr.on([widget.change for widget in page.form], None, page.form, js=CHANGED, **SCRIPT)
-        page.outside.submit(self.outside, page.outside, page.outside, concurrency_limit=2, **QUIET)
-        page.export.submit(results.export, page.export, page.export, concurrency_limit=1, **QUIET)
-
-
-DEVICE = dict(concurrency_id="device", concurrency_limit=PLACES)
-SCRIPT = dict(queue=False, **QUIET)
-
-# In the browser: at every change of the form; at the press of Generate, before the server has heard of it;
-# and when it cannot be reached.
-NAMES = json.dumps(widgets.FORM)
-CHANGED = f"(...form) => {{ lumiere.changed({NAMES}, ...form) }}"
-BEGIN = f"now => now?.state === 'busy' ? now : ({json.dumps(status('busy', words.STARTING))})"
-LOST = f"() => ({json.dumps(status('refused', words.LOST))})"
 
 
 def show(**changes) -> list:
@@ -275,24 +261,28 @@ def main() -> None:
     keep_freed_memory()
     try:
         own_folder()
-        model = models.chosen(options)
-        app = App(models.limits(model), Bounds.read())
-        demo = (showcase.blocks if options.showcase else App.blocks)(app, model)
+        bounds, apps = Bounds.read(), {}
+        for name, (model, limits) in there(models.allowed(options)).items():
+            App(model, limits, bounds, name, apps)
+        first, *others = apps.values()
+        demo = (showcase if options.showcase else events).blocks(apps)
+        service = first.service
         if zerogpu.HERE:  # where weights come before the page
-            app.zero = zerogpu.ZeroGPU(model)
+            first.zero = zerogpu.ZeroGPU(first.entry)
         for end in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(end, app.service.end)
-        app.service.launch(demo, theme=theme(), css=part("page.css"), head=head(), mcp_server=options.mcp)
+            signal.signal(end, service.end)
+        service.launch(demo, theme=theme(), css=part("page.css"), head=head(), mcp_server=options.mcp)
         print(words.opened(demo.local_url), flush=True)
         # The model follows on this thread: if it cannot be loaded, no half-alive page stays behind.
-        pipeline = models.get(model, options.device)
-        app.model.set_result(pipeline)
-        app.service.settle()
-        print(words.ready(pipeline.device.type), flush=True)
+        with telling(service.tell_loading):
+            told = first_ready(first.entry, options.device, alone=not others)
+        for app in apps.values():
+            app.model.set_result(Served(app.name, app.entry, options.device))
+        print(told, flush=True)
     except (OSError, ValueError) as error:
         sys.exit(words.unloadable(error))
-    app.service.ending.wait()
-    print(words.closed(app.service.close()), flush=True)
+    service.ending.wait()
+    print(words.closed(service.close()), flush=True)
     demo.close(verbose=False)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .bounds import Bounds, variable
+from .fetch import fetch
 from .request import Limits
 
 
@@ -63,7 +64,7 @@ def locate(source: str | Path, revision: str | None = None, weights: bool = True
         wanted += [f"*/motion{end}" for end in ends]
         ends = [f".{HALF}.safetensors"] if half else ends
         wanted += [f"*/{stem}{end}" for stem in sorted(stems) for end in ends]
-    return _fetch(str(source), "model", revision, wanted)
+    return fetch(str(source), "model", revision, wanted)
 
 
 def locate_motion(source: str | Path, revision: str | None = None, weights: bool = True) -> Path:
@@ -81,7 +82,7 @@ def locate_motion(source: str | Path, revision: str | None = None, weights: bool
     wanted = [MOTION[0], ADAPTER[0]]
     if weights:
         wanted = [file] if file else [*wanted, MOTION[1], MOTION_INDEX, "motion-*.safetensors", ADAPTER[1]]
-    folder = _fetch(name, "motion weights", revision, wanted)
+    folder = fetch(name, "motion weights", revision, wanted)
     return folder / file if file else folder
 
 
@@ -95,7 +96,7 @@ def locate_file(source: str | Path, kind: str, usual: str) -> Path:
     if path.is_file():
         return path
     name, file = _on_hub(source, kind)
-    fetched = _fetch(name, kind, None, [file or usual]) / (file or usual)
+    fetched = fetch(name, kind, None, [file or usual]) / (file or usual)
     if not fetched.is_file():
         raise FileNotFoundError(f"there is no file {file or usual} in {name} on the hub.")
     return fetched
@@ -110,19 +111,6 @@ def _on_hub(source: str | Path, kind: str) -> tuple[str, str | None]:
             "the name of a file after it."
         )
     return found[1], found[2]
-
-
-def _fetch(name: str, kind: str, revision: str | None, wanted: list[str]) -> Path:
-    """The local copy of some files of a repository on the hub; what is fetched is shown by the hub's bars."""
-    from huggingface_hub import snapshot_download  # half a second, and not needed for a folder
-
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
-    except Exception as error:  # of the hub's library, and of those that it uses to reach it
-        raise OSError(
-            f"cannot fetch the {kind} {name} from the hub ({type(error).__name__}): check the name, the "
-            "revision and the network, or give the path of a local folder."
-        ) from error
 
 
 def is_xl(folder: Path) -> bool:

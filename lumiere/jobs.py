@@ -32,6 +32,7 @@ class Update:
     steps: int = 0
     seconds_per_step: float | None = None  # mean of the last five steps
     preview: "np.ndarray | None" = None  # uint8 (t h w c): the predicted clean clip
+    text: str = ""  # what is done before the first step
     result: "Result | None" = None
     ended: bool = False
 
@@ -44,11 +45,12 @@ class Job:
     """One clip in the making.
 
     `run(stop)` is called on the worker thread once the device is free, and yields `Progress` items, then one
-    `Result`, as `LumierePipeline.generate` does. `owner` names the session that may stop the job.
+    `Result`, as `LumierePipeline.generate` does; before them, sentences about what comes first. `owner` names
+    the session that may stop the job.
     """
 
     def __init__(
-        self, run: "Callable[[threading.Event], Iterable[Progress | Result]]", owner: str | None = None
+        self, run: "Callable[[threading.Event], Iterable[str | Progress | Result]]", owner: str | None = None
     ):
         self.owner = owner
         self._run = run
@@ -118,13 +120,17 @@ class Job:
                 self._error = error
                 self._news.notify_all()
 
-    def _follow(self, items: "Iterable[Progress | Result]") -> Update:
+    def _follow(self, items: "Iterable[str | Progress | Result]") -> Update:
         """Turns the items into updates and returns the last one, once the generator has been closed."""
         times = deque([time.monotonic()], maxlen=6)
         try:
             for item in items:
                 if self._abandoned.is_set():
                     break
+                if isinstance(item, str):
+                    self._tell(Update(text=item))
+                    times = deque([time.monotonic()], maxlen=6)
+                    continue
                 if hasattr(item, "frames"):
                     return Update(step=item.steps_done, steps=item.request.steps_run, result=item, ended=True)
                 times.append(time.monotonic())

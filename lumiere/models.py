@@ -2,6 +2,7 @@
 
 import argparse
 import gc
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from .bounds import Bounds
 from .folder import MOTION, locate, locate_motion, read_json, read_limits
 from .request import Limits
 from .style import Style, read_lora
-from .table import MODELS, MOTION_VARIABLE, VARIABLE, Model, entry, published
+from .table import MODELS, MOTION_VARIABLE, VARIABLE, Model, entry, published, wanted
 
 if TYPE_CHECKING:  # torch and diffusers take seconds, and a refusal need not wait for them
     from .pipeline import LumierePipeline
@@ -23,11 +24,19 @@ _resident: "list[tuple[tuple, LumierePipeline]]" = []  # one at most
 _loading = threading.Lock()
 
 
-def add_options(parser) -> None:
-    """Adds to an argument parser what says which model is loaded, and how; `chosen` reads it."""
+def add_options(parser, several: bool = False) -> None:
+    """Adds to an argument parser what says which model is loaded, and how; `chosen` reads it.
+
+    several: `--model` may be repeated, and `allowed` reads it.
+    """
     add = parser.add_argument
-    names = ", ".join(MODELS)
-    add("--model", metavar="NAME", help=f"{names}, or a base as folder or hub id (${VARIABLE})")
+    names, more = ", ".join(MODELS), "; may be repeated" if several else ""
+    add(
+        "--model",
+        action="append" if several else "store",
+        metavar="NAME",
+        help=f"{names}, or a base as folder or hub id (${VARIABLE}){more}",
+    )
     add(
         "--motion",
         metavar="WEIGHTS",
@@ -47,16 +56,39 @@ def add_options(parser) -> None:
 
 
 def options(description: str) -> argparse.ArgumentParser:
-    """A parser of these options alone."""
+    """A parser of these options alone, for a program that offers several models."""
     parser = argparse.ArgumentParser(description=description)
-    add_options(parser)
+    add_options(parser, several=True)
     return parser
 
 
 def chosen(options) -> Model:
     """The model that the options of `add_options` say. Raises ValueError."""
+    return _as_said(options, entry(options.model, options.motion))
+
+
+def allowed(options) -> dict[str, Model]:
+    """All models that the options or the environment say, by a name of letters, digits, `.`, `_` and `-`.
+
+    Raises ValueError for two of one name, and for parts that fit one base where there are several.
+    """
+    names, found = options.model or wanted(), {}
+    several = len(names) > 1
+    if several and (options.motion or options.lora or options.style):
+        raise ValueError(f"--motion, --lora and --style go with one model: received {len(names)}.")
+    for name in names:
+        short = re.sub(r"[^\w.-]", "-", Path(name).name, flags=re.ASCII)
+        if short in found:
+            raise ValueError(f"two of the models have the name {short}: rename a folder.")
+        # As None where it is the environment's only one: then the motion weights named there go with it.
+        model = entry(name if several or options.model else None, options.motion)
+        found[short] = _as_said(options, model)
+    return found
+
+
+def _as_said(options, model: Model) -> Model:
     style = Style(tuple(map(read_lora, options.lora)), options.style, options.alpha if options.style else 1.0)
-    return replace(entry(options.model, options.motion), style=style, offload=options.offload)
+    return replace(model, style=style, offload=options.offload)
 
 
 def limits(model: "str | Model | None" = None) -> Limits:
@@ -104,12 +136,11 @@ def get(
     Raises OSError or ValueError in words, and tries again when asked again.
     """
     model = entry(model)
-    key, style = (replace(model, style=Style()), device or ""), model.style
     with _loading:
-        if _resident and _resident[0][0] == key:
-            if _resident[0][1].styler.style != style:
-                _resident[0][1].restyle(style)
-            return _resident[0][1]
+        if pipeline := resident(model, device):
+            if pipeline.styler.style != model.style:
+                pipeline.restyle(model.style)
+            return pipeline
         free()
         from .pipeline import LumierePipeline
 
@@ -118,8 +149,17 @@ def get(
         pipeline.limits = narrowed(pipeline.limits, model)
         for note in pipeline.notes:
             (told or _say)(note)
-        _resident.append((key, pipeline))
+        _resident.append((_key(model, device), pipeline))
         return pipeline
+
+
+def resident(model: Model, device: str | None = None) -> "LumierePipeline | None":
+    """The pipeline of a model, in whatever style, if it is the one that is kept."""
+    return next((pipeline for key, pipeline in _resident if key == _key(model, device)), None)
+
+
+def _key(model: Model, device: str | None) -> tuple:
+    return replace(model, style=Style()), device or ""
 
 
 def free() -> None:
@@ -127,6 +167,7 @@ def free() -> None:
     if not _resident:
         return
     _resident.clear()
+    gc.unfreeze()  # a program that froze what was loaded would keep it for ever
     gc.collect()
     import torch
 

@@ -112,7 +112,7 @@ MODELS = {
     ),
 }
 DEFAULT = "paper-world"
-VARIABLE = "LUMIERE_MODEL"  # name in the table, folder or hub id; replaces the default
+VARIABLE = "LUMIERE_MODEL"  # name in the table, folder or hub id, or several: a,b; replaces the default
 MOTION_VARIABLE = "LUMIERE_MOTION"  # hub id, folder or file of motion weights; for all bases that need some
 
 
@@ -125,7 +125,7 @@ def entry(name: "str | Model | None" = None, motion: str | None = None) -> Model
     if isinstance(name, Model):
         return name
     motion = motion or (os.environ.get(MOTION_VARIABLE) or None if name is None else None)
-    name = name or os.environ.get(VARIABLE) or DEFAULT
+    name = name or wanted()[0]
     model = MODELS.get(name)
     if motion is None:
         return model or Model(name)
@@ -142,6 +142,12 @@ def entry(name: "str | Model | None" = None, motion: str | None = None) -> Model
         motion=motion,
         licence=like.licence if base.source == like.source else "unknown",
     )
+
+
+def wanted() -> list[str]:
+    """What the environment names, or the embedded model: one at least."""
+    names = [name.strip() for name in os.environ.get(VARIABLE, "").split(",")]
+    return [name for name in names if name] or [DEFAULT]
 
 
 def published(motion: str) -> Model | None:

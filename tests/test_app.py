@@ -1,5 +1,6 @@
 """The app as programs see it: a real server with the tiny model, real clients, no browser."""
 
+import asyncio
 import json
 import re
 import threading
@@ -16,7 +17,7 @@ from PIL import Image
 import app as lumiere_app
 from lumiere import jobs, models, page
 from lumiere.modes import NEEDS
-from lumiere.page import endpoints, files, widgets, words
+from lumiere.page import endpoints, events, files, widgets, words
 from lumiere.pipeline import LumierePipeline
 from lumiere.request import MODES, Request
 from lumiere.video import read_clip, read_settings, write_clip
@@ -31,8 +32,8 @@ def served(tiny_model, tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("clips")))
     patch.setenv(models.VARIABLE, str(tiny_model))
-    app = lumiere_app.App(models.limits())
-    demo = app.blocks(models.entry())
+    app = lumiere_app.App(models.entry(), models.limits())
+    demo = events.blocks(app.apps)
     app.service.launch(demo)
     app.model.set_result(LumierePipeline.from_pretrained(tiny_model, device="cpu"))
     yield app, demo.local_url
@@ -135,7 +136,8 @@ def test_one_typed_and_documented_endpoint_per_mode(client):
         assert list(parameters)[: 1 + len(NEEDS[mode])] == ["prompt", *NEEDS[mode]]
         assert {"frames", "seed", "negative_prompt"} <= set(parameters)
         assert ("strength" in parameters) == (mode == "video")
-        assert parameters["steps"]["python_type"]["type"] == "int"
+        assert set(parameters["steps"]["python_type"]["type"].split(" | ")) == {"int", "None"}
+        assert not {"model", "style"} & set(parameters)
         assert described["description"].startswith(does)
         assert parameters["prompt"]["python_type"]["description"] or parameters["prompt"]["label"]
 
@@ -314,7 +316,7 @@ def test_page_keeps_the_clip_of_a_stopped_job(served):
     for values in made:
         last = dict(zip(lumiere_app.OUTPUTS, values, strict=True))
         if is_sheet(last["theatre"]):
-            served[0].stop(Visitor)
+            asyncio.run(served[0].stop(Visitor))
     assert re.match(r"Stopped at step \d+ of 150\.", last["status"]["text"])
     assert len(read_clip(last["result"]["path"])[0]) == 8
 
@@ -336,7 +338,7 @@ def test_closed_page_frees_the_device(served):
 
 
 def test_page_waits_for_the_model_and_keeps_the_connection_alive(served):
-    app = lumiere_app.App(served[0].limits)
+    app = lumiere_app.App(served[0].entry, served[0].limits)
     made = app.make(Visitor, None, *form_of(steps=2))
     assert next(made)[1]["text"] == words.WARMING
     assert next(made) == lumiere_app.show()

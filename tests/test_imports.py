@@ -10,12 +10,23 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 ORDER = (
-    "allocator bounds request folder style table layers places hooks inflate motion adapters "
+    "allocator bounds request fetch folder style table layers places hooks inflate motion adapters "
     "conditioning windows preview video images loading lora text memory sampling assembly pipeline "
     "modes models zerogpu batch jobs data clipfolder curves optimizer loss settings textcache trainer "
     "paperworld train page __main__ app"
 ).split()
-WITHOUT_TORCH = ("app", "page", "allocator", "bounds", "request", "folder", "style", "table", "video")
+WITHOUT_TORCH = (
+    "app",
+    "page",
+    "allocator",
+    "bounds",
+    "request",
+    "fetch",
+    "folder",
+    "style",
+    "table",
+    "video",
+)
 
 
 def imported(tree: ast.Module, package: list[str]) -> list[tuple[int, str]]:
@@ -137,7 +148,12 @@ def test_importing_does_not_load_torch(module):
 
 @pytest.mark.parametrize(
     "module, others",
-    [("bounds", set()), ("request", {"lumiere"}), ("folder", {"lumiere", "huggingface_hub"})],
+    [
+        ("bounds", set()),
+        ("request", {"lumiere"}),
+        ("fetch", {"huggingface_hub", "tqdm"}),
+        ("folder", {"lumiere"}),
+    ],
 )
 def test_what_is_known_before_torch_needs_the_standard_library_only(module, others):
     names = imported(ast.parse((ROOT / "lumiere" / f"{module}.py").read_text("utf-8")), ["lumiere"])

@@ -40,10 +40,10 @@ class Disk:
     def folder(self) -> Path:
         return Path(get_upload_folder())
 
-    def save(self, request: Request, frames: np.ndarray) -> str:
+    def save(self, request: Request, frames: np.ndarray, settings: str) -> str:
         """Writes a clip to where gradio serves it from, so that it is stored once. No user text in its name.
 
-        Raises OSError in words.
+        settings: JSON, kept in the file. Raises OSError in words.
         """
         folder = self.folder / uuid.uuid4().hex
         try:
@@ -52,7 +52,7 @@ class Disk:
             raise OSError(f"cannot write the clip: its folder cannot be made ({error.strerror}).") from error
         path = folder / f"lumiere-{request.seed}.mp4"
         try:
-            write_clip(path, frames, request.fps, request.to_json())
+            write_clip(path, frames, request.fps, settings)
         except OSError:
             folder.rmdir()
             raise

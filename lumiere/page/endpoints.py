@@ -1,7 +1,7 @@
 """The endpoints for programs: one per mode, typed and documented, all made from one table."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import gradio as gr
 
@@ -27,15 +27,16 @@ FILES = {
     "clip": "A video of at most 1024 pixels a side, MP4, MOV, MKV, WebM, AVI or GIF.",
     "region": "A picture, white where the clip is made anew.",
 }
+OWN = "the model's own when none is given."
 # name, type, value unless given, what it means
 SETTINGS = (
-    ("frames", int, 16, "Length of the clip; must be divisible by the model's temporal downsample factor."),
-    ("fps", int, 16, "Frames shown per second, 1 to 60."),
-    ("height", int | None, None, "In pixels; the model's own when none is given."),
-    ("width", int | None, None, "In pixels; the model's own when none is given."),
-    ("steps", int, 20, "Denoising steps, 1 to 150."),
-    ("guidance", float, 4.0, "How closely to follow the prompt, 0 to 30; 1 switches guidance off."),
-    ("scheduler", str, "dpm++ 2m", f"One of {', '.join(SCHEDULERS)}."),
+    ("frames", int | None, None, f"Length of the clip, divisible by the model's temporal factor; {OWN}"),
+    ("fps", int | None, None, f"Frames shown per second, 1 to 60; {OWN}"),
+    ("height", int | None, None, f"In pixels; {OWN}"),
+    ("width", int | None, None, f"In pixels; {OWN}"),
+    ("steps", int | None, None, f"Denoising steps, 1 to 150; {OWN}"),
+    ("guidance", float | None, None, f"How closely to follow the prompt, 0 to 30; 1 is not at all; {OWN}"),
+    ("scheduler", str | None, None, f"One of {', '.join(SCHEDULERS)}; {OWN}"),
     ("seed", int | None, None, "0 to 4294967295; a random one when none is given."),
     ("negative_prompt", str, "", "What the clip should not show."),
 )
@@ -44,18 +45,20 @@ STRENGTH = ("strength", float, 0.6, "How much is made anew, above 0 to 1.")
 Answer = tuple[gr.FileData, dict]
 
 
-def endpoints(run: Callable[[dict, dict], Iterator[tuple]]) -> list[Callable]:
+def endpoints(run: Callable[[dict, dict], Iterator[tuple]], models: Collection[str]) -> list[Callable]:
     """Generator functions for `gr.api`, named after their endpoint.
 
     run: makes a clip from {field of a Request: value} and {name of `Sources`: file}; its last item is the
-    answer.
+    answer. models: names of those that can be asked for; of several, the fields have a `model`, or None.
     """
-    return [_endpoint(mode, run) for mode in MODES]
+    told = f"One of {', '.join(models)}; the first when none is given."
+    choice = (("model", str | None, None, told),) if len(models) > 1 else ()
+    return [_endpoint(mode, run, choice) for mode in MODES]
 
 
-def _endpoint(mode: str, run) -> Callable:
+def _endpoint(mode: str, run, choice: tuple) -> Callable:
     name, does = MODES[mode]
-    settings = (STRENGTH, *SETTINGS) if mode == "video" else SETTINGS
+    settings = (STRENGTH, *SETTINGS, *choice) if mode == "video" else (*SETTINGS, *choice)
     rows = [("prompt", str, inspect.Parameter.empty, "What should happen, at most 2000 characters.")]
     rows += [(file, gr.FileData, inspect.Parameter.empty, FILES[file]) for file in NEEDS[mode]]
     rows += settings

@@ -4,7 +4,7 @@ const workbench = document.getElementById("workbench");
 const more = element.querySelector(".more");
 const presets = element.querySelector(".presets");
 const estimate = element.querySelector(".estimate");
-const PACE = "lumiere-pace"; // seconds per step and frame, as last measured here
+const PACE = `${props.store}-pace`; // seconds per step and frame, as last measured here
 let pace = Number(read(PACE)) || 0;
 let now = {};
 

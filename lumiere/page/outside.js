@@ -18,7 +18,8 @@ async function drop(file) {
 }
 
 watch("value", () => {
-  const { settings, sentence } = props.value || {};
+  const { settings, sentence, address } = props.value || {};
+  if (address) return location.assign(address); // the page of another model
   if (settings) document.dispatchEvent(new CustomEvent("lumiere:fill", { detail: { settings } }));
   if (sentence) say(sentence);
 });

@@ -1,6 +1,8 @@
 """Settings from outside: a link and a clip that was made here. Both come from strangers."""
 
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import fields
 from urllib.parse import parse_qsl, urlencode
 
@@ -46,13 +48,19 @@ def read_link(query: str, limits: Limits) -> dict:
     return {"settings": form(request, tuple(given))} | _reminder(request)
 
 
-def read_clip_settings(sent, limits: Limits) -> dict:
-    """As `read_link`, from an uploaded clip."""
+def read_clip_settings(sent, limits: Limits, others: Mapping[str, str] | None = None) -> dict:
+    """As `read_link`, from an uploaded clip; or the {"address": …} where another model's page restores it.
+
+    others: addresses of pages by the name of their model.
+    """
     try:
         text = read_settings(uploaded(sent))
         if text is None:
             return {"sentence": words.NO_SETTINGS}
-        request = Request.from_json(text).check(limits)
+        request, model = Request.from_json(text), json.loads(text).get("model")
+        if type(model) is str and model in (others or {}):
+            return {"address": others[model] + link(request)}
+        request.check(limits)
     except ValueError as refusal:
         return {"sentence": words.sentence(refusal)}
     return {"settings": form(request)} | _reminder(request)

@@ -29,8 +29,8 @@ def status(state: str, text: str, facts: str = "", step: int = 0, steps: int = 0
 def told(request: Request, update) -> dict:
     """The status line for an update of a job."""
     pace = 0
-    if update.ahead:
-        text = words.waiting(update.ahead)
+    if update.ahead or update.text:
+        text = update.text or words.waiting(update.ahead)
     elif update.step == update.steps:
         text = words.DEVELOPING
     else:

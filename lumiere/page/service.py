@@ -1,6 +1,5 @@
 """What keeps a public page going: a line in the log per request, bounds on memory and disk, an end."""
 
-import gc
 import json
 import logging
 import secrets
@@ -45,10 +44,16 @@ class Service:
     def __init__(self, bounds: Bounds, loaded: Callable[[], bool]):
         self.bounds, self.loaded, self.disk = bounds, loaded, Disk(bounds)
         self.ending = threading.Event()
+        self.loading = ""  # how far the loading at the start is, in a sentence
         self._open = 0  # requests that are not yet answered
         self._answered = threading.Condition()
         self._demo = None
         self._idle: set[str] = set()  # sessions with mail and nothing to wait for at the last look
+
+    def tell_loading(self, sentence: str) -> None:
+        """To whoever waits for the model, and to the console."""
+        self.loading = sentence
+        print(sentence, file=sys.stderr, flush=True)
 
     def launch(self, demo, **given) -> None:
         """Serves a page behind the gate, on a thread of its own, and minds it from then on."""
@@ -70,11 +75,6 @@ class Service:
         )
         self.disk.remove_parts()  # of a server that was killed
         threading.Thread(target=self._mind, name="lumiere-service", daemon=True).start()
-
-    def settle(self) -> None:
-        """Once all is loaded: what is there stays, and to look for garbage in it takes 0.3 s each time."""
-        gc.collect()
-        gc.freeze()
 
     def admit(self) -> None:
         """Raises Sorry when no clip can be begun: at the end of the server, or when the disk is full."""

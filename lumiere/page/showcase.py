@@ -1,6 +1,6 @@
 """A large clip and a rotation of prompts, for a screen on a wall. Nothing is stored, nothing can be set."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import gradio as gr
 
@@ -12,18 +12,19 @@ from .widgets import QUIET, component
 HOLD = 12  # seconds that a finished clip is shown
 
 
-def blocks(app, entry) -> gr.Blocks:
-    """app: makes the clips, as for the page. entry: the model of the table, with its usual settings."""
+def blocks(apps: Mapping) -> gr.Blocks:
+    """apps: by the names of their models, as for the page; the first makes the clips."""
+    app = next(iter(apps.values()))
 
     def film(http: gr.Request, asked) -> Iterator[tuple]:
         """The previews of a clip, then all its frames, as values of the canvas and of the line below it."""
         prompt = asked.get("prompt") if isinstance(asked, dict) else None
-        fields = entry.usual | {"prompt": prompt, "seed": None, "mode": "text"}
+        fields = {"prompt": prompt, "seed": None, "mode": "text"}
         try:
             with app.service.entry(prompt) as line:
                 for news in app.relay(fields, None, http.session_hash, line):
-                    if news is None:
-                        yield gr.skip(), gr.skip()
+                    if isinstance(news, str):
+                        yield gr.skip(), status("busy", news) if news else gr.skip()
                         continue
                     update = news.update
                     if update.ended:

@@ -1,6 +1,8 @@
 """The widgets of the page in their places. Events are bound in `app.py`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from html import escape
 
 import gradio as gr
 
@@ -14,6 +16,7 @@ from . import examples, files, part, words, works
 LONGEST = 128  # frames on the slider; programs may ask for all that the model takes
 SETTINGS = "negative_prompt frames fps steps guidance scheduler seed randomise height width strength".split()
 FORM = ["prompt", "mode", *SETTINGS]  # what can be restored
+OUTPUTS = ("theatre", "status", "result", "seed", "stop", "note")
 
 PLAIN = {"apply_default_css": False}  # no margins but our own
 QUIET = dict(show_progress="hidden", api_visibility="private", preprocess=False)  # of events of the page
@@ -51,10 +54,24 @@ def component(name: str, value=None, **props) -> gr.HTML:
     return gr.HTML(value, html_template=part(f"{name}.html"), js_on_load=part(f"{name}.js"), **PLAIN, **props)
 
 
-def page(limits: Limits, model: models.Model, upload_mb: int) -> Page:
-    """Builds the whole page inside the current `gr.Blocks`."""
+def masthead(name: str, addresses: Mapping[str, str]) -> str:
+    """Title and, where there are several models, links to the pages of all, from that of this one."""
+    links = "".join(
+        f'<a href="{escape(address)}"{" aria-current=page" * (each == name)}>{escape(each)}</a>'
+        for each, address in addresses.items()
+    )
+    choice = f'<nav id="models" aria-label="{words.MODELS}">{links}</nav>' if len(addresses) > 1 else ""
+    made = part("masthead.html").replace("@title", words.TITLE).replace("@intro", words.INTRO)
+    return made.replace("@choice", choice)
+
+
+def page(
+    limits: Limits, model: models.Model, upload_mb: int, name: str, addresses: Mapping[str, str]
+) -> Page:
+    """Builds the whole page of a model inside the current `gr.Blocks`. addresses: of all pages, by name."""
     told = {"most_bytes": upload_mb * 2**20, "too_large": words.too_large(upload_mb), "lost": words.LOST}
-    gr.HTML(part("masthead.html").replace("@title", words.TITLE).replace("@intro", words.INTRO), **PLAIN)
+    store = f"lumiere-{name}" if len(addresses) > 1 else "lumiere"  # what a browser remembers lies there
+    gr.HTML(masthead(name, addresses), **PLAIN)
     known = model == models.entry(DEFAULT)
     with gr.Column(elem_id="workbench"):
         with gr.Column(elem_id="ways"):
@@ -72,6 +89,7 @@ def page(limits: Limits, model: models.Model, upload_mb: int) -> Page:
         with gr.Column(elem_id="more"):
             component(
                 "fold",
+                store=store,
                 presets=presets(limits, model),
                 more=words.SETTINGS,
                 presets_label=words.PRESETS,
@@ -86,7 +104,7 @@ def page(limits: Limits, model: models.Model, upload_mb: int) -> Page:
     drawing = works.drawing(works.read(*models.small_files(model)), model.frames)
     gr.HTML(html_template=drawing, js_on_load=part("works.js"), elem_id="works", **PLAIN)
     with gr.Column(elem_id="unseen"):
-        wish = component("wish", names=FORM)
+        wish = component("wish", store=store, names=FORM)
         outside = component("outside", names=FORM, **told)
         export = component("export", lost=words.LOST)
     return Page(**asked, **shown, mode=mode, wish=wish, outside=outside, export=export, settings=made)
@@ -199,7 +217,8 @@ def settings(limits: Limits, model: models.Model, strength: gr.Slider) -> list:
         info=words.FRAMES_HELP,
         elem_id="frames",
     )
-    fps = gr.Slider(*FPS, model.fps, step=1, precision=0, label=words.FPS, info=words.FPS_HELP, elem_id="fps")
+    learnt = words.FPS_HELP.replace("@", str(model.fps))
+    fps = gr.Slider(*FPS, model.fps, step=1, precision=0, label=words.FPS, info=learnt, elem_id="fps")
     steps = gr.Slider(
         *STEPS, model.steps, step=1, precision=0, label=words.STEPS, info=words.STEPS_HELP, elem_id="steps"
     )

@@ -35,6 +35,8 @@ AREAS = {"middle": "Middle", "upper": "Upper half", "lower": "Lower half"}
 HINT = "Draw here what should be made anew"
 NO_PICTURE = "A picture or clip comes first"
 
+MODELS = "Model"
+
 PROMPT = "What should happen?"
 PLACEHOLDER = "a red ball bouncing over green hills"
 TIP = "Best with a colour, a subject, a motion and a place."
@@ -55,7 +57,7 @@ PRESET_HELP = {
 LENGTH, TAKES = "@ s of film", "takes about @ s"  # @ is a number
 NEGATIVE, NEGATIVE_HELP = "Leave out", "What the clip should not show."
 FRAMES, FRAMES_HELP = "Frames", "More frames make a longer clip and take longer."
-FPS, FPS_HELP = "Frames per second", "How fast they are shown; 16 is what the model learnt."
+FPS, FPS_HELP = "Frames per second", "How fast they are shown; @ is what the model learnt."
 STEPS, STEPS_HELP = "Steps", "More steps refine the clip; fewer are a quick draft."
 GUIDANCE, GUIDANCE_HELP = "Guidance", "How closely to follow the prompt; 1 switches it off."
 SCHEDULER, SCHEDULER_HELP = "Scheduler", "The way from noise to clip."
@@ -134,12 +136,18 @@ GALLERY = {
 SHOWCASE_KEYS = "space: next · left: back · p: hold · f: whole screen"
 
 WORKS = "How it works"
-WORKS_TEXT = (
+WORKS_BASE = (
     "The brothers Lumière made photographs move. This does the same to a model that draws pictures: it stays "
-    "as it is, and between its layers small new ones are trained that see all frames at once.",
+    "as it is, and between its layers small new ones are trained that see all frames at once."
+)
+WORKS_HALVED = (
     "Each level of the network halves a frame in space, and its new layers halve the clip in time. Deep down "
     "the whole clip is a few small pictures, so what happens from beginning to end is decided together and "
-    "not frame by frame: that is why a ball that leaves on one side can come back as the same ball.",
+    "not frame by frame: that is why a ball that leaves on one side can come back as the same ball."
+)
+WORKS_KEPT = (
+    "Each level of the network halves a frame in space and keeps all frames in time. On every level the new "
+    "layers compare them with each other, at each place of the picture."
 )
 WORKS_NOISE, WORKS_CLIP = "noise", "clip"
 WORKS_SKIP, WORKS_MIDDLE = "kept for the way up", "the whole clip at once"
@@ -193,8 +201,26 @@ def note(unknown: list[str]) -> dict:
     return {"text": f"New to this model, so left out: {', '.join(shown)}{more}.", "words": unknown[:24]}
 
 
+def unknown_model(names) -> str:
+    return f"The model must be one of {', '.join(names)}: received another."
+
+
+def loading(name: str) -> str:
+    return f"The model {name} is coming to the device. Your clip starts as soon as it is ready."
+
+
+def no_model(name: str) -> str:
+    return f"The model {name} could not be loaded. Whoever runs this page finds the reason in its log."
+
+
+def left_out(name: str, error: Exception) -> str:
+    return f"The model {name} is left out: {error}"
+
+
+ONE_ON_ZERO = "ZeroGPU takes one model: several are given."
 NO_MCP = "Tools for language models need a package more: pip install 'gradio[mcp]'"
 READY = "The model is ready."
+PAGE_READY = "The page is ready. Each model comes when a clip is asked of it."
 
 
 def ready(device: str) -> str:

@@ -83,12 +83,10 @@ def drawing(works: Works, frames: int) -> str:
 
     Elements with `data-stride` show the frames of a level; works.js writes them anew for another length.
     """
-    facts = words.works_facts(works)
-    return (
-        f'<section class="works"><h2>{words.WORKS}</h2><div class="why">'
-        + "".join(f"<p>{paragraph}</p>" for paragraph in words.WORKS_TEXT)
-        + f"<p>{facts}</p></div>{_svg(works, frames)}{_table(works, frames)}</section>"
-    )
+    changes = words.WORKS_HALVED if works.levels[-1].stride > 1 else words.WORKS_KEPT
+    why = "".join(f"<p>{text}</p>" for text in (words.WORKS_BASE, changes, words.works_facts(works)))
+    drawn = f"{_svg(works, frames)}{_table(works, frames)}"
+    return f'<section class="works"><h2>{words.WORKS}</h2><div class="why">{why}</div>{drawn}</section>'
 
 
 def _svg(works: Works, frames: int) -> str:

@@ -16,7 +16,7 @@ from lumiere import jobs
 from lumiere.bounds import Bounds
 from lumiere.folder import read_limits
 from lumiere.models import Model
-from lumiere.page import words
+from lumiere.page import events, words
 from lumiere.pipeline import LumierePipeline
 from lumiere.request import Request
 
@@ -44,8 +44,9 @@ class Server:
 @contextmanager
 def serving(pipeline: LumierePipeline, model: Path, folder: Path, bounds: Bounds | None = None):
     """Serves a model that is loaded already, by the page's own code."""
-    app = lumiere_app.App(read_limits(model, pipeline.lumiere.downsample_factor), bounds)
-    demo = app.blocks(Model(str(model)))
+    limits = read_limits(model, pipeline.lumiere.downsample_factor)
+    app = lumiere_app.App(Model(str(model)), limits, bounds)
+    demo = events.blocks(app.apps)
     app.service.launch(demo)
     app.model.set_result(pipeline)
     try:

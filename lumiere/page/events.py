@@ -1,0 +1,63 @@
+"""The page of each model, and what happens at which press. The scripts named here are in `wish.js`."""
+
+import json
+from collections.abc import Mapping
+
+import gradio as gr
+
+from . import PICTURE, examples, results, widgets, words
+from .endpoints import endpoints
+from .results import status
+from .widgets import QUIET
+
+PLACES = 24  # jobs in the line for the device, each told its place; each holds one of gradio's 40 threads
+DEVICE = dict(concurrency_id="device", concurrency_limit=PLACES)
+SCRIPT = dict(queue=False, **QUIET)
+
+# In the browser: at every change of the form; at the press of Generate, before the server has heard of it;
+# and when it cannot be reached.
+NAMES = json.dumps(widgets.FORM)
+CHANGED = f"(...form) => {{ lumiere.changed({NAMES}, ...form) }}"
+BEGIN = f"now => now?.state === 'busy' ? now : ({json.dumps(status('busy', words.STARTING))})"
+LOST = f"() => ({json.dumps(status('refused', words.LOST))})"
+
+
+def blocks(apps: Mapping) -> gr.Blocks:
+    """apps: those of `app.py` by the names of their models; the first has the page at the root."""
+    gr.set_static_paths([examples.FOLDER, PICTURE])
+    first, *others = apps.values()
+    with gr.Blocks(title=words.TITLE, analytics_enabled=False) as demo:
+        bind(first)
+        for endpoint in endpoints(first.answer, apps):
+            gr.api(endpoint, **DEVICE)
+    for app in others:
+        with demo.route(app.name, app.name):
+            bind(app)
+    return demo.queue(max_size=first.service.bounds.queue, api_open=False)  # nothing goes past the line
+
+
+def bind(app) -> None:
+    """The page of one model."""
+    page = widgets.page(app.limits, app.entry, app.service.bounds.upload_mb, app.name, app.addresses)
+    if len(app.addresses) > 1:
+        gr.Navbar(visible=False)  # the page has links of its own
+    start = [page.generate.click, page.prompt.submit]
+    gr.on(start, None, page.status, page.status, js=BEGIN, **QUIET)
+    made = gr.on(
+        start,
+        app.make,
+        [page.given, *page.form],
+        [getattr(page, name) for name in widgets.OUTPUTS],
+        js=f"(given, ...form) => [given, ...lumiere.ask({NAMES}, ...form)]",
+        **DEVICE,
+        **QUIET,
+    )
+    made.failure(None, None, page.status, js=LOST, **QUIET)
+    page.stop.click(app.stop, None, page.stop, queue=False, **QUIET)
+    page.prompt.change(app.note, page.prompt, page.note, trigger_mode="always_last", queue=False, **QUIET)
+    merge = f"(wish, ...form) => lumiere.merge(wish, {NAMES}, ...form)"
+    filled = page.wish.submit(None, [page.wish, *page.form], page.form, js=merge, **SCRIPT)
+    filled.then(None, js="() => lumiere.begin()", **SCRIPT)
+    gr.on([widget.change for widget in page.form], None, page.form, js=CHANGED, **SCRIPT)
+    page.outside.submit(app.outside, page.outside, page.outside, concurrency_limit=2, **QUIET)
+    page.export.submit(results.export, page.export, page.export, concurrency_limit=1, **QUIET)
