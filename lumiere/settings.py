@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, fields
 
 import torch
 
+from lumiere.optimizer import DECAY
+
 PRECISIONS = ("no", "bf16")
 CLIPS, FRESH, NOISE, STEPS, RUN = "clips", "fresh motion weights", "noise and loss", "steps", "the run"
 
@@ -66,8 +68,9 @@ class Settings:
     steps: int = option(20_000, STEPS, "of the optimiser in all; may be raised for a run that is resumed", 1)
     batch: int = option(8, STEPS, "clips per step, in all processes together", 1)
     accumulation: int = option(1, STEPS, "passes in which a process does its part, to save memory", 1)
-    learning_rate: float = option(
-        0.02, STEPS, "at its peak; it falls to zero over the last third of the steps", 0
+    learning_rate: float = option(0.02, STEPS, "at its peak", 0)
+    decay: float = option(
+        DECAY, STEPS, "share of the steps, at the end, over which it falls to zero", 0, most=1
     )
     warmup: int = option(100, STEPS, "steps in which the learning rate rises", 1)
     gradient_norm: float = option(

@@ -96,7 +96,7 @@ class Trainer:
     def advance(self) -> dict:
         """One step of the optimiser; returns its metrics."""
         began, s, frames = time.monotonic(), self.settings, self._frames
-        rate = s.learning_rate * relative_rate(self.step, s.steps, s.warmup)
+        rate = s.learning_rate * relative_rate(self.step, s.steps, s.warmup, s.decay)
         loss = self._gradients()
         if not math.isfinite(loss):
             raise ValueError(
@@ -204,7 +204,7 @@ class Trainer:
         """What is told about the motion weights beside them."""
         s = self.settings
         names = (
-            "frames shortest batch learning_rate ema shift spread min_snr caption_dropout given "
+            "frames shortest batch learning_rate decay ema shift spread min_snr caption_dropout given "
             "subject_weight precision"
         )
         return {

@@ -349,6 +349,8 @@ def test_learning_rate_rises_stays_and_falls():
     assert rates[99] == pytest.approx(1 / 30)
     assert all(a < b for a, b in zip(rates[:9], rates[1:10], strict=True))
     assert all(a > b for a, b in zip(rates[70:], rates[71:], strict=False))
+    assert [relative_rate(step, 100, 10, decay=0.8) for step in (19, 60)] == pytest.approx([1.0, 0.5])
+    assert relative_rate(99, 100, 10, decay=0) == 1.0
 
 
 def test_loss_that_is_not_a_number_stops_before_it_spoils_the_weights(settings, clips, tmp_path):
