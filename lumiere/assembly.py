@@ -8,11 +8,11 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from .adapters import load_weights, schedule_for
-from .folder import PREVIEW, check, locate, locate_motion, read_json, read_limits
+from .folder import PREVIEW, check, locate, locate_motion, locate_tiny, read_json, read_limits
 from .inflate import Lumiere
-from .loading import best_dtype, find_device, load_model
+from .loading import best_dtype, find_device, load_model, load_tiny
 from .lora import Styler
-from .preview import LatentPreview
+from .preview import LatentPreview, Preview, TinyPreview
 from .request import Limits
 from .table import Model
 from .text import TextReader
@@ -27,7 +27,7 @@ class Parts:
     reader: TextReader
     scheduler_config: dict
     limits: Limits
-    preview: LatentPreview | None
+    preview: Preview | None
     window: int | None
     notes: tuple[str, ...]
     device: torch.device
@@ -65,7 +65,19 @@ def assemble(
     parts = complete(lumiere, styler, dict(model.schedule), model.window)
     if model.offload:
         take_turns([*parts.reader.encoders, lumiere, parts.vae], device)
+    if model.preview:
+        parts = replace(parts, preview=tiny_preview(model.preview, latents, dtype))
     return replace(parts, device=device)
+
+
+def tiny_preview(source: str, latents: int, dtype: torch.dtype) -> TinyPreview:
+    """source: folder or hub id. latents: their channels. Raises OSError or ValueError in words."""
+    tiny = load_tiny(locate_tiny(source), dtype)
+    if tiny.config.latent_channels != latents:
+        raise ValueError(
+            f"the preview {source} takes {tiny.config.latent_channels} channels where latents have {latents}."
+        )
+    return TinyPreview(tiny)
 
 
 def complete(

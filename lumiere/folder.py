@@ -39,7 +39,7 @@ INDEX = "model_index.json"
 MOTION = ("motion.json", "motion.safetensors")
 MOTION_INDEX = "motion.safetensors.index.json"  # of the shards, where the weights are in several files
 SHARD = r"motion-\d{5}-of-\d{5}\.safetensors"
-ADAPTER = ("config.json", "diffusion_pytorch_model.safetensors")  # of motion weights in a folder of diffusers
+ADAPTER = ("config.json", "diffusion_pytorch_model.safetensors")  # of one part in a folder of diffusers
 PREVIEW = "preview.safetensors"
 HALF = "fp16"  # the variant that some models store beside the whole one, or instead of it
 HUB_ID = r"[\w.-]+/[\w.-]+"
@@ -100,6 +100,12 @@ def locate_file(source: str | Path, kind: str, usual: str) -> Path:
     if not fetched.is_file():
         raise FileNotFoundError(f"there is no file {file or usual} in {name} on the hub.")
     return fetched
+
+
+def locate_tiny(source: str | Path) -> Path:
+    """The folder of a tiny autoencoder, or the local copy of what a hub id names. Raises OSError in words."""
+    folder = Path(source).expanduser()
+    return folder if folder.is_dir() else fetch(_on_hub(source, "preview")[0], "preview", None, list(ADAPTER))
 
 
 def _on_hub(source: str | Path, kind: str) -> tuple[str, str | None]:

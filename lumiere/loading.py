@@ -18,12 +18,23 @@ def load_model(folder: Path, name: str, dtype: torch.dtype) -> nn.Module:
     Raises OSError in words when its file is damaged, lacks weights, has misshapen ones, or holds NaN or inf:
     the libraries would go on with random numbers in their place, or say so only in a log.
     """
+    return _whole(_class(folder, name), folder / name, dtype, name, folder, variant(folder, name))
+
+
+def load_tiny(folder: Path, dtype: torch.dtype) -> nn.Module:
+    """A tiny autoencoder for previews, as `load_model`."""
+    return _whole(diffusers.AutoencoderTiny, folder, dtype, "preview", folder)
+
+
+def _whole(
+    klass, place: Path, dtype: torch.dtype, name: str, folder: Path, kind: str | None = None
+) -> nn.Module:
     try:
         with _quiet():
-            model, report = _class(folder, name).from_pretrained(
-                folder / name,
+            model, report = klass.from_pretrained(
+                place,
                 torch_dtype=dtype,
-                variant=variant(folder, name),
+                variant=kind,
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,

@@ -14,7 +14,7 @@ from .bounds import Bounds
 from .folder import MOTION, locate, locate_motion, read_json, read_limits
 from .request import Limits
 from .style import Style, read_lora
-from .table import MODELS, MOTION_VARIABLE, VARIABLE, Model, entry, published, wanted
+from .table import MODELS, MOTION_VARIABLE, PREVIEWS, VARIABLE, Model, entry, published, wanted
 
 if TYPE_CHECKING:  # torch and diffusers take seconds, and a refusal need not wait for them
     from .pipeline import LumierePipeline
@@ -51,6 +51,11 @@ def add_options(parser, several: bool = False) -> None:
     )
     add("--style", metavar="BASE", help="another base of the family, blended with the model's own")
     add("--alpha", type=float, default=0.7, metavar="X", help="share of --style, 0 to 1 (%(default)s)")
+    add(
+        "--preview",
+        metavar="NAME",
+        help=f"previews by a tiny autoencoder: {', '.join(PREVIEWS)}, a folder or hub id",
+    )
     add("--offload", action="store_true", help="parts of the model leave the device while others work")
     add("--device", metavar="NAME", help="cuda, mps or cpu; the first there is unless given")
 
@@ -88,7 +93,8 @@ def allowed(options) -> dict[str, Model]:
 
 def _as_said(options, model: Model) -> Model:
     style = Style(tuple(map(read_lora, options.lora)), options.style, options.alpha if options.style else 1.0)
-    return replace(model, style=style, offload=options.offload)
+    preview = PREVIEWS.get(options.preview, options.preview) or model.preview
+    return replace(model, style=style, offload=options.offload, preview=preview)
 
 
 def limits(model: "str | Model | None" = None) -> Limits:

@@ -19,7 +19,7 @@ from .assembly import assemble
 from .conditioning import Given, blend, channels, to_latents
 from .inflate import Lumiere
 from .lora import Styler
-from .preview import LatentPreview, synthetic_pictures
+from .preview import LatentPreview, Preview, synthetic_pictures
 from .request import Limits, Request
 from .sampling import Sampler
 from .style import Style
@@ -75,7 +75,7 @@ class LumierePipeline:
         reader: TextReader,
         scheduler_config: dict,
         limits: Limits,
-        preview: LatentPreview | None = None,
+        preview: Preview | None = None,
         window: int | None = None,
         notes: tuple[str, ...] = (),
         device: torch.device | None = None,

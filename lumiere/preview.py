@@ -1,4 +1,4 @@
-"""Small moving previews: a linear map from latents to colours, and one sprite sheet for all its frames."""
+"""Small moving previews: a linear map from latents to colours, or a tiny autoencoder; one sheet of frames."""
 
 import base64
 import io
@@ -18,10 +18,48 @@ JPEG_QUALITY = 80
 MAX_SHEET_SIDE = 4096  # browsers on phones refuse to decode larger pictures
 RIDGE = 1e-5  # in variances of the latents: keeps the solution tame where pictures leave a direction empty
 WIDTH, DEPTH = 64, 4  # of the network: a fortieth of the cost of decoding a frame of the embedded model
+TINY_BATCH = 4  # frames that a tiny autoencoder decodes at once: at full size each takes up to 0.1 GB
 LATENT_NOISE = 0.3  # what is shown half way is not quite a latent of any picture
 
 
-class LatentPreview(nn.Module):
+class Preview(nn.Module):
+    """From the latents of a clip to a few small pictures; `colours` is what the kinds differ in."""
+
+    def colours(self, latents: Tensor) -> Tensor:
+        """Scaled latents, float32 (n c h w) -> pictures (n 3 ph pw), colours 0..1 or a little past that."""
+        raise NotImplementedError
+
+    @torch.inference_mode()
+    def forward(self, latents: Tensor, max_frames: int = 24, max_side: int = 256) -> np.ndarray:
+        """Scaled latents of one clip (1 c t h w) -> uint8 (t h w c): at most `max_frames`, evenly spaced.
+
+        Pictures whose longer side would be over `max_side` are shrunk before they leave the device.
+        """
+        stack = rearrange(latents, "1 c t h w -> t c h w")
+        count = min(len(stack), max_frames)
+        pictures = self.colours(stack[torch.arange(count) * len(stack) // count].float())
+        longest = max(pictures.shape[-2:])
+        if longest > max_side:
+            size = [max(1, side * max_side // longest) for side in pictures.shape[-2:]]
+            pictures = F.interpolate(pictures, size=size, mode="area")
+        pictures = pictures.nan_to_num().clamp(0, 1).mul(255).round().byte()
+        return rearrange(pictures, "t c h w -> t h w c").cpu().numpy()
+
+
+class TinyPreview(Preview):
+    """A tiny autoencoder, `AutoencoderTiny` of diffusers: nearer to the clip than a linear map, dearer."""
+
+    def __init__(self, vae: nn.Module):
+        super().__init__()
+        self.vae = vae
+
+    def colours(self, latents: Tensor) -> Tensor:
+        scaled = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
+        pictures = [self.vae.decode(each, return_dict=False)[0].float() for each in scaled.split(TINY_BATCH)]
+        return torch.cat(pictures) / 2 + 0.5  # -1..1 -> 0..1
+
+
+class LatentPreview(Preview):
     """A map from each 3x3 neighbourhood of latents to a patch of p x p RGB pixels, colours 0..1.
 
     It is linear, which is enough for autoencoders that keep colour linearly, as those of Stable Diffusion do.
@@ -72,27 +110,10 @@ class LatentPreview(nn.Module):
         save_file({key: value.cpu().contiguous() for key, value in self.state_dict().items()}, path)
 
     def colours(self, latents: Tensor) -> Tensor:
-        """Scaled latents (n c h w) -> pictures (n 3 ph pw)."""
         patches = F.conv2d(_pad(latents), self.weight, self.bias)  # n c h w -> n 3pp h w
         if self.network is not None:
             patches = patches + self.network(latents)
         return F.pixel_shuffle(patches, self.patch)  # n 3pp h w -> n 3 ph pw
-
-    @torch.inference_mode()
-    def forward(self, latents: Tensor, max_frames: int = 24, max_side: int = 256) -> np.ndarray:
-        """Scaled latents of one clip (1 c t h w) -> uint8 (t h w c): at most `max_frames`, evenly spaced.
-
-        Pictures whose longer side would be over `max_side` are shrunk before they leave the device.
-        """
-        stack = rearrange(latents, "1 c t h w -> t c h w")
-        count = min(len(stack), max_frames)
-        pictures = self.colours(stack[torch.arange(count) * len(stack) // count].float())
-        longest = max(pictures.shape[-2:])
-        if longest > max_side:
-            size = [max(1, side * max_side // longest) for side in pictures.shape[-2:]]
-            pictures = F.interpolate(pictures, size=size, mode="area")
-        pictures = pictures.nan_to_num().clamp(0, 1).mul(255).round().byte()
-        return rearrange(pictures, "t c h w -> t h w c").cpu().numpy()
 
 
 class Network(nn.Module):

@@ -19,7 +19,8 @@ class Model:
     apart. shortest, longest: frames. longest_side: pixels. pixels: of all frames together, at most; where the
     operator says otherwise (bounds.py), that counts.
     text_width: of the bases that the motion weights fit, which the weights do not tell. style: in the weights
-    of the base. offload: parts of the model wait beside the device for their turn. gigabytes: of memory on a
+    of the base. offload: parts of the model wait beside the device for their turn. preview: folder or hub id
+    of a tiny autoencoder that shows the clip in the making, a linear map when None. gigabytes: of memory on a
     GPU, for a clip with these settings: `python -m tests.benchmarks.bases full_size` counts it.
     """
 
@@ -41,6 +42,7 @@ class Model:
     pixels: int | None = None
     style: Style = Style()
     offload: bool = False
+    preview: str | None = None
     text_width: int | None = None
     gigabytes: float | None = None
     licence: str = "unknown"
@@ -111,6 +113,7 @@ MODELS = {
         licence="weights CreativeML OpenRAIL++-M, motion Apache-2.0",
     ),
 }
+PREVIEWS = {name: f"madebyollin/{name}" for name in ("taesd", "taesdxl")}  # for Stable Diffusion 1.x, and XL
 DEFAULT = "paper-world"
 VARIABLE = "LUMIERE_MODEL"  # name in the table, folder or hub id, or several: a,b; replaces the default
 MOTION_VARIABLE = "LUMIERE_MOTION"  # hub id, folder or file of motion weights; for all bases that need some

@@ -342,6 +342,8 @@ def test_page_waits_for_the_model_and_keeps_the_connection_alive(served):
     made = app.make(Visitor, None, *form_of(steps=2))
     assert next(made)[1]["text"] == words.WARMING
     assert next(made) == lumiere_app.show()
+    app.service.tell_loading("Fetching a/b: 1.2 of 3.4 GB.")
+    assert next(made)[1]["text"] == "Fetching a/b: 1.2 of 3.4 GB."
     app.model.set_result(served[0].model.result())
     assert is_sheet(list(made)[-1][2])
 

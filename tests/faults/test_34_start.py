@@ -110,6 +110,7 @@ def test_34_a_hub_that_has_it_serves_it(tiny_model, tmp_path):
     with hub(tiny_model, "") as address:
         with Process("lumiere/tiny", tmp_path, **online(address, tmp_path)) as process:
             assert process.stranger().generate()[0] == "complete"
+            assert "Fetching lumiere/tiny: " in process.said()
     with Process("lumiere/tiny", tmp_path, HF_HOME=str(tmp_path / "hub")) as process:
         assert process.stranger().generate()[0] == "complete"
 
