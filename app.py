@@ -85,7 +85,9 @@ class App:
 
     def make(self, http: gr.Request, given, *form):
         """One clip for the page: yields at least every half second, and ends with the page ready again."""
-        fields = dict(zip(widgets.FORM, form, strict=True))
+        fields = dict(
+            zip([*widgets.FORM, "style_weights"], form, strict=False)
+        )  # a page without styles sends none
         if fields.pop("randomise"):
             fields["seed"] = None
         if fields["mode"] != "video":

@@ -152,7 +152,8 @@ def make_all(options: argparse.Namespace, model: models.Model) -> int:
     wanted = batch.requests(prompts, asked(options, model))
     process, processes, local = batch.place()
     pipeline = models.get(model, options.device or batch.device(local))
-    made = batch.Batch(Path(options.output), wanted, asdict(model))
+    facts = {name: value for name, value in asdict(model).items() if name != "preview"}  # changes no clip
+    made = batch.Batch(Path(options.output), wanted, facts)
     try:
         failed = made.make(pipeline, process, processes, say)
     except KeyboardInterrupt:

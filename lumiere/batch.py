@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from .request import SEED, Request
@@ -125,7 +125,7 @@ class Batch:
         return [self.folder / LINES, *sorted(own, key=lambda file: file.stat().st_mtime)]
 
     def _told(self, number: int) -> dict:
-        return {"request": asdict(self.wanted[number]), "model": self.model}
+        return {"request": json.loads(self.wanted[number].to_json()), "model": self.model}
 
     def _same(self, line: dict | None, number: int) -> bool:
         return line is not None and {key: line.get(key) for key in ("request", "model")} == self._told(number)

@@ -123,6 +123,7 @@ def narrowed(known: Limits, model: Model) -> Limits:
     own = {"max_frames": model.longest, "max_side": model.longest_side, "max_pixels": model.pixels}
     own = {name: most for name, most in own.items() if most and getattr(known, name) == getattr(Bounds, name)}
     shortest = max(known.min_frames, model.shortest)
+    own["styles"] = model.style.ranges
     return replace(known, min_frames=shortest, default_frames=model.frames, **own)
 
 

@@ -23,6 +23,7 @@ GUIDANCE = (0.0, 30.0)  # far past the values at which colours saturate
 SEED = (0, 2**32 - 1)  # survives a number field, JSON and a URL without loss
 COUNT = (0, 10**6)  # frames and sides, before `check`, which knows the model and names what would be valid
 MAX_TEXT = 2000  # characters of a prompt; text encoders take 20 to 77 tokens of it
+MAX_STYLES = 16  # weights of a request, each as far as `Style` takes them
 MAX_SETTINGS = 65536  # characters of saved settings: two full prompts, every character escaped, fit
 
 
@@ -30,7 +31,8 @@ MAX_SETTINGS = 65536  # characters of saved settings: two full prompts, every ch
 class Limits:
     """What one model can do, and what its operator allows. All are inclusive.
 
-    `max_pixels` bounds frames * height * width. Those of a model: `folder.read_limits`.
+    `max_pixels` bounds frames * height * width; `styles` are the least and the most of each weight in a
+    request's `style_weights`. Those of a model: `folder.read_limits`.
     """
 
     downsample_factor: int = 4
@@ -44,6 +46,7 @@ class Limits:
     default_frames: int = 16
     default_height: int = 128
     default_width: int = 128
+    styles: tuple[tuple[float, float], ...] = ()
 
     def longest(self, height: int, width: int) -> int:
         """The most frames of this size, in pixels, that can be asked for."""
@@ -59,8 +62,9 @@ class Request:
     whose range depends on the model and is left to `check`. fps: 1 to 60. steps: 1 to 150. guidance: 0 to 30,
     where 1 means none. scheduler: one of `SCHEDULERS`. seed: 0 to 2**32 - 1, or None for a random one
     (`with_seed`). strength: above 0, at most 1; below 1 the clip begins as a given one with noise, and only
-    that share of the steps is run. mode: one of `MODES`. Where a float is asked an int will do, never a bool
-    or text.
+    that share of the steps is run. mode: one of `MODES`. style_weights: in place of those that the operator
+    gave to the styles of the model, all or none; to be put in by whoever runs the request. Where a float is
+    asked an int will do, never a bool or text.
 
     Raises ValueError for anything else.
     """
@@ -77,6 +81,7 @@ class Request:
     seed: int | None = None
     strength: float = 1.0
     mode: str = "text"
+    style_weights: tuple[float, ...] = ()
 
     def __post_init__(self):
         _check_text("prompt", self.prompt)
@@ -102,6 +107,8 @@ class Request:
             value = getattr(self, name)
             if type(value) is not str or value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}: received {_received(value)}.")
+        _check_weights("style_weights", self.style_weights)
+        object.__setattr__(self, "style_weights", tuple(map(float, self.style_weights)))
         # Equal requests are saved alike: an int accepted as a number becomes the float it stands for.
         object.__setattr__(self, "guidance", float(self.guidance))
         object.__setattr__(self, "strength", float(self.strength))
@@ -117,6 +124,14 @@ class Request:
         for name in ("height", "width"):
             _check_multiple(name, getattr(self, name), limits.size_multiple, limits.min_side, limits.max_side)
         _check_whole("steps", self.steps, STEPS[0], limits.max_steps)
+        if self.style_weights and len(self.style_weights) != len(limits.styles):
+            raise ValueError(
+                f"style_weights must be as many numbers as the model has styles, {len(limits.styles)}: "
+                f"received {len(self.style_weights)}."
+            )
+        for weight, (low, high) in zip(self.style_weights, limits.styles, strict=False):
+            if not low <= weight <= high:
+                raise ValueError(f"style_weights must be from {low:g} to {high:g}: received {weight:g}.")
         pixels = self.frames * self.height * self.width
         if pixels > limits.max_pixels:
             raise ValueError(
@@ -130,7 +145,8 @@ class Request:
         return self if self.seed is not None else replace(self, seed=secrets.randbelow(SEED[1] + 1))
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False)
+        values = {name: value for name, value in asdict(self).items() if name != "style_weights" or value}
+        return json.dumps(values, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> "Request":
@@ -180,6 +196,14 @@ def _check_multiple(name: str, value: int, step: int, low: int, high: int) -> No
     near = f"the nearest are {below} and {below + step}" if first < last else f"the only one is {first}"
     span = "" if first <= value <= last else f"from {first} to {last} and "
     raise ValueError(f"{name} must be {span}divisible by {step}: {_received(value)} is not, {near}.")
+
+
+def _check_weights(name: str, value) -> None:
+    if not isinstance(value, list | tuple) or len(value) > MAX_STYLES:
+        raise ValueError(f"{name} must be {MAX_STYLES} numbers at most: received {_received(value)}.")
+    for weight in value:
+        if not _is_number(weight) or abs(weight) > 4:
+            raise ValueError(f"{name} must be numbers from -4 to 4: received {_received(weight)}.")
 
 
 def _is_number(value) -> bool:

@@ -11,7 +11,7 @@ from lumiere.page.restore import MOST_QUERY, link, read_clip_settings, read_link
 from lumiere.request import Limits, Request
 from lumiere.video import write_clip
 
-LIMITS = Limits()
+LIMITS = Limits(styles=((0.0, 2.0),))
 WHOLE = Request(
     "a blue fish & a red ball, 50% <b>",
     negative_prompt="noise",
@@ -23,6 +23,7 @@ WHOLE = Request(
     guidance=2.5,
     scheduler="euler a",
     seed=2**32 - 1,
+    style_weights=(0.5,),
 )
 
 

@@ -45,20 +45,25 @@ STRENGTH = ("strength", float, 0.6, "How much is made anew, above 0 to 1.")
 Answer = tuple[gr.FileData, dict]
 
 
-def endpoints(run: Callable[[dict, dict], Iterator[tuple]], models: Collection[str]) -> list[Callable]:
+def endpoints(
+    run: Callable[[dict, dict], Iterator[tuple]], models: Collection[str], styles: Collection[str]
+) -> list[Callable]:
     """Generator functions for `gr.api`, named after their endpoint.
 
     run: makes a clip from {field of a Request: value} and {name of `Sources`: file}; its last item is the
     answer. models: names of those that can be asked for; of several, the fields have a `model`, or None.
+    styles: names of those whose weights can be set: where there are any, the fields have `style_weights`.
     """
-    told = f"One of {', '.join(models)}; the first when none is given."
-    choice = (("model", str | None, None, told),) if len(models) > 1 else ()
-    return [_endpoint(mode, run, choice) for mode in MODES]
+    which = f"One of {', '.join(models)}; the first when none is given."
+    weights = f"Weights of {', '.join(styles)}, in this order; {OWN}"
+    more = (("model", str | None, None, which),) if len(models) > 1 else ()
+    more += (("style_weights", list[float] | None, None, weights),) if styles else ()
+    return [_endpoint(mode, run, more) for mode in MODES]
 
 
-def _endpoint(mode: str, run, choice: tuple) -> Callable:
+def _endpoint(mode: str, run, more: tuple) -> Callable:
     name, does = MODES[mode]
-    settings = (STRENGTH, *SETTINGS, *choice) if mode == "video" else (*SETTINGS, *choice)
+    settings = (STRENGTH, *SETTINGS, *more) if mode == "video" else (*SETTINGS, *more)
     rows = [("prompt", str, inspect.Parameter.empty, "What should happen, at most 2000 characters.")]
     rows += [(file, gr.FileData, inspect.Parameter.empty, FILES[file]) for file in NEEDS[mode]]
     rows += settings

@@ -28,7 +28,7 @@ def blocks(apps: Mapping) -> gr.Blocks:
     first, *others = apps.values()
     with gr.Blocks(title=words.TITLE, analytics_enabled=False) as demo:
         bind(first)
-        for endpoint in endpoints(first.answer, apps):
+        for endpoint in endpoints(first.answer, apps, first.entry.style.names if first.limits.styles else ()):
             gr.api(endpoint, **DEVICE)
     for app in others:
         with demo.route(app.name, app.name):
@@ -39,14 +39,12 @@ def blocks(apps: Mapping) -> gr.Blocks:
 def bind(app) -> None:
     """The page of one model."""
     page = widgets.page(app.limits, app.entry, app.service.bounds.upload_mb, app.name, app.addresses)
-    if len(app.addresses) > 1:
-        gr.Navbar(visible=False)  # the page has links of its own
     start = [page.generate.click, page.prompt.submit]
     gr.on(start, None, page.status, page.status, js=BEGIN, **QUIET)
     made = gr.on(
         start,
         app.make,
-        [page.given, *page.form],
+        [page.given, *page.form, *page.style],
         [getattr(page, name) for name in widgets.OUTPUTS],
         js=f"(given, ...form) => [given, ...lumiere.ask({NAMES}, ...form)]",
         **DEVICE,

@@ -83,7 +83,7 @@ function add(value) {
 }
 
 function differences(one, other) {
-  return Object.keys(one.settings).filter((name) => one.settings[name] !== other.settings[name]);
+  return Object.keys(one.settings).filter((name) => String(one.settings[name]) !== String(other.settings[name]));
 }
 
 function side(value, names) {

@@ -19,7 +19,7 @@ async function drop(file) {
 
 watch("value", () => {
   const { settings, sentence, address } = props.value || {};
-  if (address) return location.assign(address); // the page of another model
+  if (address) return setTimeout(() => location.assign(address), 100); // another model's page, once this answer is through
   if (settings) document.dispatchEvent(new CustomEvent("lumiere:fill", { detail: { settings } }));
   if (sentence) say(sentence);
 });

@@ -22,12 +22,21 @@ def link(request: Request) -> str:
     keep = ("prompt", "frames", "height", "width", "steps", "guidance", "scheduler", "seed")
     values = {name: getattr(request, name) for name in KINDS}
     values = {n: v for n, v in values.items() if v is not None and (n in keep or v != getattr(usual, n))}
-    return "?" + urlencode({n: f"{v:g}" if type(v) is float else v for n, v in values.items()})
+    return "?" + urlencode({n: _written(v) for n, v in values.items()})
+
+
+def _written(value):
+    """A value of a request as it stands in a link: `0.8,0.5` for the weights of a style."""
+    if type(value) is tuple:
+        return ",".join(map(_written, value))
+    return f"{value:g}" if type(value) is float else value
 
 
 def form(request: Request, names=tuple(KINDS)) -> dict:
     """The settings of the form that make this request again."""
-    values = {name: getattr(request, name) for name in names}
+    values = {
+        name: getattr(request, name) for name in names if name != "style_weights" or request.style_weights
+    }
     return values | ({"randomise": values["seed"] is None} if "seed" in values else {})
 
 
@@ -73,6 +82,8 @@ def _reminder(request: Request) -> dict:
 def _value(name: str, text: str):
     """The text of a query as what the field takes; what is none stays text, and `Request` refuses it."""
     kind = str(KINDS[name])
+    if "tuple" in kind:
+        return [_value("strength", each) for each in text.split(",")]
     if "int" in kind and re.fullmatch(r"-?\d{1,20}", text):
         return int(text)
     if "float" in kind and re.fullmatch(r"-?\d{1,9}(\.\d{0,9})?", text):

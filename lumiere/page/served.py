@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
 
 from .. import models, zerogpu
 from ..fetch import telling
@@ -32,7 +33,10 @@ class Served:
         """
         if models.resident(self.model, self.device) is None:
             yield from self._load()
-        pipeline = models.get(self.model, self.device)
+        model = replace(self.model, style=self.model.style.weighted(request.style_weights))
+        if models.resident(model, self.device).styler.style != model.style:
+            yield words.STYLING
+        pipeline = models.get(model, self.device)
         from ..pipeline import GenerationError  # not before: the page opens without torch
 
         try:
@@ -79,7 +83,9 @@ def there(allowed: dict[str, models.Model]) -> dict[str, tuple[models.Model, Lim
     found = {}
     for number, (name, model) in enumerate(allowed.items(), 1):
         try:
-            found[name] = model, models.limits(model)
+            limits = models.limits(model)
+            # On ZeroGPU weights are as they were before the fork.
+            found[name] = model, replace(limits, styles=()) if zerogpu.HERE else limits
         except OSError as error:
             if number == len(allowed) and not found:
                 raise

@@ -10,6 +10,7 @@ from .. import models
 from ..modes import NEEDS
 from ..paperworld import captions
 from ..request import FPS, GUIDANCE, SCHEDULERS, STEPS, Limits
+from ..style import Style
 from ..table import DEFAULT
 from . import examples, files, part, words, works
 
@@ -39,6 +40,7 @@ class Page:
     outside: gr.HTML
     export: gr.HTML
     settings: list
+    style: list  # one component where the model has styles
 
     @property
     def form(self) -> list:
@@ -99,6 +101,7 @@ def page(
             )
             with gr.Column(elem_id="settings"):
                 made = settings(limits, model, strength)
+            style = [styles(model.style, limits)] if limits.styles else []
             component("examples", title=words.TRY, examples=shelf(model, known), elem_id="shelf")
     component("gallery", words=words.GALLERY, elem_id="gallery")
     drawing = works.drawing(works.read(*models.small_files(model)), model.frames)
@@ -107,7 +110,9 @@ def page(
         wish = component("wish", store=store, names=FORM)
         outside = component("outside", names=FORM, **told)
         export = component("export", lost=words.LOST)
-    return Page(**asked, **shown, mode=mode, wish=wish, outside=outside, export=export, settings=made)
+    return Page(
+        **asked, **shown, mode=mode, wish=wish, outside=outside, export=export, settings=made, style=style
+    )
 
 
 def ask(known: bool, told: dict) -> tuple[dict, gr.Slider]:
@@ -151,6 +156,18 @@ def ask(known: bool, told: dict) -> tuple[dict, gr.Slider]:
 def first(wordings: tuple) -> str:
     """The usual wording of what a model knows: of motions the participle."""
     return wordings[0] if isinstance(wordings[0], str) else wordings[0][0]
+
+
+def styles(style: Style, limits: Limits) -> gr.HTML:
+    return component(
+        "style",
+        style.weights,
+        title=words.STYLE,
+        help=words.STYLE_HELP,
+        names=style.names,
+        ranges=limits.styles,
+        elem_id="style",
+    )
 
 
 def film() -> dict:

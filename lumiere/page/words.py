@@ -36,6 +36,9 @@ HINT = "Draw here what should be made anew"
 NO_PICTURE = "A picture or clip comes first"
 
 MODELS = "Model"
+STYLE = "Style"
+STYLE_HELP = "How much of each style is in the pictures; 0 is none of it."
+STYLING = "The style is put into the model …"
 
 PROMPT = "What should happen?"
 PLACEHOLDER = "a red ball bouncing over green hills"
@@ -129,6 +132,7 @@ GALLERY = {
         "height": HEIGHT,
         "width": WIDTH,
         "strength": STRENGTH,
+        "style_weights": STYLE,
         "mode": "Mode",
     },
 }
@@ -260,6 +264,8 @@ def facts(request) -> str:
     """The settings that made a clip, in the order of the form. No text of the user."""
     mode = () if request.mode == "text" else (MODES[request.mode],)
     strength = () if request.strength == 1 else (f"strength {request.strength:g}",)
+    weights = ", ".join(f"{weight:g}" for weight in request.style_weights)
+    style = (f"style {weights}",) if weights else ()
     return " · ".join(
         (
             *mode,
@@ -269,6 +275,7 @@ def facts(request) -> str:
             f"guidance {request.guidance:g}",
             scheduler(request.scheduler),
             *strength,
+            *style,
             f"seed {request.seed}",
         )
     )

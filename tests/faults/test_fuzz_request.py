@@ -13,7 +13,14 @@ from .stranger import sentence
 CASES = 10_000
 HANG = 2000  # ms
 FIELDS = tuple(Request.__dataclass_fields__)
-LIMITS = Limits(max_frames=16, max_side=64, max_pixels=16 * 64 * 64, default_height=64, default_width=64)
+LIMITS = Limits(
+    max_frames=16,
+    max_side=64,
+    max_pixels=16 * 64 * 64,
+    default_height=64,
+    default_width=64,
+    styles=((0.0, 2.0),),
+)
 SLOW = settings(
     max_examples=CASES,
     deadline=None,
@@ -55,6 +62,7 @@ RIGHT = {  # values that a small clip can have
     "seed": st.one_of(st.none(), st.integers(0, 2**32 - 1)),
     "strength": st.just(1.0),
     "mode": st.sampled_from(MODES),
+    "style_weights": st.lists(st.floats(0, 2), max_size=1),
 }
 WORDS = ("prompt", "negative_prompt", "scheduler", "mode")
 likely = {  # often right, so that more than the first field is looked at
@@ -75,7 +83,8 @@ def test_fuzz_fields_of_a_request(values):
         sentence(str(refusal)[:1].upper() + str(refusal)[1:].replace("_", " "))
     else:
         assert Request.from_json(request.to_json()) == request
-        assert all(type(getattr(request, name)) in (int, float, str) for name in FIELDS)
+        assert all(type(getattr(request, name)) in (int, float, str, tuple) for name in FIELDS)
+        assert all(0 <= weight <= 2 for weight in request.style_weights)
         assert request.frames * request.height * request.width <= LIMITS.max_pixels
 
 
