@@ -1,8 +1,10 @@
 """A page with a choice of models: each with what is its own, one at a time on the device, in its turn."""
 
+import gc
 import json
 import re
 import threading
+import weakref
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -192,6 +194,17 @@ def test_what_does_not_fit_is_refused_in_words(allowed, monkeypatch):
     items = Served("tiny", allowed["tiny"], "cpu").generate(Request(**SETTINGS), threading.Event())
     with pytest.raises(GenerationError, match="needs about .* lower frames"):
         list(items)
+
+
+def test_what_was_frozen_after_its_loading_goes_too(allowed, monkeypatch):
+    monkeypatch.setattr(models, "_resident", [])
+    first = weakref.ref(models.get(allowed["tiny"], "cpu").lumiere)
+    served.settle()
+    try:
+        models.get(allowed["real"], "cpu")
+        assert first() is None
+    finally:
+        gc.unfreeze()
 
 
 def options(*given: str):
