@@ -1,4 +1,4 @@
-"""The widgets of the page in their places. Events are bound in `app.py`."""
+"""The widgets of the page in their places. Events are bound in `events.py`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

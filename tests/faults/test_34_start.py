@@ -1,7 +1,10 @@
 """A model that cannot be had: the start ends in words with the way out, and no half-alive page stays."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import pytest
 
-from .server import Process, wait_for
+from .server import ROOT, Process, wait_for
 
 pytestmark = pytest.mark.slow
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -32,6 +35,8 @@ def hub(model, fault: str):
                 return self.send_error(503)
             if "lumiere/tiny" not in self.path:
                 return self.refuse(404, "RepoNotFound")
+            if "/revision/" in self.path and not self.path.endswith(("/main", SHA)):
+                return self.refuse(404, "RevisionNotFound")
             if "/tree/" in self.path:
                 sizes = {name: path.stat().st_size for name, path in files.items()}
                 entries = [{"type": "file", "path": n, "size": s, "oid": n} for n, s in sizes.items()]
@@ -115,14 +120,18 @@ def test_34_a_hub_that_has_it_serves_it(tiny_model, tmp_path):
         assert process.stranger().generate()[0] == "complete"
 
 
-def test_34_a_wrong_revision(tiny_model, tmp_path, monkeypatch):
-    from lumiere.folder import locate
-
+@pytest.mark.parametrize("revision", ["main", "no-such-revision"])
+def test_34_a_wrong_revision(tiny_model, tmp_path, revision):
+    program = f"from lumiere.folder import locate; print(locate('lumiere/tiny', revision='{revision}'))"
     with hub(tiny_model, "") as address:
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-        monkeypatch.setenv("HF_ENDPOINT", address)
-        with pytest.raises(OSError, match="check the name, the revision and the network"):
-            locate("lumiere/tiny", revision="no-such-revision")
+        environment = os.environ | online(address, tmp_path)
+        ran = subprocess.run(
+            [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
+    assert (ran.returncode == 0) == (revision == "main"), ran.stderr
+    if ran.returncode:
+        last = ran.stderr.strip().splitlines()[-1]
+        assert "RevisionNotFoundError" in last and "check the name, the revision and the network" in last
 
 
 @pytest.mark.parametrize(
