@@ -69,7 +69,7 @@ SD15 = Model(
     licence="weights CreativeML OpenRAIL-M, motion Apache-2.0",
 )
 MODELS = {
-    "paper-world": Model("assets/models/paper-world", licence="MIT"),
+    "paper-world": Model("assets/models/paper-world", scheduler="euler a", guidance=2.0, licence="MIT"),
     "sd15-animatediff": replace(
         SD15,
         gigabytes=5.6,
