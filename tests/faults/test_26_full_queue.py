@@ -1,7 +1,7 @@
 from collections import Counter
 
-from app import PLACES
 from lumiere.bounds import Bounds
+from lumiere.page.events import PLACES
 
 from .server import wait_for
 from .stranger import finished, sentence
