@@ -14,12 +14,11 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from lumiere.models import MODELS
+from lumiere.table import DEFAULT
 from tests.browser.conftest import ARGUMENTS, CHROMIUM, PATIENCE, ROOT, ask, fill, serving, shown, state
 from tests.browser.test_access import serious
 from tests.browser.test_page import WATCH
 
-MODEL = ROOT / MODELS["paper-world"].source
 TIMES = 5  # clips of which the median counts
 THREADS = str(os.cpu_count())  # tests have one, visitors all
 LATENCY = 150  # ms, of a slow link
@@ -119,7 +118,7 @@ def blanks(page: Page, latency: float = 0) -> tuple[int, int]:
 
 def started(browser: Browser, complaints: list) -> float:
     """Seconds from the command to a page that can be used."""
-    with serving(MODEL, Path(tempfile.mkdtemp()), wait=False, OMP_NUM_THREADS=THREADS) as address:
+    with serving(DEFAULT, Path(tempfile.mkdtemp()), wait=False, OMP_NUM_THREADS=THREADS) as address:
         began = time.monotonic()
         page = opened(browser, address, complaints)
         took = time.monotonic() - began
@@ -138,7 +137,7 @@ def measure(browser: Browser) -> None:
     started(browser, complaints)  # brings the files into memory
     start = started(browser, complaints)
     tell("command to a usable page", f"{start:.1f} s", "10 s", start <= 10)
-    with serving(MODEL, Path(tempfile.mkdtemp()), wait=False, OMP_NUM_THREADS=THREADS) as address:
+    with serving(DEFAULT, Path(tempfile.mkdtemp()), wait=False, OMP_NUM_THREADS=THREADS) as address:
         page = opened(browser, address, complaints)
         page.evaluate(LISTEN)
         first, second = press(page), press(page)

@@ -14,20 +14,17 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from lumiere.models import MODELS
 from lumiere.page import PICTURE, examples, words
-from lumiere.video import read_clip
+from lumiere.table import DEFAULT
 from tests.browser.conftest import ARGUMENTS, CHROMIUM, PATIENCE, ROOT, ask, serving, shown, state
 
-MODEL = ROOT / MODELS["paper-world"].source
 PAGE = PICTURE.with_name("page.png")
 SIZE, SHARED = (1280, 1010), (1200, 630)  # pixels
-COLOURS = 256
 PROMPT, SEED = examples.EXAMPLES[0]
-STRIP = 5  # frames of a clip in the shared picture
+STRIP = 5  # clips in the shared picture
 
 # A card over the page, in its own type and colours.
-CARD = """([title, text, frames]) => {
+CARD = """([title, text, stills]) => {
   const card = document.createElement("div"), strip = document.createElement("div");
   card.style = `position: fixed; inset: 0; z-index: 9999; background: var(--body-background-fill);
     display: grid; align-content: center; gap: 34px; padding: 0 70px`;
@@ -37,9 +34,9 @@ CARD = """([title, text, frames]) => {
   line.textContent = text;
   line.style = "font: 400 36px/1.35 'Source Sans Pro'; color: var(--body-text-color-subdued)";
   strip.style = "display: flex; gap: 14px";
-  for (const frame of frames) {
+  for (const still of stills) {
     const image = new Image();
-    image.src = frame;
+    image.src = still;
     image.style = "width: 200px; border-radius: 14px";
     strip.append(image);
   }
@@ -51,30 +48,23 @@ CARD = """([title, text, frames]) => {
 
 def shoot(page: Page, file: Path) -> None:
     picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(file, optimize=True)
+    picture.save(file, optimize=True)
     print(
         f"{file.relative_to(ROOT)}: {picture.width} x {picture.height}, {file.stat().st_size / 1000:.0f} kB"
     )
 
 
-def frames(page: Page) -> list[str]:
-    """Some frames of the clip on the page, from its beginning to its end, as data URIs."""
-    with page.expect_download() as download:
-        page.click("#download")
-    clip, _ = read_clip(download.value.path())
-    found = []
-    for number in range(STRIP):
-        picture, data = clip[number * (len(clip) - 1) // (STRIP - 1)], io.BytesIO()
-        Image.fromarray(picture).resize((400, 400), Image.Resampling.LANCZOS).save(data, "PNG")
-        found.append("data:image/png;base64," + base64.b64encode(data.getvalue()).decode())
-    return found
+def stills() -> list[str]:
+    """The still thumbnails of some examples, as data URIs."""
+    files = [examples.files(seed, prompt)[1] for prompt, seed in examples.EXAMPLES[:STRIP]]
+    return ["data:image/webp;base64," + base64.b64encode(file.read_bytes()).decode() for file in files]
 
 
 def main() -> None:
     threads = str(os.cpu_count())
     with (
         sync_playwright() as playwright,
-        serving(MODEL, Path(tempfile.mkdtemp()), OMP_NUM_THREADS=threads) as address,
+        serving(DEFAULT, Path(tempfile.mkdtemp()), OMP_NUM_THREADS=threads) as address,
     ):
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         page = browser.new_page(
@@ -90,9 +80,8 @@ def main() -> None:
         time.sleep(1)  # the controls fade
         page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
         shoot(page, PAGE)
-        strip = frames(page)
         page.set_viewport_size(dict(zip(("width", "height"), SHARED, strict=True)))
-        page.evaluate(CARD, [words.TITLE, words.INTRO, strip])
+        page.evaluate(CARD, [words.TITLE, words.INTRO, stills()])
         shoot(page, PICTURE)
         browser.close()
 
