@@ -38,6 +38,9 @@ def fetch(name: str, kind: str, revision: str | None, wanted: list[str]) -> Path
             f"cannot fetch the {kind} {name} from the hub ({type(error).__name__}): check the name, the "
             "revision and the network, or give the path of a local folder."
         ) from error
+    finally:
+        if bars:
+            bars.ended = True
 
 
 def progress(name: str, done: float, total: float) -> str:
@@ -54,6 +57,7 @@ def _bars(name: str, told: Callable[[str], None]):
 
     class Bar(tqdm):
         monitor_interval = 0  # no thread that looks after bars
+        ended = False  # those of a fetching that failed are closed at any time after it
 
         def __init__(self, *args, **options):
             super().__init__(
@@ -63,7 +67,7 @@ def _bars(name: str, told: Callable[[str], None]):
                 counting.append(self)
 
         def display(self, *_, **__):
-            if self.unit == "B" and self.total:
+            if self.unit == "B" and self.total and not Bar.ended:
                 most = max(counting, key=lambda bar: bar.n)
                 told(progress(name, most.n, max(most.n, self.total)))
 
