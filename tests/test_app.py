@@ -1,6 +1,5 @@
 """The app as programs see it: a real server with the tiny model, real clients, no browser."""
 
-import asyncio
 import json
 import re
 import threading
@@ -21,6 +20,7 @@ from lumiere.page import endpoints, events, files, widgets, words
 from lumiere.pipeline import LumierePipeline
 from lumiere.request import MODES, Request
 from lumiere.video import read_clip, read_settings, write_clip
+from tests.awaiting import awaited
 from tests.test_readme import examples
 
 PATIENCE = 120  # s; only a failing test waits that long
@@ -316,7 +316,7 @@ def test_page_keeps_the_clip_of_a_stopped_job(served):
     for values in made:
         last = dict(zip(lumiere_app.OUTPUTS, values, strict=True))
         if is_sheet(last["theatre"]):
-            asyncio.run(served[0].stop(Visitor))
+            awaited(served[0].stop(Visitor))
     assert re.match(r"Stopped at step \d+ of 150\.", last["status"]["text"])
     assert len(read_clip(last["result"]["path"])[0]) == 8
 

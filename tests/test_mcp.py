@@ -1,6 +1,5 @@
 """`python app.py --mcp`: the endpoints as tools, by the client that agents use."""
 
-import asyncio
 import base64
 import io
 import re
@@ -15,6 +14,7 @@ from PIL import Image
 
 from lumiere.page.endpoints import MODES
 from lumiere.video import read_clip
+from tests.awaiting import awaited
 from tests.faults.server import Process
 from tests.faults.stranger import CLIP
 from tests.faults.trap import trap
@@ -41,7 +41,7 @@ def call(process, tool: str, **arguments):
         async with session(process) as tools:
             return await tools.call_tool(tool, CLIP | arguments)
 
-    return asyncio.run(once())
+    return awaited(once())
 
 
 def test_one_described_tool_per_mode(process):
@@ -49,7 +49,7 @@ def test_one_described_tool_per_mode(process):
         async with session(process) as told:
             return (await told.list_tools()).tools
 
-    found = {tool.name: tool for tool in asyncio.run(tools())}
+    found = {tool.name: tool for tool in awaited(tools())}
     assert set(found) == {name for name, _ in MODES.values()}
     generate = found["generate"]
     assert generate.description.startswith("Makes a clip from a prompt")
