@@ -85,9 +85,8 @@ class App:
 
     def make(self, http: gr.Request, given, *form):
         """One clip for the page: yields at least every half second, and ends with the page ready again."""
-        fields = dict(
-            zip([*widgets.FORM, "style_weights"], form, strict=False)
-        )  # a page without styles sends none
+        names = [*widgets.FORM, "style_weights"]  # of which a page without styles does not send the last
+        fields = dict(zip(names, form, strict=False))
         if fields.pop("randomise"):
             fields["seed"] = None
         if fields["mode"] != "video":
@@ -205,7 +204,7 @@ class App:
     def settings(self, request: Request) -> str:
         """JSON that goes with a clip; it names the model where there are several."""
         named = {"model": self.name} if len(self.apps) > 1 else {}
-        return json.dumps(json.loads(request.to_json()) | named, ensure_ascii=False)
+        return json.dumps(request.saved() | named, ensure_ascii=False)
 
     def note(self, prompt) -> dict:
         """The line below the prompt: a tip, or the words that the model will leave out, and what to mark."""

@@ -124,20 +124,15 @@ class ConvolutionInflationBlock(TemporalLayer):
         y = y.permute(0, 2, 3, 1).to(torch.promote_types(dtype, torch.float32))  # b t (h w) c
         if self.norm == "group":
             y = group_norm_over_time(norm, y)
+        elif self.norm == "clip":
+            y = group_norm_over_clip(norm, y)
         else:
-            y = self._norm_over_clip(norm, y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            y = norm(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         if self.modulation is not None:
             scale, shift = self.modulation(embedding).to(y.dtype)[:, None, None].chunk(2, dim=-1)
             y = torch.addcmul(shift, y, 1 + scale)  # b t (h w) c
         y = silu(y).to(dtype).flatten(0, 1)  # b t (h w) c -> (b t) (h w) c
         return add_projection(x, y, self.proj_out.weight.squeeze(-1), self.proj_out.bias)
-
-    def _norm_over_clip(self, norm: nn.Module, y: Tensor) -> Tensor:
-        """Of y `b c t n`, in whose precision the weights may not be."""
-        if self.norm == "rms":
-            return norm(y)
-        weight, bias = norm.weight.to(y.dtype), norm.bias.to(y.dtype)
-        return F.group_norm(y, norm.num_groups, weight, bias, norm.eps)
 
 
 def add_projection(x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -171,6 +166,12 @@ def group_norm_over_time(norm: nn.GroupNorm, x: Tensor) -> Tensor:
     weight, bias = (w.to(x.dtype).view(groups) for w in (norm.weight, norm.bias))
     scale = weight * rate  # b 1 n g k
     return torch.addcmul((bias - mean * scale).flatten(3), x, scale.flatten(3))
+
+
+def group_norm_over_clip(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    """Group norm of x `b t n c` over all frames and pixels, whose precision the weights need not have."""
+    weight, bias = norm.weight.to(x.dtype), norm.bias.to(x.dtype)
+    return F.group_norm(x.permute(0, 3, 1, 2), norm.num_groups, weight, bias, norm.eps).permute(0, 2, 3, 1)
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager:

@@ -144,9 +144,12 @@ class Request:
         """Returns this request with a seed: its own, or one drawn evenly from the full range."""
         return self if self.seed is not None else replace(self, seed=secrets.randbelow(SEED[1] + 1))
 
+    def saved(self) -> dict:
+        """All fields by name, those of styles only where there are any."""
+        return {name: value for name, value in asdict(self).items() if name != "style_weights" or value}
+
     def to_json(self) -> str:
-        values = {name: value for name, value in asdict(self).items() if name != "style_weights" or value}
-        return json.dumps(values, ensure_ascii=False)
+        return json.dumps(self.saved(), ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> "Request":

@@ -34,9 +34,7 @@ def _written(value):
 
 def form(request: Request, names=tuple(KINDS)) -> dict:
     """The settings of the form that make this request again."""
-    values = {
-        name: getattr(request, name) for name in names if name != "style_weights" or request.style_weights
-    }
+    values = {name: value for name, value in request.saved().items() if name in names}
     return values | ({"randomise": values["seed"] is None} if "seed" in values else {})
 
 

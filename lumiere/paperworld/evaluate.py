@@ -61,7 +61,7 @@ class Studio:
     @cached_property
     def fingerprint(self):
         """Of all that records depend on: weights, settings, and the code that judges."""
-        told = hashlib.sha256(json.dumps(json.loads(self._usual.to_json())).encode())
+        told = hashlib.sha256(json.dumps(self._usual.saved()).encode())
         code = [Path(__file__).with_name(f"{name}.py") for name in CODE]
         for file in (*code, *sorted(self.folder.rglob("*.safetensors"))):
             told.update(file.read_bytes())

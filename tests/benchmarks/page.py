@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from lumiere.table import DEFAULT
 from tests.browser.conftest import ARGUMENTS, CHROMIUM, PATIENCE, ROOT, ask, fill, serving, shown, state
 from tests.browser.test_access import serious
-from tests.browser.test_page import WATCH
+from tests.browser.test_page import WATCH, delayed, judged
 
 TIMES = 5  # clips of which the median counts
 THREADS = str(os.cpu_count())  # tests have one, visitors all
@@ -102,18 +102,14 @@ def stop(page: Page, step: float) -> float:
 
 def blanks(page: Page, latency: float = 0) -> tuple[int, int]:
     """Of samples ten times a second, from the first preview on, how many show nothing; and of how many."""
-    link = page.context.new_cdp_session(page)
-    slow = {"offline": False, "latency": latency, "downloadThroughput": -1, "uploadThroughput": -1}
-    link.send("Network.emulateNetworkConditions", slow)
+    delayed(page, latency)
     page.evaluate(WATCH)
     ask(page, PROMPT)
     state(page, "busy")
     state(page, "done")
     shown(page)
-    samples = page.evaluate("seen")
-    first = next(i for i, sample in enumerate(samples) if sample["playing"])
-    watched = samples[first:]
-    return sum(sample["blank"] and not sample["film"] for sample in watched), len(watched)
+    watched, blank = judged(page.evaluate("seen"))
+    return len(blank), len(watched)
 
 
 def started(browser: Browser, complaints: list) -> float:

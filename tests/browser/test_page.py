@@ -63,11 +63,17 @@ def test_from_prompt_to_clip(visit, pictures):
     page.screenshot(path=pictures / "done-1280-light.png")
 
 
-def check_samples(samples, distinct):
-    """No blank or missing picture between the first preview and the end, and no jump of the stage."""
+def judged(samples) -> tuple[list, list]:
+    """The samples from the first preview on, and those of them that show nothing."""
     first = next(i for i, sample in enumerate(samples) if sample["playing"])
     watched = samples[first:]
-    assert not [sample for sample in watched if sample["blank"] and not sample["film"]]
+    return watched, [sample for sample in watched if sample["blank"] and not sample["film"]]
+
+
+def check_samples(samples, distinct):
+    """No blank or missing picture between the first preview and the end, and no jump of the stage."""
+    watched, blank = judged(samples)
+    assert not blank
     assert len({sample["sheet"] for sample in watched}) >= distinct
     assert len({(sample["top"], sample["height"]) for sample in samples}) == 1
     return watched
@@ -149,9 +155,7 @@ def test_reduced_motion(visit):
 def test_no_blank_on_a_slow_link(visit):
     """Judged by every picture that the browser composes, from the first preview until the clip plays."""
     page = visit()
-    link = page.context.new_cdp_session(page)
-    slow = {"offline": False, "latency": 150, "downloadThroughput": -1, "uploadThroughput": -1}
-    link.send("Network.emulateNetworkConditions", slow)
+    link = delayed(page, 150)
     page.evaluate(WATCH)
     stage, film = page.locator(".theatre").bounding_box(), []
     ask(page, "a red ball bouncing over green hills", steps=40)
@@ -168,6 +172,14 @@ def test_no_blank_on_a_slow_link(visit):
     assert len(film) > 20 and not any(flat), f"{sum(flat)} of {len(film)} pictures are blank"
     sheets = {sample["sheet"] for sample in watched}
     print(f"{len(film)} pictures, {len(watched)} samples, {len(sheets)} previews, 0 blank")
+
+
+def delayed(page, latency):
+    """The session with the browser that makes the page's link so slow, in ms."""
+    link = page.context.new_cdp_session(page)
+    slow = {"offline": False, "latency": latency, "downloadThroughput": -1, "uploadThroughput": -1}
+    link.send("Network.emulateNetworkConditions", slow)
+    return link
 
 
 def acknowledge(link, frame):
