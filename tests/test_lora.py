@@ -48,6 +48,15 @@ def factors(parts: dict) -> dict[str, torch.Tensor]:
     return {key: 0.3 * weight / weight[0].numel() ** 0.5 for key, weight in made.items()}
 
 
+def save_styled(folder: Path, other: str) -> None:
+    """`base` with its `adapter`, another base like it of this name, and ink.safetensors, a LoRA for them."""
+    parts = components("sd")
+    save_base(folder / "base", "sd")
+    save_base(folder / other, "sd", seed=5)
+    save_adapter(folder / "adapter", parts["unet"])
+    save_file(factors(parts), folder / "ink.safetensors")
+
+
 def ours(folder: Path, family: str, style: Style) -> LumierePipeline:
     model = Model(str(folder / family), str(folder / f"{family}-adapter"), style=style)
     return LumierePipeline.from_pretrained(model, device="cpu")

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from safetensors.torch import save_file
 
 import app as lumiere_app
 from lumiere import models
@@ -18,9 +17,8 @@ from lumiere.request import Limits, Request
 from lumiere.style import Style
 from lumiere.table import Model
 from lumiere.video import read_clip, write_clip
-from tests.bases import components, save_adapter, save_base
 from tests.faults.stranger import Stranger
-from tests.test_lora import factors
+from tests.test_lora import save_styled
 
 REQUEST = Request("a red ball", frames=8, height=64, width=64, steps=2, seed=7, guidance=4)
 
@@ -29,11 +27,7 @@ REQUEST = Request("a red ball", frames=8, height=64, width=64, steps=2, seed=7, 
 def styled(tmp_path_factory) -> Model:
     """A LoRA with weight 0.5, and another base with alpha 0.25."""
     folder = tmp_path_factory.mktemp("styled")
-    parts = components("sd")
-    save_base(folder / "base", "sd")
-    save_base(folder / "other", "sd", seed=5)
-    save_adapter(folder / "adapter", parts["unet"])
-    save_file(factors(parts), folder / "ink.safetensors")
+    save_styled(folder, "other")
     style = Style(((str(folder / "ink.safetensors"), 0.5),), str(folder / "other"), 0.25)
     return Model(str(folder / "base"), str(folder / "adapter"), steps=2, style=style)
 

@@ -1,11 +1,9 @@
 """The sliders of the styles that the operator gave."""
 
 import pytest
-from safetensors.torch import save_file
 
-from tests.bases import components, save_adapter, save_base
 from tests.browser.conftest import ask, serving, state
-from tests.test_lora import factors
+from tests.test_lora import save_styled
 
 pytestmark = pytest.mark.slow
 
@@ -13,11 +11,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def styled(tmp_path_factory):
     folder = tmp_path_factory.mktemp("styled")
-    parts = components("sd")
-    save_base(folder / "base", "sd")
-    save_base(folder / "water", "sd", seed=5)
-    save_adapter(folder / "adapter", parts["unet"])
-    save_file(factors(parts), folder / "ink.safetensors")
+    save_styled(folder, "water")
     options = ["--motion", folder / "adapter", "--lora", f"{folder / 'ink.safetensors'}:0.5"]
     options += ["--style", folder / "water", "--alpha", "0.25"]
     with serving(folder / "base", folder, *map(str, options)) as address:
