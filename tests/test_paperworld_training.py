@@ -62,6 +62,13 @@ def test_rendered_data_is_reproducible_and_avoids_what_is_held_out(stills, tmp_p
     assert all(scene.combination in HELD_OUT for scene in read_scenes(tmp_path))
 
 
+def test_rendered_data_can_move_as_asked(tmp_path):
+    wanted = ["--motions", "spinning", "spinning", "spinning", "left"]
+    main(["render", "--data", str(tmp_path), "--scenes", "24", "--workers", "1", *wanted])
+    motions = [scene.motion for scene in read_scenes(tmp_path)]
+    assert set(motions) == {"spinning", "left"} and motions.count("spinning") > motions.count("left")
+
+
 def test_encoded_data_are_the_scaled_latents_of_each_frame(stills):
     torch.manual_seed(0)
     autoencoder = new_autoencoder().eval()

@@ -61,18 +61,28 @@ def _add_folders(command, data=None):
 
 
 def _add_render_arguments(command):
+    from .scene import MOTIONS
+
     command.add_argument("--data", required=True, help="folder to write")
     command.add_argument("--scenes", type=int, default=24000)
     command.add_argument("--frames", type=int, default=1)
     command.add_argument("--seed", type=int, default=11)
     command.add_argument("--held-out", action="store_true", help="only combinations that no training sees")
+    command.add_argument(
+        "--motions",
+        nargs="+",
+        choices=MOTIONS,
+        default=MOTIONS,
+        metavar="MOTION",
+        help=f"only such; one that is named twice is drawn twice as often: {', '.join(MOTIONS)}",
+    )
     command.add_argument("--workers", type=int, default=2)
 
 
 def _render(a):
     from .dataset import render_dataset
 
-    render_dataset(a.data, a.scenes, a.frames, a.seed, a.held_out, a.workers)
+    render_dataset(a.data, a.scenes, a.frames, a.seed, a.held_out, a.workers, a.motions)
 
 
 def _encode(a):

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from .scene import SIZE, Scene, render, sample_scene
+from .scene import MOTIONS, SIZE, Scene, render, sample_scene
 
 CELL = 8  # pixels per latent cell
 PIXELS = "pixels.npy"
 
 
-def render_dataset(folder, count, frames, seed, held_out=False, workers=2):
-    """Render ``count`` scenes of ``frames`` frames into ``folder``.
+def render_dataset(folder, count, frames, seed, held_out=False, workers=2, motions=MOTIONS):
+    """Render ``count`` scenes of ``frames`` frames into ``folder``, which move in one of these ways.
 
     Writes pixels.npy uint8 (n t h w c), weights.npy uint8 (n t h/8 w/8), the share of each latent cell that
     shows the subject or its marks, and scenes.jsonl. Scene ``i`` depends on ``seed`` and ``i`` only.
@@ -25,7 +25,7 @@ def render_dataset(folder, count, frames, seed, held_out=False, workers=2):
     cells = SIZE // CELL
     pixels = _create(folder / PIXELS, (count, frames, SIZE, SIZE, 3))
     weights = _create(folder / "weights.npy", (count, frames, cells, cells))
-    jobs = [(seed, index, frames, held_out) for index in range(count)]
+    jobs = [(seed, index, frames, held_out, motions) for index in range(count)]
     with contextlib.ExitStack() as stack:
         lines = stack.enter_context(open(folder / "scenes.jsonl", "w"))
         rendered = map(_render_one, jobs)
@@ -46,8 +46,8 @@ def _create(path, shape):
 
 
 def _render_one(job):
-    seed, index, frames, held_out = job
-    scene = sample_scene(np.random.default_rng((seed, index)), held_out)
+    seed, index, frames, held_out, motions = job
+    scene = sample_scene(np.random.default_rng((seed, index)), held_out, motions)
     clip, covered = render(scene, frames)
     cells = SIZE // CELL
     share = covered.reshape(frames, cells, CELL, cells, CELL).mean((2, 4))  # t h w -> t h/8 w/8

@@ -57,11 +57,14 @@ class Scene:
         return self.colour, self.subject, self.motion
 
 
-def sample_scene(rng, held_out=False):
-    """A random scene; its (colour, subject, motion) is a held-out one exactly when ``held_out`` is true."""
+def sample_scene(rng, held_out=False, motions=MOTIONS):
+    """A random scene; its (colour, subject, motion) is a held-out one exactly when ``held_out`` is true.
+
+    motions: those it may have, each as likely as it is often among them.
+    """
     while True:
         colour, subject = rng.choice(list(COLOURS)), rng.choice(list(SUBJECTS))
-        motion = rng.choice(MOTIONS)
+        motion = rng.choice(motions)
         if ((colour, subject, motion) in HELD_OUT) == held_out:
             break
     radius = rng.uniform(19, 26)
