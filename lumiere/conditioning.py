@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+SEAM = 4  # pixels over which what is made anew fades into what is given around it
 FEW = 4  # first frames that training gives at most, where it gives the beginning of a clip
 
 
@@ -102,6 +103,22 @@ def channels(clip: Tensor, mask: Tensor) -> Tensor:
 def blend(clean: Tensor, clip: Tensor, mask: Tensor) -> Tensor:
     """The predicted clean clip with what is given put into it, for weights not trained with masks."""
     return torch.where(mask.unsqueeze(-4), clip, clean)  # mask (b) t h w, clips b c t h w
+
+
+def put_back(frames: np.ndarray, given: Given) -> np.ndarray:
+    """A finished clip, uint8 (t h w c), with the pixels that are given in all of its frames as they are.
+
+    An autoencoder makes something else of them, a little different in each frame. Pixels that are given in
+    some frames only stay as it made them: they belong to the same picture as those of the other frames.
+    """
+    always = torch.from_numpy(given.mask.all(0)).float()
+    if not always.any():
+        return frames
+    near = F.avg_pool2d(always[None], 2 * SEAM + 1, 1, SEAM, count_include_pad=False)[0]  # a half at edges
+    share = torch.maximum(always, (2 * near).clamp(max=1)).unsqueeze(-1).numpy()  # h w 1
+    pairs = zip(frames, given.frames, strict=True)
+    mixed = [np.rint(made + share * (own.astype(np.float32) - made)).astype(np.uint8) for made, own in pairs]
+    return np.stack(mixed)
 
 
 def random_mask(

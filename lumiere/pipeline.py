@@ -16,7 +16,7 @@ from torch import Tensor
 from . import memory
 from .allocator import give_back
 from .assembly import assemble
-from .conditioning import Given, blend, channels, to_latents
+from .conditioning import Given, blend, channels, put_back, to_latents
 from .inflate import Lumiere
 from .lora import Styler
 from .preview import LatentPreview, Preview, synthetic_pictures
@@ -133,8 +133,9 @@ class LumierePipeline:
         On the CPU a seed gives the same bits whenever as many threads compute them.
 
         given: pixels that the clip should have (see conditioning.py). Motion weights that were trained with
-        such see them from the first step on; all others have them put into their predictions. With a strength
-        below 1 the clip begins as the given frames, all of them, with noise (`Request.steps_run` steps).
+        such see them from the first step on; all others have them put into their predictions. Those that are
+        given in all frames end up in the clip as they are. With a strength below 1 the clip begins as the
+        given frames, all of them, with noise (`Request.steps_run` steps).
 
         stop: looked at before every step. The clip predicted by the last finished step becomes the result;
         without a finished step there is none. Raises ValueError at once for what this model cannot do, and
@@ -207,6 +208,7 @@ class LumierePipeline:
             yield Progress(done, steps, time.monotonic() - began, partial(self.preview, clean))
         if clean is not None:
             frames = self.decode(sample if done == steps else clean)
+            frames = put_back(frames, given) if given else frames
             yield Result(frames, request, done, done < steps, time.monotonic() - began)
 
     def unknown_words(self, prompt: str) -> list[str]:

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -52,6 +53,23 @@ def test_blending_keeps_what_is_given_and_the_rest():
     blended = conditioning.blend(clean, clip, mask)
     assert torch.equal(blended[..., mask], clip[..., mask])
     assert torch.equal(blended[..., ~mask], clean[..., ~mask])
+
+
+def test_what_is_given_all_the_time_is_put_back_and_fades_into_the_rest():
+    made, own = (np.full((3, 40, 40, 3), level, np.uint8) for level in (200, 100))
+    hole = torch.zeros(40, 40, dtype=torch.bool)
+    hole[10:30, 10:40] = True
+    mixed = conditioning.put_back(made, conditioning.moving_picture(own[0], hole.numpy(), 3))
+    assert mixed.dtype == np.uint8 and (mixed[:, ~hole.numpy()] == 100).all()
+    assert (mixed[:, 14:26, 14:] == 200).all()
+    edge = mixed[1, 20, 9:15, 0].astype(int)
+    assert (np.diff(edge) > 0).all() and np.diff(edge).max() <= 25, edge
+
+
+def test_frames_that_are_given_whole_stay_as_they_were_made():
+    made, own = (np.full((8, 16, 16, 3), level, np.uint8) for level in (200, 100))
+    for given in (conditioning.images(own[0], own[0], 8), conditioning.continuation(own, 8)):
+        assert np.array_equal(conditioning.put_back(made, given), made)
 
 
 def test_masks_of_training_give_nothing_half_the_time_and_never_everything():

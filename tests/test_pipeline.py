@@ -168,8 +168,8 @@ def test_given_pixels_come_out_as_the_autoencoder_has_them(pipeline, picture, sc
     mask[0], mask[:, :, :24] = True, True
     latents, known = pipeline.encode_given(Given(picture, mask))
     assert known[0].all() and known[1:, :, :3].all() and not known[1:, :, 3:].any()
-    decoded = []
-    monkeypatch.setattr(pipeline, "decode", lambda latents: decoded.append(latents) or latents)
+    decoded, decode = [], pipeline.decode
+    monkeypatch.setattr(pipeline, "decode", lambda latents: decoded.append(latents) or decode(latents))
     request = replace(REQUEST, scheduler=scheduler)
     last_given = list(pipeline.generate(request, given=Given(picture, mask)))[-1]
     list(pipeline.generate(request))
@@ -177,6 +177,7 @@ def test_given_pixels_come_out_as_the_autoencoder_has_them(pipeline, picture, sc
     torch.testing.assert_close(with_[:, :, known], latents[:, :, known], atol=2e-3, rtol=0)
     assert not torch.allclose(with_[:, :, ~known], without[:, :, ~known], atol=1e-2)  # the rest heeds them
     assert last_given.steps_done == request.steps
+    assert np.array_equal(last_given.frames[:, :, :24], picture[:, :, :24])
 
 
 def test_given_latents_are_those_of_the_autoencoder(pipeline, picture):
