@@ -22,7 +22,10 @@ FEW = 4  # first frames that training gives at most, where it gives the beginnin
 
 
 class Given(NamedTuple):
-    """Frames uint8 (t h w c), and which of their pixels are given, bool (t h w); the others do not matter."""
+    """Frames uint8 (t h w c), and which of their pixels are given, bool (t h w).
+
+    Of the others only those within SEAM pixels of given ones matter, where what is made fades in.
+    """
 
     frames: np.ndarray
     mask: np.ndarray
@@ -108,8 +111,8 @@ def blend(clean: Tensor, clip: Tensor, mask: Tensor) -> Tensor:
 def put_back(frames: np.ndarray, given: Given) -> np.ndarray:
     """A finished clip, uint8 (t h w c), with the pixels that are given in all of its frames as they are.
 
-    An autoencoder makes something else of them, a little different in each frame. Pixels that are given in
-    some frames only stay as it made them: they belong to the same picture as those of the other frames.
+    The autoencoder makes something else of them, a little different in each frame. Pixels that are given in
+    some frames only stay as it made them, so that those frames do not differ from the ones between.
     """
     always = torch.from_numpy(given.mask.all(0)).float()
     if not always.any():
