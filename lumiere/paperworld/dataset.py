@@ -18,7 +18,8 @@ def render_dataset(folder, count, frames, seed, held_out=False, workers=2, motio
     """Render ``count`` scenes of ``frames`` frames into ``folder``, which move in one of these ways.
 
     Writes pixels.npy uint8 (n t h w c), weights.npy uint8 (n t h/8 w/8), the share of each latent cell that
-    shows the subject or its marks, and scenes.jsonl. Scene ``i`` depends on ``seed`` and ``i`` only.
+    shows the subject or its marks, and scenes.jsonl. Scene ``i`` depends on ``seed``, ``i``, ``held_out`` and
+    ``motions`` only.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from .test_fuzz_request import CASES, RIGHT, SLOW, anything, likely
 
 HANG = 2.0  # s
 PARTS = 10  # of the cases: hypothesis remembers all of a run, 244 MB of 10 000
+PART = settings(SLOW, max_examples=CASES // PARTS)
 MOST = 300  # MB that the memory may grow by
 ONE_OF = 100  # cases, one of which has nothing wrong in it
 pytestmark = pytest.mark.slow
@@ -58,7 +59,8 @@ class Told:
 def timed(case, work=lambda result: 1, again: int = 3):
     """The result of `case()` and the seconds that each piece of its work took.
 
-    A hang is one that is there again: a busy machine is none."""
+    A hang is one that is there again: a busy machine is none.
+    """
     for _ in range(again):
         began = time.monotonic()
         result = case()
@@ -76,7 +78,8 @@ def peak() -> float:
 
 def all_cases_of(fuzz) -> None:
     """In parts, after which nothing is left of what hypothesis remembers and of garbage that waits its turn:
-    neither is the server's."""
+    neither is the server's.
+    """
     for part in range(PARTS):
         seed(part)(fuzz)()
         gc.collect()
@@ -90,7 +93,8 @@ def _steps(result) -> int:
 
 def test_fuzz_values_of_the_endpoint(server, stranger, capfd, caplog):
     """Most cases are refused; where all values are right, a clip of at most 16 frames is made, and it is
-    its steps that may not hang: there can be 150 of them."""
+    its steps that may not hang: there can be 150 of them.
+    """
     assert stranger.generate(frames=16)[0] == "complete"  # what a first clip brings into memory stays there
     told, before = Told(), peak()
     names = [each["parameter_name"] for each in stranger.endpoints["/generate"]["parameters"]]
@@ -98,7 +102,7 @@ def test_fuzz_values_of_the_endpoint(server, stranger, capfd, caplog):
     right = st.fixed_dictionaries({name: RIGHT[name] for name in names})
 
     @given(values, right)
-    @settings(SLOW, max_examples=CASES // PARTS)
+    @PART
     def fuzz(data, clip):
         data = data if sum(told.counts.values()) % ONE_OF else clip
 
@@ -125,7 +129,7 @@ def test_fuzz_bodies_and_paths(server, stranger, capfd, caplog):
     told, before = Told(), peak()
 
     @given(paths, bodies)
-    @settings(SLOW, max_examples=CASES // PARTS)
+    @PART
     def fuzz(path, body):
         answer, took = timed(lambda: stranger.post(path, body))
         assert answer.status_code < 600 and answer.headers["content-type"].startswith("application/json")
