@@ -171,7 +171,7 @@ class App:
         needed = modes.NEEDS[request.mode]
         asked(lambda: modes.check(request, {name for name in needed if given.get(name)}))
         self.service.admit()
-        sources = asked(lambda: files.sources(request.mode, given, self.limits))
+        sources = asked(lambda: files.sources(request.mode, given, self.limits, self.service.bounds))
         while not self.model.done():
             yield self.service.loading
             wait([self.model], HEARTBEAT)
@@ -219,6 +219,9 @@ class App:
             others = {name: at for name, at in self.addresses.items() if name != self.name}
             return restore.read_clip_settings(sent["clip"], self.limits, others)
         return restore.read_link(sent.get("query"), self.limits)
+
+    def export(self, asked) -> dict:
+        return results.export(asked, self.limits)
 
     @staticmethod
     async def stop(http: gr.Request):

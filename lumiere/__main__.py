@@ -15,6 +15,7 @@ import numpy as np
 
 from . import batch, models
 from .allocator import keep_freed_memory
+from .bounds import Bounds
 from .images import read_image
 from .request import FPS, GUIDANCE, SCHEDULERS, SEED, STEPS, Request
 from .video import read_clip, write_clip
@@ -129,15 +130,16 @@ def given_pixels(options: argparse.Namespace, request: Request, model: models.Mo
     """
     from . import modes
 
-    limits = models.limits(model)
+    limits, bounds = models.limits(model), Bounds.read()
     if request.mode in ("inpaint", "video") and options.frames is None:
         request = replace(request, frames=limits.longest(request.height, request.width))
     clip = options.video or options.beginning
-    frames = read_clip(clip, max_frames=limits.max_frames)[0] if clip else None
+    most = limits.max_frames, bounds.video_side, bounds.video_seconds
+    frames = read_clip(clip, *most)[0] if clip else None
     if options.video and options.frames and options.frames > len(frames):
         raise ValueError(f"the video has {len(frames)} frames: {options.frames} were asked for.")
-    pictures = (file and read_image(file) for file in (options.image, options.last_image, options.mask))
-    image, last_image, region = pictures
+    files = (options.image, options.last_image, options.mask)
+    image, last_image, region = (file and read_image(file, bounds.image_side) for file in files)
     return modes.prepare(request, modes.Sources(image, last_image, frames, region), limits)
 
 

@@ -15,10 +15,11 @@ from PIL import Image
 
 import app as lumiere_app
 from lumiere import jobs, models, page
+from lumiere.bounds import Bounds
 from lumiere.modes import NEEDS
 from lumiere.page import endpoints, events, files, widgets, words
 from lumiere.pipeline import LumierePipeline
-from lumiere.request import MODES, Request
+from lumiere.request import MODES, Limits, Request
 from lumiere.video import read_clip, read_settings, write_clip
 from tests.awaiting import awaited
 from tests.test_readme import examples
@@ -163,6 +164,25 @@ def test_every_mode_by_its_endpoint(client, given_files, mode):
     file, settings = client.predict("a red ball", **given, frames=8, steps=2, seed=1, api_name=f"/{name}")
     assert settings["mode"] == mode and settings["strength"] == (0.6 if mode == "video" else 1)
     assert len(read_clip(file)[0]) == (14 if mode == "continue" else 8)
+
+
+def test_the_operator_says_how_large_given_files_may_be(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    picture, clip = str(tmp_path / "picture.png"), str(tmp_path / "clip.mp4")
+    Image.new("RGB", (80, 80)).save(picture)
+    write_clip(clip, np.zeros((4, 80, 80, 3), np.uint8), 16)
+    small = Bounds(image_side=64, video_side=64, video_seconds=7)
+    given = {"image": picture, "region": picture, "clip": clip}
+    for mode in ("image", "cinemagraph", "continue"):
+        files.sources(mode, given, Limits(), Bounds())
+        with pytest.raises(ValueError, match="at most 64 pixels a side: received 80 x 80"):
+            files.sources(mode, given, Limits(), small)
+    with pytest.raises(ValueError, match="at most 64 pixels"):
+        files.read_region(picture, 64)
+    told = []
+    monkeypatch.setattr(files, "read_clip", lambda path, *most: told.append(most) or [None])
+    files.sources("continue", given, Limits(), small)
+    assert told == [(Limits().max_frames, 64, 7)]
 
 
 def test_files_that_were_not_uploaded_are_refused(client):

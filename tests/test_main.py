@@ -111,6 +111,31 @@ def test_given_files_that_do_not_fit_are_refused_in_a_sentence(files, capsys, ar
     assert words in told and "Traceback" not in told
 
 
+@pytest.mark.parametrize(
+    "variable, arguments",
+    [
+        ("IMAGE_SIDE", "--image picture.png"),
+        ("IMAGE_SIDE", "--video old.mp4 --mask mask.png"),
+        ("VIDEO_SIDE", "--continue old.mp4"),
+    ],
+)
+def test_the_operator_says_how_large_given_files_may_be(files, capsys, monkeypatch, variable, arguments):
+    monkeypatch.setenv(f"LUMIERE_{variable}", "64")
+    arguments = [files.get(word, word) for word in arguments.split()]
+    assert command.main(["a red ball", *arguments, "--device", "cpu"]) == 2
+    assert "at most 64 pixels a side: received 80 x 80" in capsys.readouterr().err
+
+
+def test_the_operator_says_how_long_a_video_is_read(files, monkeypatch):
+    def refuse(path, max_frames, max_side, max_seconds):
+        raise ValueError(f"{max_seconds}")
+
+    monkeypatch.setattr(command, "read_clip", refuse)
+    monkeypatch.setattr(command, "say", lambda sentence, status: str(sentence))
+    monkeypatch.setenv("LUMIERE_VIDEO_SECONDS", "7")
+    assert command.main(["a red ball", "--continue", files["old.mp4"], "--device", "cpu"]) == "7"
+
+
 def test_without_an_output_the_file_is_named_after_the_seed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert command.main(["../x <script> %s dragon", "--frames", "4", "--steps", "1", "--device", "cpu"]) == 0

@@ -3,13 +3,17 @@
 import errno
 import io
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from lumiere.page import results
+from lumiere.request import Limits
 from lumiere.video import write_clip
+
+LIMITS = Limits()
 
 
 @pytest.fixture
@@ -23,7 +27,7 @@ def clip(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["webp", "gif"])
 def test_a_moving_picture_has_all_frames_at_their_rate(clip, kind):
-    assert results.export({"path": str(clip), "kind": kind})["name"] == f"clip.{kind}"
+    assert results.export({"path": str(clip), "kind": kind}, LIMITS)["name"] == f"clip.{kind}"
     with Image.open(clip.with_suffix(f".{kind}")) as picture:
         assert (picture.n_frames, picture.size, picture.info["loop"]) == (8, (48, 32), 0)
         picture.load()
@@ -31,10 +35,19 @@ def test_a_moving_picture_has_all_frames_at_their_rate(clip, kind):
 
 
 def test_pictures_come_one_by_one(clip):
-    results.export({"path": str(clip), "kind": "zip"})
+    results.export({"path": str(clip), "kind": "zip"}, LIMITS)
     with zipfile.ZipFile(clip.with_suffix(".zip")) as archive:
         assert archive.namelist() == [*(f"frame-{n:04d}.png" for n in range(8)), "clip.json"]
         assert Image.open(io.BytesIO(archive.read("frame-0007.png"))).size == (48, 32)
+
+
+def test_what_the_model_may_make_can_be_exported(clip):
+    write_clip(clip, np.zeros((12, 64, 1152, 3), np.uint8), 8)
+    asked = {"path": str(clip), "kind": "zip"}
+    assert "1024 pixels a side" in results.export(asked, LIMITS)["sentence"]
+    assert "url" in results.export(asked, replace(LIMITS, max_side=1536, max_frames=12))
+    with zipfile.ZipFile(clip.with_suffix(".zip")) as archive:
+        assert len(archive.namelist()) == 12 + 1
 
 
 @pytest.mark.parametrize("kind", ["webp", "gif", "zip"])
@@ -51,11 +64,11 @@ def test_a_file_that_the_disk_had_no_room_for_is_not_left_as_a_half_and_is_made_
 
     with monkeypatch.context() as patched:
         patched.setattr(Image.Image, "save", full)
-        assert "sentence" in results.export({"path": str(clip), "kind": kind})
+        assert "sentence" in results.export({"path": str(clip), "kind": kind}, LIMITS)
     assert [file.name for file in clip.parent.iterdir()] == ["clip.mp4"]
-    assert "url" in results.export({"path": str(clip), "kind": kind})
+    assert "url" in results.export({"path": str(clip), "kind": kind}, LIMITS)
 
 
 @pytest.mark.parametrize("asked", [None, {}, {"kind": "exe"}, {"path": "/etc/passwd", "kind": "gif"}])
 def test_what_is_no_clip_or_no_format_is_refused(clip, asked):
-    assert list(results.export(asked)) == ["sentence"]
+    assert list(results.export(asked, LIMITS)) == ["sentence"]

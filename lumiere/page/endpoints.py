@@ -24,7 +24,7 @@ MODES = {
 FILES = {
     "image": "The picture; cut and scaled to the size of the clip.",
     "last_image": "The picture of the last frame.",
-    "clip": "A video of at most 1024 pixels a side, MP4, MOV, MKV, WebM, AVI or GIF.",
+    "clip": "A video of at most {} pixels a side, MP4, MOV, MKV, WebM, AVI or GIF.",
     "region": "A picture, white where the clip is made anew.",
 }
 OWN = "the model's own when none is given."
@@ -46,26 +46,31 @@ Answer = tuple[gr.FileData, dict]
 
 
 def endpoints(
-    run: Callable[[dict, dict], Iterator[tuple]], models: Collection[str], styles: Collection[str]
+    run: Callable[[dict, dict], Iterator[tuple]],
+    models: Collection[str],
+    styles: Collection[str],
+    video_side: int,
 ) -> list[Callable]:
     """Generator functions for `gr.api`, named after their endpoint.
 
     run: makes a clip from {field of a Request: value} and {name of `Sources`: file}; its last item is the
     answer. models: names of those that can be asked for; of several, the fields have a `model`, or None.
     styles: names of those whose weights can be set: where there are any, the fields have `style_weights`.
+    video_side: the most pixels along a side of a given clip.
     """
     which = f"One of {', '.join(models)}; the first when none is given."
     weights = f"Weights of {', '.join(styles)}, in this order; {OWN}"
     more = (("model", str | None, None, which),) if len(models) > 1 else ()
     more += (("style_weights", list[float] | None, None, weights),) if styles else ()
-    return [_endpoint(mode, run, more) for mode in MODES]
+    files = FILES | {"clip": FILES["clip"].format(video_side)}
+    return [_endpoint(mode, run, files, more) for mode in MODES]
 
 
-def _endpoint(mode: str, run, more: tuple) -> Callable:
+def _endpoint(mode: str, run, files: dict, more: tuple) -> Callable:
     name, does = MODES[mode]
     settings = (STRENGTH, *SETTINGS, *more) if mode == "video" else (*SETTINGS, *more)
     rows = [("prompt", str, inspect.Parameter.empty, "What should happen, at most 2000 characters.")]
-    rows += [(file, gr.FileData, inspect.Parameter.empty, FILES[file]) for file in NEEDS[mode]]
+    rows += [(file, gr.FileData, inspect.Parameter.empty, files[file]) for file in NEEDS[mode]]
     rows += settings
     names = [row[0] for row in rows]
 

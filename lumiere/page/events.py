@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import gradio as gr
 
-from . import PICTURE, examples, results, widgets, words
+from . import PICTURE, examples, widgets, words
 from .endpoints import endpoints
 from .results import status
 from .widgets import QUIET
@@ -28,7 +28,8 @@ def blocks(apps: Mapping) -> gr.Blocks:
     first, *others = apps.values()
     with gr.Blocks(title=words.TITLE, analytics_enabled=False) as demo:
         bind(first)
-        for endpoint in endpoints(first.answer, apps, first.entry.style.names if first.limits.styles else ()):
+        styles = first.entry.style.names if first.limits.styles else ()
+        for endpoint in endpoints(first.answer, apps, styles, first.service.bounds.video_side):
             gr.api(endpoint, **DEVICE)
     for app in others:
         with demo.route(app.name, app.name):
@@ -58,4 +59,4 @@ def bind(app) -> None:
     filled.then(None, js="() => lumiere.begin()", **SCRIPT)
     gr.on([widget.change for widget in page.form], None, page.form, js=CHANGED, **SCRIPT)
     page.outside.submit(app.outside, page.outside, page.outside, concurrency_limit=2, **QUIET)
-    page.export.submit(results.export, page.export, page.export, concurrency_limit=1, **QUIET)
+    page.export.submit(app.export, page.export, page.export, concurrency_limit=1, **QUIET)

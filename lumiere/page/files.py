@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import gradio as gr
 
+from ..bounds import Bounds
 from ..images import read_image
 from ..modes import NEEDS, Sources
 from ..request import Limits
@@ -18,16 +19,17 @@ REGION_SIDE = 1024
 DATA = "data:image/png;base64,"
 
 
-def sources(mode: str, given: dict, limits: Limits) -> Sources:
+def sources(mode: str, given: dict, limits: Limits, bounds: Bounds) -> Sources:
     """Reads what the mode needs of {name: what was sent}. Raises ValueError for what cannot be read."""
     made = {}
     for name in NEEDS[mode]:
         if name == "region":
-            made[name] = read_region(given[name])
+            made[name] = read_region(given[name], bounds.image_side)
         elif name == "clip":
-            made[name] = read_clip(uploaded(given[name]), max_frames=limits.max_frames)[0]
+            seconds, side = bounds.video_seconds, bounds.video_side
+            made[name] = read_clip(uploaded(given[name]), limits.max_frames, side, seconds)[0]
         else:
-            made[name] = read_image(uploaded(given[name]))
+            made[name] = read_image(uploaded(given[name]), bounds.image_side)
     return Sources(**made)
 
 
@@ -47,10 +49,10 @@ def uploaded(sent) -> Path:
     raise ValueError("a file must be uploaded first: received something else.")
 
 
-def read_region(sent):
+def read_region(sent, max_side: int):
     """A drawn region, uint8 (h w c): a PNG in a data URI, as the page draws it, or an uploaded picture."""
     if type(sent) is not str or not sent.startswith("data:"):
-        return read_image(uploaded(sent))
+        return read_image(uploaded(sent), max_side)
     if len(sent) > MOST_REGION or not sent.startswith(DATA):
         raise ValueError(
             f"a drawn region must be a PNG of at most {MOST_REGION} characters: received {len(sent)}."

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..bounds import Bounds
 from ..images import write_moving
 from ..request import Limits, Request
 from ..video import read_clip
@@ -94,7 +93,7 @@ def finished(request: Request, frames: np.ndarray, path: str, limits: Limits) ->
     }
 
 
-def export(asked) -> dict:
+def export(asked, limits: Limits) -> dict:
     """The clip {"path"} as a file of another {"kind"}: {"url", "name"} or {"sentence"}.
 
     Comes from the browser. What was made once is kept beside the clip, until both are deleted.
@@ -105,7 +104,7 @@ def export(asked) -> dict:
             raise ValueError(f"a format must be one of {', '.join(WRITERS)}: received another.")
         made = path.with_suffix(f".{kind}")
         if not made.exists():
-            write(made, kind, *read_clip(path, max_frames=Bounds.max_frames))
+            write(made, kind, *read_clip(path, limits.max_frames, limits.max_side))
         return {"url": address(made), "name": made.name}
     except (ValueError, AttributeError, TypeError) as refusal:
         return {"sentence": words.sentence(refusal) if isinstance(refusal, ValueError) else words.FAILED}
