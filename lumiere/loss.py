@@ -37,6 +37,15 @@ def weighted_error(predicted: Tensor, target: Tensor, weight: Tensor, count: Ten
     return (error if count is None else count * error).mean()
 
 
+def scale_common(x: Tensor, weight: float) -> Tensor:
+    """x `b c t ...` with what all frames have in common scaled, so that its square counts for `weight`.
+
+    Noise that frames share hides what they have in common long after it shows how they differ, so an error
+    of that is large and tells little where motion is learnt.
+    """
+    return x + (math.sqrt(weight) - 1) * x.mean(2, keepdim=True)
+
+
 def min_snr(scheduler, timesteps: Tensor, most: float) -> Tensor:
     """How much an error of the target counts at timesteps (b,) (Hang et al. 2023, arXiv 2303.09556, 3.4).
 

@@ -115,3 +115,11 @@ def available(device: torch.device) -> int:
         return min(free, int(most) - int(taken))
     except (OSError, ValueError):  # no container, or one without a bound
         return free
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    # On the CPU it is a plain RuntimeError, of the allocator or of oneDNN, which tells no more than that.
+    told = ("allocate memory", "could not create a primitive", "ALLOC_FAILED", "bad_alloc")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        words in str(error) for words in told
+    )

@@ -182,7 +182,7 @@ class LumierePipeline:
             yield from self._steps(request, stopped, given)
             return
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not memory.is_out_of_memory(error):
                 raise
         _give_back()  # out here: the except block would keep the tensors alive
         raise GenerationError("the device ran out of memory: lower frames, height or width.")
@@ -329,7 +329,7 @@ class LumierePipeline:
                 # Some autoencoders overflow in half precision. A copy: other runs must not see a changed one.
                 images = copy.deepcopy(self.vae).float().decode(latents.float(), return_dict=False)[0]
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not memory.is_out_of_memory(error):
                 raise
             return None
         if not images.isfinite().all():
@@ -347,11 +347,3 @@ def _give_back() -> None:
     """Returns the memory of freed tensors to device and system: in pieces, it may not hold the next ones."""
     torch.cuda.empty_cache()
     give_back()
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # On the CPU it is a plain RuntimeError, of the allocator or of oneDNN, which tells no more than that.
-    told = ("allocate memory", "could not create a primitive", "ALLOC_FAILED", "bad_alloc")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        words in str(error) for words in told
-    )

@@ -64,10 +64,16 @@ class Settings:
         0.0, NOISE, "if above 0, no timestep counts for more than one of this ratio of signal to noise", 0
     )
     subject_weight: float = option(3.0, NOISE, "how much more the loss counts where the subject is", 0)
+    common_weight: float = option(
+        1.0, NOISE, "below 1, an error that all frames of a clip share counts less than how they differ", 0
+    )
 
     steps: int = option(20_000, STEPS, "of the optimiser in all; may be raised for a run that is resumed", 1)
     batch: int = option(8, STEPS, "clips per step, in all processes together", 1)
     accumulation: int = option(1, STEPS, "passes in which a process does its part, to save memory", 1)
+    checkpointing: int = option(
+        0, STEPS, "1 to compute blocks again going backward: less memory, a third more time", 0, most=1
+    )
     learning_rate: float = option(0.02, STEPS, "at its peak", 0)
     decay: float = option(
         DECAY, STEPS, "share of the steps, at the end, over which it falls to zero", 0, most=1

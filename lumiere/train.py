@@ -14,10 +14,15 @@ from accelerate import PartialState
 from lumiere.allocator import keep_freed_memory
 from lumiere.folder import check, locate
 from lumiere.loading import load_model
+from lumiere.memory import is_out_of_memory
 from lumiere.settings import Settings, add_options
 from lumiere.trainer import show
 
 PAPERWORLD = "paperworld"  # as the data: clips that are drawn
+OUT_OF_MEMORY = (
+    "The device ran out of memory: raise --accumulation up to --batch, set --checkpointing 1, "
+    "or lower --size or --frames; the last checkpoint is kept."
+)
 EXAMPLES = """examples, which run as they stand:
   python -m lumiere.train --model assets/models/paper-world --data paperworld --scenes 64 \\
       --out runs/first --steps 200
@@ -43,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
         f"or {PAPERWORLD}: clips that are drawn for this",
     )
     add("--out", required=True, help="folder of the run: checkpoint, metrics, and motion/, the result")
-    add("--init", metavar="FOLDER", help="motion weights to start from, instead of fresh ones")
+    add("--init", metavar="WEIGHTS", help="motion weights to start from: a folder, file or hub id")
     add("--scenes", type=int, default=2000, metavar="N", help=f"drawn for {PAPERWORLD} (%(default)s)")
     add_options(text)
     return text
@@ -62,6 +67,11 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as failure:
         print(failure, file=sys.stderr)
         return 2 if isinstance(failure, ValueError) else 1
+    except (RuntimeError, MemoryError) as failure:
+        if not is_out_of_memory(failure):
+            raise
+        print(OUT_OF_MEMORY, file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last checkpoint.", file=sys.stderr)
         return 130

@@ -33,7 +33,7 @@ from lumiere.folder import check, locate, locate_motion, read_json, read_limits
 from lumiere.inflate import Lumiere
 from lumiere.loading import load_model
 from lumiere.lora import Styler
-from lumiere.loss import min_snr, noise_and_target, noise_levels, weighted_error
+from lumiere.loss import min_snr, noise_and_target, noise_levels, scale_common, weighted_error
 from lumiere.motion import save_motion
 from lumiere.optimizer import MatrixOptimizer, relative_rate
 from lumiere.pipeline import GenerationError, LumierePipeline
@@ -89,6 +89,8 @@ class Trainer:
         self.lumiere = self._new_lumiere(folder).to(accelerator.device)
         schedule = read_json(folder / "scheduler" / "scheduler_config.json") | schedule_for(self.lumiere)
         self.scheduler = DDIMScheduler.from_config(schedule)
+        if settings.checkpointing:
+            self.lumiere.enable_gradient_checkpointing()
         self.averaged = copy.deepcopy(self.lumiere).requires_grad_(False)  # of the motion weights alone
         self.optimizer = MatrixOptimizer(self.lumiere.parameters())
         self.model = accelerator.prepare(self.lumiere)
@@ -205,7 +207,7 @@ class Trainer:
         s = self.settings
         names = (
             "frames shortest batch learning_rate decay ema shift spread min_snr caption_dropout given "
-            "subject_weight precision"
+            "subject_weight common_weight precision"
         )
         return {
             "base": Path(s.model).name if Path(s.model).is_dir() else s.model,
@@ -313,11 +315,13 @@ class Trainer:
         if self.lumiere.given_channels:
             noisy = torch.cat([noisy, channels(clean, batch.given.to(device))], dim=1)
         text = self.captions(batch.texts, device)
-        with _attention(device):
-            predicted = self.model(noisy, timesteps, return_dict=False, **text.arguments)[0]
         count = min_snr(self.scheduler, timesteps, s.min_snr) if s.min_snr else None
-        loss = weighted_error(predicted, target, 1 + s.subject_weight * subject, count) / s.accumulation
-        self.accelerator.backward(loss)
+        with _attention(device):  # backward, too, where blocks may be computed again
+            predicted = self.model(noisy, timesteps, return_dict=False, **text.arguments)[0]
+            if s.common_weight != 1:
+                predicted, target = (scale_common(x.float(), s.common_weight) for x in (predicted, target))
+            loss = weighted_error(predicted, target, 1 + s.subject_weight * subject, count) / s.accumulation
+            self.accelerator.backward(loss)
         return loss.detach()
 
     @torch.no_grad()

@@ -193,6 +193,19 @@ def test_passes_add_up_to_the_step(settings):
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(one, four, strict=True))
 
 
+def test_checkpointing_makes_the_same_step(settings):
+    made = []
+    for name, checkpointing in (("kept", 0), ("again", 1)):
+        run = trainer(settings(name, checkpointing=checkpointing))
+        assert run.lumiere.model.is_gradient_checkpointing == bool(checkpointing)
+        made.append((run.advance()["loss"], run.lumiere.state_dict()))
+        AcceleratorState._reset_state(reset_partial_state=True)
+    (loss, weights), (again, others) = made
+    assert loss == again
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, others[name], rtol=1e-4, atol=1e-6)
+
+
 def test_fresh_attention_reaches_as_far_as_the_clips_are_long(settings, tiny_model):
     made = settings(steps=1, attention_depth=3)
     list(train(made))
@@ -282,9 +295,10 @@ def test_min_snr_counts_errors_of_the_clean_clip(kind):
     assert ratio[0] > 5 > ratio[1] > 0
 
 
-def test_min_snr_changes_the_loss_of_a_run(settings):
+@pytest.mark.parametrize("less", [{"min_snr": 1.0}, {"common_weight": 0.1}])
+def test_what_counts_less_lowers_the_loss_of_a_run(settings, less):
     losses = []
-    for name, given in (("plain", {}), ("limited", {"min_snr": 1.0})):
+    for name, given in (("plain", {}), ("less", less)):
         losses.append(trainer(settings(name, **given)).advance()["loss"])
         AcceleratorState._reset_state(reset_partial_state=True)
     assert losses[1] < 0.9 * losses[0]
@@ -407,6 +421,26 @@ def test_command_line_trains_and_tells_what_is_wrong(settings, tiny_model, capsy
     assert main([*command(made), "--data=/nowhere"]) == 2
     assert main([*command(made), "--model=/nowhere"]) == 1
     assert "there is no model folder /nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA"), MemoryError(), RuntimeError("bad_alloc")])
+def test_too_little_memory_is_told_with_what_helps(settings, capsys, monkeypatch, error):
+    def fail(settings):
+        raise error
+
+    monkeypatch.setattr("lumiere.train.show", fail)
+    assert main(command(settings())) == 1
+    told = capsys.readouterr().err
+    assert all(option in told for option in ("--accumulation", "--checkpointing 1", "--size", "--frames"))
+
+
+def test_other_failures_of_the_device_keep_their_traceback(settings, monkeypatch):
+    def fail(settings):
+        raise RuntimeError("an illegal instruction")
+
+    monkeypatch.setattr("lumiere.train.show", fail)
+    with pytest.raises(RuntimeError, match="illegal"):
+        main(command(settings()))
 
 
 def test_help_is_in_groups_and_tells_every_setting():
