@@ -9,7 +9,7 @@ ENV PATH=/home/user/.local/bin:$PATH \
     GRADIO_SERVER_NAME=0.0.0.0 \
     GRADIO_SERVER_PORT=7860
 
-# The CPU build; for a GPU leave the index away and run with --gpus all.
+# The CPU build; for a GPU --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu128, and --gpus all.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 COPY --chown=user requirements.txt .
 RUN pip install --no-cache-dir --user --extra-index-url "$TORCH_INDEX" -r requirements.txt

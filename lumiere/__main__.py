@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("-o", "--output", metavar="FILE.mp4", help="lumiere-SEED.mp4 unless given; with --prompts a folder")
     add("--negative-prompt", default="", metavar="TEXT", help="what the clip should not show")
-    add("--frames", type=int, metavar="N", help=f"length of the clip ({model.frames})")
+    add("--frames", type=int, metavar="N", help=f"length of the clip, for the embedded model a multiple of 4 ({model.frames})")
     add(
         "--fps",
         type=int,
@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
     source.add_argument(
         "--video", metavar="FILE", help="a clip that is made anew where --mask is white, or with a --strength"
     )
-    source.add_argument("--continue", dest="beginning", metavar="FILE", help="a clip that goes on")
+    source.add_argument("--continue", dest="beginning", metavar="FILE", help="a clip that goes on; its last frames count, too")
     group.add_argument("--last-image", metavar="FILE", help="the last frame, besides --image")
     group.add_argument("--mask", metavar="FILE", help="a picture, white where the clip is made anew")
     group.add_argument(
