@@ -109,7 +109,7 @@ class Batch:
         """The newest line of each clip, by its place among the requests; a torn one is left out."""
         found = {}
         for file in self._files():
-            for text in file.read_text("utf-8").splitlines() if file.is_file() else []:
+            for text in file.read_text("utf-8").split("\n") if file.is_file() else []:
                 try:
                     line = json.loads(text)
                     found[line["number"] - 1] = line

@@ -15,13 +15,13 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from lumiere.data import CAPTIONS, FILES
+from lumiere.data import CAPTIONS, FILES, read_lines
 from lumiere.images import fit
 from lumiere.video import read_clip
 
 METADATA = "metadata.jsonl"
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
-MAX_FRAMES, MAX_SIDE = 256, 2048  # read of each clip: a gigabyte and a half at most
+MAX_FRAMES, MAX_SIDE = 256, 2048  # read of each clip: 3.2 gigabytes at most
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,9 @@ def encode_clips(
         try:
             if not text:
                 raise ValueError("it has no caption")
-            if not (cache / FILES / name).exists():
+            if (cache / FILES / name).exists():
+                _check_length(len(np.load(cache / FILES / name, mmap_mode="r")), size)
+            else:
                 _write(cache / FILES / name, encode_clip(file, vae, size))
         except ValueError as reason:
             skipped.append(f"  {file.relative_to(folder)}: {str(reason).rstrip('.')}")
@@ -78,7 +80,7 @@ def captioned(folder: Path) -> Iterator[tuple[Path, str]]:
                 text = file.with_suffix(".txt")
                 yield file, text.read_text("utf-8", "replace").strip() if text.exists() else ""
         return
-    for number, line in enumerate(metadata.read_text("utf-8").splitlines(), 1):
+    for number, line in enumerate(read_lines(metadata), 1):
         try:
             entry = json.loads(line)
             name, text = entry["file_name"], entry.get("text", "")
@@ -98,8 +100,7 @@ def encode_clip(file: Path, vae: nn.Module, size: Size, batch: int = 16) -> np.n
     if not file.exists():
         raise ValueError("there is no such file")
     clip, _ = read_clip(file, MAX_FRAMES, MAX_SIDE)
-    if len(clip) < size.frames:
-        raise ValueError(f"it has {len(clip)} frames, fewer than {size.frames}")
+    _check_length(len(clip), size)
     frames = torch.from_numpy(fit(clip, size.height, size.width)).permute(0, 3, 1, 2)  # t h w c -> t c h w
     weight = next(vae.parameters())
     latents = [
@@ -107,6 +108,11 @@ def encode_clip(file: Path, vae: nn.Module, size: Size, batch: int = 16) -> np.n
         for part in frames.split(batch)
     ]
     return (torch.cat(latents) * vae.config.scaling_factor).half().numpy()
+
+
+def _check_length(frames: int, size: Size) -> None:
+    if frames < size.frames:
+        raise ValueError(f"it has {frames} frames, fewer than {size.frames}")
 
 
 def _stamp(file: Path, size: Size) -> str:

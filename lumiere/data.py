@@ -145,7 +145,7 @@ def read_captions(folder: str | Path) -> list[list[str]]:
     """The texts of each clip, one at least. Raises ValueError, naming the line, when there is none."""
     file = Path(folder) / CAPTIONS
     try:
-        lines = file.read_text("utf-8").rstrip("\n").split("\n")  # splitlines() knows other ends of lines too
+        lines = read_lines(file)
     except (OSError, UnicodeDecodeError):
         raise ValueError(f"There is no {CAPTIONS} in {file.parent} that could be read.") from None
     captions = []
@@ -159,6 +159,11 @@ def read_captions(folder: str | Path) -> list[list[str]]:
             raise ValueError(f'Line {number} of {file} should be like {{"text": "..."}}.')
         captions.append(texts)
     return captions
+
+
+def read_lines(file: Path) -> list[str]:
+    """Those of a file of JSON lines; `splitlines` knows ends of lines that JSON has within text, too."""
+    return file.read_text("utf-8").rstrip("\n").split("\n")
 
 
 def _one(folder: Path, captions: int) -> np.ndarray:

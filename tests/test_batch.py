@@ -49,6 +49,16 @@ def test_a_clip_and_a_line_for_each_prompt(run, tmp_path, tiny_model):
     assert sorted(file.suffix for file in (tmp_path / "clips").iterdir()) == [".jsonl"] + [".mp4"] * 5
 
 
+def test_a_line_may_hold_other_ends_of_lines(run, tmp_path):
+    assert run("clips", "--negative-prompt", "a\u2028b\x85c") == 0
+    before = clips(tmp_path / "clips")
+    stamps = {file: file.stat().st_mtime_ns for file in (tmp_path / "clips").iterdir()}
+    assert [file.suffix for file in stamps].count(".jsonl") == 1
+    assert run("clips", "--negative-prompt", "a\u2028b\x85c") == 0
+    assert clips(tmp_path / "clips") == before
+    assert all(file.stat().st_mtime_ns == stamp for file, stamp in stamps.items() if file.suffix == ".mp4")
+
+
 def test_an_interrupted_run_goes_on_and_gives_the_same_files(run, tmp_path, monkeypatch):
     assert run("whole") == 0
     pipeline, made = models.get(None, "cpu"), []

@@ -1,6 +1,7 @@
 """Folders of video files: what is found in them, what is left out, what training sees of them."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -75,6 +76,20 @@ def test_a_clip_that_changed_is_encoded_again(folder, vae, tmp_path):
     encode_clips(folder, cache, vae, SIZE, print)
     after = LatentClips(cache).latents[0]
     assert len(after) == 7 and not np.allclose(before, after[:6])
+
+
+def test_a_clip_that_is_there_but_too_short_for_longer_ones_is_left_out(folder, vae, tmp_path):
+    cache, told = tmp_path / "cache", []
+    encode_clips(folder, cache, vae, SIZE, told.append)
+    assert encode_clips(folder, cache, vae, replace(SIZE, frames=8), told.append) == 1
+    assert "a.mp4: it has 6 frames, fewer than 8" in told[1]
+    assert LatentClips(cache).frames == 9
+
+
+def test_lines_of_metadata_end_where_json_lines_do(folder):
+    line = json.dumps({"file_name": "a.mp4", "text": "a red\u2028ball\x85"}, ensure_ascii=False)
+    (folder / "metadata.jsonl").write_text(f"{line}\r\n", "utf-8", newline="")
+    assert [text for _, text in captioned(folder)] == ["a red\u2028ball"]
 
 
 def test_metadata_of_the_datasets_library(folder):
