@@ -7,6 +7,7 @@ from accelerate import cpu_offload_with_hook
 from diffusers import AutoencoderKL
 from torch import nn
 
+from . import memory
 from .adapters import load_weights, schedule_for
 from .folder import PREVIEW, check, locate, locate_motion, locate_tiny, read_json, read_limits
 from .inflate import Lumiere
@@ -32,6 +33,7 @@ class Parts:
     notes: tuple[str, ...]
     device: torch.device
     styler: Styler
+    cost: memory.Cost | None = None  # of parts that take turns on the device, which cannot be measured later
 
 
 def assemble(
@@ -64,6 +66,8 @@ def assemble(
     lumiere = (Lumiere.from_unet(unet) if fresh else load_weights(unet, where)).to(rest, dtype)
     parts = complete(lumiere, styler, dict(model.schedule), model.window)
     if model.offload:
+        moved = memory.weight_bytes(lumiere, unet)
+        parts = replace(parts, cost=measure(lumiere, parts.vae, parts.reader, parts.limits, moved))
         take_turns([*parts.reader.encoders, lumiere, parts.vae], device)
     if model.preview:
         parts = replace(parts, preview=tiny_preview(model.preview, latents, dtype))
@@ -99,6 +103,21 @@ def complete(
         device,
         styler,
     )
+
+
+@torch.inference_mode()
+def measure(
+    lumiere: Lumiere, vae: AutoencoderKL, reader: TextReader, limits: Limits, moved: int = 0
+) -> memory.Cost:
+    """What a step and decoding take, found without taking it.
+
+    moved: bytes of weights that come to the device only for a step. Of parts without hooks: what moves a part
+    to the device would put tensors without numbers in the place of its weights.
+    """
+    height, width = limits.default_height, limits.default_width
+    pixels = 2 ** (len(vae.config.block_out_channels) - 1)
+    text = reader(["a"], height, width)
+    return memory.measure(lumiere, vae, text, 1, (height // pixels, width // pixels), moved)
 
 
 def take_turns(modules: list[nn.Module], device: torch.device) -> None:

@@ -24,7 +24,8 @@ FEW = 4  # first frames that training gives at most, where it gives the beginnin
 class Given(NamedTuple):
     """Frames uint8 (t h w c), and which of their pixels are given, bool (t h w).
 
-    Of the others only those within SEAM pixels of given ones matter, where what is made fades in.
+    Of the others only those near given ones matter, where the autoencoder sees both and what is made fades
+    in; and all of them where the clip begins as these frames (`Request.strength`).
     """
 
     frames: np.ndarray
@@ -104,7 +105,7 @@ def channels(clip: Tensor, mask: Tensor) -> Tensor:
 
 
 def blend(clean: Tensor, clip: Tensor, mask: Tensor) -> Tensor:
-    """The predicted clean clip with what is given put into it, for weights not trained with masks."""
+    """The predicted clean clip with what is given put into it."""
     return torch.where(mask.unsqueeze(-4), clip, clean)  # mask (b) t h w, clips b c t h w
 
 

@@ -20,7 +20,11 @@ from torch.utils._pytree import tree_leaves
 from .text import Text
 
 MARGIN = 1.15  # for what the libraries of convolutions and the allocator take besides
-CGROUP = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current")  # of a container
+CGROUPS = (  # of a container: what it may take, what it has taken, and of that what is a cache of files
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),  # of version 1
+)
+CGROUP = Path("/sys/fs/cgroup")
 
 
 class Peak(TorchDispatchMode):
@@ -110,11 +114,15 @@ def available(device: torch.device) -> int:
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
     free = psutil.virtual_memory().available
-    try:
-        most, taken = (Path(file).read_text().strip() for file in CGROUP)
-        return min(free, int(most) - int(taken))
-    except (OSError, ValueError):  # no container, or one without a bound
-        return free
+    for limit, usage, cache in CGROUPS:
+        try:
+            most, taken = (int((CGROUP / file).read_text()) for file in (limit, usage))
+            facts = (CGROUP / limit).with_name("memory.stat").read_text().splitlines()
+            cached = next(int(line.split()[1]) for line in facts if line.startswith(f"{cache} "))
+            free = min(free, most - taken + cached)
+        except (OSError, ValueError, StopIteration):  # no container, or one without a bound
+            continue
+    return free
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import memory
 from .allocator import give_back
-from .assembly import assemble
+from .assembly import assemble, measure
 from .conditioning import Given, blend, channels, put_back, to_latents
 from .inflate import Lumiere
 from .lora import Styler
@@ -65,7 +65,8 @@ class LumierePipeline:
     window: frames denoised at once where a clip has more than the motion weights can tell apart, or for those
     that can tell any number apart, more than this. notes: what was changed to fit the parts to each other, in
     sentences for whoever starts the program. device: where runs happen, if that is not where the autoencoder
-    is. styler: what loaded the parts, for `restyle`.
+    is. styler: what loaded the parts, for `restyle`. cost: of memory, measured when first asked for unless
+    given.
     """
 
     def __init__(
@@ -80,12 +81,13 @@ class LumierePipeline:
         notes: tuple[str, ...] = (),
         device: torch.device | None = None,
         styler: Styler | None = None,
+        cost: memory.Cost | None = None,
     ):
         self.lumiere, self.vae, self.reader = lumiere, vae, reader
         self.scheduler_config, self.limits, self.notes = scheduler_config, limits, notes
         weight = next(vae.parameters())
         self.device, self.dtype = device or weight.device, weight.dtype
-        self.window, self.styler = window, styler
+        self.window, self.styler, self._cost = window, styler, cost
         self.preview = (preview or LatentPreview.fit(vae, synthetic_pictures())).to(self.device)
 
     @classmethod
@@ -133,8 +135,8 @@ class LumierePipeline:
         On the CPU a seed gives the same bits whenever as many threads compute them.
 
         given: pixels that the clip should have (see conditioning.py). Motion weights that were trained with
-        such see them from the first step on; all others have them put into their predictions. Those that are
-        given in all frames end up in the clip as they are. With a strength below 1 the clip begins as the
+        such see them from the first step on; with all weights they are put into the predictions. Those that
+        are given in all frames end up in the clip as they are. With a strength below 1 the clip begins as the
         given frames, all of them, with noise (`Request.steps_run` steps).
 
         stop: looked at before every step. The clip predicted by the last finished step becomes the result;
@@ -168,12 +170,8 @@ class LumierePipeline:
 
     @cached_property
     def cost(self) -> memory.Cost:
-        """What a step and decoding take, measured without taking it."""
-        text = self.encode_prompt(Request("a", guidance=1))
-        offloaded = next(self.lumiere.parameters()).device != self.device
-        moved = memory.weight_bytes(self.lumiere, self.lumiere.model) if offloaded else 0
-        size = (self.limits.default_height // self._pixels, self.limits.default_width // self._pixels)
-        return memory.measure(self.lumiere, self.vae, text, 1, size, moved)
+        """What a step and decoding take at once."""
+        return self._cost or measure(self.lumiere, self.vae, self.reader, self.limits)
 
     def _run(
         self, request: Request, stopped: Callable[[], bool], given: Given | None

@@ -164,8 +164,12 @@ def _alpha_sigma(alphas_cumprod: Tensor, timestep: Tensor) -> tuple[float, float
 
 
 def _overrides(config: dict) -> dict:
-    """What a config may not decide: latents are never clipped, and zero terminal SNR starts in pure noise."""
-    fixed = {"clip_sample": False, "thresholding": False}
+    """What a config may not decide.
+
+    Latents are never clipped, zero terminal SNR starts in pure noise, and "dpm++ 2m" is what it is called,
+    not a variant of it that draws noise of its own.
+    """
+    fixed = {"clip_sample": False, "thresholding": False, "algorithm_type": "dpmsolver++"}
     if config.get("rescale_betas_zero_snr"):
         fixed["timestep_spacing"] = "trailing"
     return fixed

@@ -61,5 +61,39 @@ def test_a_clip_that_does_not_fit_is_refused_before_it_is_begun(pipeline, monkey
     pipeline.generate(longer)
 
 
+@pytest.mark.parametrize(
+    "files, free",
+    [
+        (
+            {
+                "memory.max": "7000\n",
+                "memory.current": "6000\n",
+                "memory.stat": "anon 1\ninactive_file 2500\n",
+            },
+            3500,
+        ),
+        ({"memory.max": "max\n", "memory.current": "6000\n", "memory.stat": "inactive_file 2500\n"}, None),
+        (
+            {
+                "memory/memory.limit_in_bytes": "9000\n",
+                "memory/memory.usage_in_bytes": "8000\n",
+                "memory/memory.stat": "inactive_file 1\ntotal_inactive_file 500\n",
+            },
+            1500,
+        ),
+        ({}, None),
+    ],
+)
+def test_a_container_has_what_it_may_take_and_the_cache_that_it_can_give_back(
+    tmp_path, monkeypatch, files, free
+):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    found = memory.available(torch.device("cpu"))
+    assert found == free if free else found > 2**24
+
+
 def test_there_is_memory():
     assert 2**24 < memory.available(torch.device("cpu")) < 2**50

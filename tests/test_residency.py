@@ -9,6 +9,7 @@ import pytest
 
 from lumiere import models
 from lumiere.assembly import assemble
+from lumiere.memory import weight_bytes
 from lumiere.pipeline import LumierePipeline
 from lumiere.request import Request
 from lumiere.style import Style
@@ -102,3 +103,13 @@ def test_parts_that_take_turns_make_the_same_clip(pair, monkeypatch):
         monkeypatch.setattr(hook, "pre_forward", arrive)
     assert clip(pipeline) == expected
     assert list(dict.fromkeys(came)) == ["text", "unet", "vae"]
+
+
+def test_what_parts_that_take_turns_cost_is_known_before_they_do(pair, monkeypatch):
+    """Measured later, their hooks would put tensors without numbers in the place of weights."""
+    whole = LumierePipeline.from_pretrained(pair[0], device="cpu")
+    pipeline = LumierePipeline.from_pretrained(replace(pair[0], offload=True), device="cpu")
+    cost = whole.cost
+    monkeypatch.setattr("lumiere.memory.measure", None)
+    moved = weight_bytes(whole.lumiere, whole.lumiere.model)
+    assert moved > 0 and pipeline.cost == replace(cost, moved=moved)

@@ -15,7 +15,9 @@ EPSILON = {"prediction_type": "epsilon", "steps_offset": 1}
 
 def config(kind: dict) -> dict:
     """A config as it comes from a model folder, with clipping on: the sampler has to turn it off."""
-    return dict(DDIMScheduler(**BETAS, **kind, clip_sample=True, thresholding=True).config)
+    other = {"algorithm_type": kind["algorithm_type"]} if "algorithm_type" in kind else {}
+    own = {name: value for name, value in kind.items() if name not in other}
+    return dict(DDIMScheduler(**BETAS, **own, clip_sample=True, thresholding=True).config) | other
 
 
 def optimal_output(kind: str, x, alpha, sigma, mean, deviation):
@@ -45,6 +47,13 @@ def run(name, steps, kind, mean, deviation):
         sample = sampler.step(output.float(), timestep, sample)
     assert len(sampler.timesteps) == steps
     return sample, noise, error, clean
+
+
+@pytest.mark.parametrize("kind", ["sde-dpmsolver++", "dpmsolver"])
+def test_a_base_does_not_make_another_scheduler_of_the_one_asked_for(kind):
+    as_named, _, _, _ = run("dpm++ 2m", 7, EPSILON, 0.5, 1.0)
+    varied, _, _, _ = run("dpm++ 2m", 7, EPSILON | {"algorithm_type": kind}, 0.5, 1.0)
+    assert torch.equal(varied, as_named)
 
 
 def test_every_name_of_a_request_has_a_scheduler():
