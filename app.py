@@ -171,13 +171,14 @@ class App:
         needed = modes.NEEDS[request.mode]
         asked(lambda: modes.check(request, {name for name in needed if given.get(name)}))
         self.service.admit()
-        sources = asked(lambda: files.sources(request.mode, given, self.limits, self.service.bounds))
+        sources = asked(lambda: files.sources(request, given, self.limits, self.service.bounds))
         while not self.model.done():
             yield self.service.loading
             wait([self.model], HEARTBEAT)
             self.service.admit()
         pipeline = self.model.result()
         prepared = asked(lambda: modes.prepare(request, sources, self.limits))
+        sources = None  # of any size, while the clip waits for its turn
         work = asked(lambda: zerogpu.work(pipeline, prepared.request, prepared.given, self.zero))
         job = jobs.Job(work, owner)
         try:
@@ -221,7 +222,7 @@ class App:
         return restore.read_link(sent.get("query"), self.limits)
 
     def export(self, asked) -> dict:
-        return results.export(asked, self.limits)
+        return results.export(asked, self.limits, self.service.room)
 
     @staticmethod
     async def stop(http: gr.Request):

@@ -61,7 +61,12 @@ def parser() -> argparse.ArgumentParser:
     )
     add("-o", "--output", metavar="FILE.mp4", help="lumiere-SEED.mp4 unless given; with --prompts a folder")
     add("--negative-prompt", default="", metavar="TEXT", help="what the clip should not show")
-    add("--frames", type=int, metavar="N", help=f"length of the clip, for the embedded model a multiple of 4 ({model.frames})")
+    add(
+        "--frames",
+        type=int,
+        metavar="N",
+        help=f"length of the clip, for the embedded model a multiple of 4 ({model.frames})",
+    )
     add(
         "--fps",
         type=int,
@@ -82,7 +87,9 @@ def parser() -> argparse.ArgumentParser:
     source.add_argument(
         "--video", metavar="FILE", help="a clip that is made anew where --mask is white, or with a --strength"
     )
-    source.add_argument("--continue", dest="beginning", metavar="FILE", help="a clip that goes on; its last frames count, too")
+    source.add_argument(
+        "--continue", dest="beginning", metavar="FILE", help="a clip that goes on; its last frames count, too"
+    )
     group.add_argument("--last-image", metavar="FILE", help="the last frame, besides --image")
     group.add_argument("--mask", metavar="FILE", help="a picture, white where the clip is made anew")
     group.add_argument(
@@ -134,7 +141,7 @@ def given_pixels(options: argparse.Namespace, request: Request, model: models.Mo
     if request.mode in ("inpaint", "video") and options.frames is None:
         request = replace(request, frames=limits.longest(request.height, request.width))
     clip = options.video or options.beginning
-    most = limits.max_frames, bounds.video_side, bounds.video_seconds
+    most = limits.longest(request.height, request.width) + 1, bounds.video_side, bounds.video_seconds
     frames = read_clip(clip, *most)[0] if clip else None
     if options.video and options.frames and options.frames > len(frames):
         raise ValueError(f"the video has {len(frames)} frames: {options.frames} were asked for.")

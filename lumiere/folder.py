@@ -138,6 +138,15 @@ def variant(folder: Path, name: str) -> str | None:
     return HALF if not whole and (folder / name / f"{stem}.{HALF}.safetensors").is_file() else None
 
 
+def weight_files(folder: Path, name: str) -> list[Path]:
+    """The files of a component's weights that are loaded, where they are there: one or several."""
+    part = next(part for part in (*COMPONENTS, *OF_XL) if part.name == name)
+    stem, kind = part.weights.removesuffix(".safetensors"), variant(folder, name)
+    shards = [] if kind else sorted((folder / name).glob(f"{stem}-*-of-*.safetensors"))
+    one = folder / name / (f"{stem}.{kind}.safetensors" if kind else part.weights)
+    return [one] if one.is_file() else shards
+
+
 def check(folder: Path) -> None:
     """Raises OSError, naming the first few, when files of the base model are missing or not supported."""
     missing = [INDEX] if not (folder / INDEX).is_file() else []

@@ -88,6 +88,9 @@ def prepare(request: Request, sources: Sources, limits: Limits) -> Prepared:
     if request.mode == "cinemagraph":
         return Prepared(request, conditioning.moving_picture(image[0], region, request.frames))
     if request.mode == "continue":
+        most = limits.longest(*size)
+        if len(clip) > most:
+            raise ValueError(f"a clip that goes on must have at most {most} frames: received more.")
         given = conditioning.continuation(clip, request.frames)
         return Prepared(request, given, clip[: -given.mask.any((1, 2)).sum()])
     if request.mode in ("inpaint", "video"):

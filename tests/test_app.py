@@ -174,15 +174,16 @@ def test_the_operator_says_how_large_given_files_may_be(tmp_path, monkeypatch):
     small = Bounds(image_side=64, video_side=64, video_seconds=7)
     given = {"image": picture, "region": picture, "clip": clip}
     for mode in ("image", "cinemagraph", "continue"):
-        files.sources(mode, given, Limits(), Bounds())
+        request = Request("a red ball", mode=mode)
+        files.sources(request, given, Limits(), Bounds())
         with pytest.raises(ValueError, match="at most 64 pixels a side: received 80 x 80"):
-            files.sources(mode, given, Limits(), small)
+            files.sources(request, given, Limits(), small)
     with pytest.raises(ValueError, match="at most 64 pixels"):
         files.read_region(picture, 64)
     told = []
     monkeypatch.setattr(files, "read_clip", lambda path, *most: told.append(most) or [None])
-    files.sources("continue", given, Limits(), small)
-    assert told == [(Limits().max_frames, 64, 7)]
+    files.sources(request, given, Limits(max_pixels=40 * 128 * 128), small)
+    assert told == [(41, 64, 7)]  # one more than there can be
 
 
 def test_files_that_were_not_uploaded_are_refused(client):

@@ -24,7 +24,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def process(tiny_model, tmp_path_factory):
-    with Process(tiny_model, tmp_path_factory.mktemp("mcp"), "--mcp") as process:
+    folder = tmp_path_factory.mktemp("mcp")
+    with Process(tiny_model, folder, "--mcp", LUMIERE_UPLOAD_MB="1") as process:
         yield process
 
 
@@ -72,6 +73,13 @@ def test_a_picture_is_given_as_a_data_uri(process):
     sent = "data:image/png;base64," + base64.b64encode(picture.getvalue()).decode()
     result = call(process, "image_to_video", image=sent)
     assert not result.isError, result.content
+
+
+def test_a_call_may_be_as_large_as_an_upload(process):
+    files = process.files()
+    answer = httpx.post(f"{process.address}/gradio_api/mcp/", content=b" " * (2**20 + 1))
+    assert answer.status_code == 413 and "at most 1048576 bytes" in answer.json()["detail"]
+    assert process.files() == files
 
 
 def test_a_refusal_is_a_sentence(process):

@@ -1,5 +1,7 @@
 """From pictures, clips and drawn regions to given pixels."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -52,6 +54,13 @@ def test_a_clip_goes_on_behind_its_end():
     joined = np.concatenate([made.before, made.given.frames[:4]])
     assert np.array_equal(joined[::-1][:4], made.given.frames[:4][::-1])
     assert made.request.frames == 8
+
+
+def test_a_clip_of_which_the_end_was_not_read_does_not_go_on():
+    request, sources = Request("a red ball", mode="continue", **FORM), Sources(clip=ALL["clip"])
+    assert modes.prepare(request, sources, replace(LIMITS, max_frames=16)).before is not None
+    with pytest.raises(ValueError, match="must have at most 12 frames"):
+        modes.prepare(request, sources, replace(LIMITS, max_frames=15))
 
 
 def test_a_clip_made_anew_is_as_long_as_it_was_at_most():

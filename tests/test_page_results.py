@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lumiere.page import results
-from lumiere.request import Limits
+from lumiere.page import results, words
+from lumiere.request import Limits, Request
 from lumiere.video import write_clip
 
 LIMITS = Limits()
+
+
+def room(coming: int) -> bool:
+    return True
 
 
 @pytest.fixture
@@ -27,7 +31,7 @@ def clip(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["webp", "gif"])
 def test_a_moving_picture_has_all_frames_at_their_rate(clip, kind):
-    assert results.export({"path": str(clip), "kind": kind}, LIMITS)["name"] == f"clip.{kind}"
+    assert results.export({"path": str(clip), "kind": kind}, LIMITS, room)["name"] == f"clip.{kind}"
     with Image.open(clip.with_suffix(f".{kind}")) as picture:
         assert (picture.n_frames, picture.size, picture.info["loop"]) == (8, (48, 32), 0)
         picture.load()
@@ -35,7 +39,7 @@ def test_a_moving_picture_has_all_frames_at_their_rate(clip, kind):
 
 
 def test_pictures_come_one_by_one(clip):
-    results.export({"path": str(clip), "kind": "zip"}, LIMITS)
+    results.export({"path": str(clip), "kind": "zip"}, LIMITS, room)
     with zipfile.ZipFile(clip.with_suffix(".zip")) as archive:
         assert archive.namelist() == [*(f"frame-{n:04d}.png" for n in range(8)), "clip.json"]
         assert Image.open(io.BytesIO(archive.read("frame-0007.png"))).size == (48, 32)
@@ -44,10 +48,28 @@ def test_pictures_come_one_by_one(clip):
 def test_what_the_model_may_make_can_be_exported(clip):
     write_clip(clip, np.zeros((12, 64, 1152, 3), np.uint8), 8)
     asked = {"path": str(clip), "kind": "zip"}
-    assert "1024 pixels a side" in results.export(asked, LIMITS)["sentence"]
-    assert "url" in results.export(asked, replace(LIMITS, max_side=1536, max_frames=12))
+    assert "1024 pixels a side" in results.export(asked, LIMITS, room)["sentence"]
+    assert "url" in results.export(asked, replace(LIMITS, max_side=1536, max_frames=8), room)
     with zipfile.ZipFile(clip.with_suffix(".zip")) as archive:
         assert len(archive.namelist()) == 12 + 1
+
+
+def test_nothing_is_exported_where_there_is_no_room_for_it(clip):
+    asked, coming = {"path": str(clip), "kind": "zip"}, []
+    told = results.export(asked, LIMITS, lambda size: coming.append(size))
+    assert told == {"sentence": words.DISK_FULL} and coming == [8 * 32 * 48 * 3]
+    assert [file.name for file in clip.parent.iterdir()] == ["clip.mp4"]
+
+
+@pytest.mark.parametrize(
+    "height, width, frames", [(1152, 896, 16), (1024, 1024, 24), (512, 512, 96), (64, 64, 480)]
+)
+def test_a_finished_clip_of_any_size_can_be_shown_before_its_video_is_there(height, width, frames):
+    clip = np.zeros((frames, height, width, 3), np.uint8)
+    request = Request("a red ball", frames=frames, height=height, width=width)
+    shown = results.sheet(results.some(clip), request, frames)
+    assert 12 <= shown["count"] <= 24
+    assert shown["width"] / shown["height"] == pytest.approx(width / height, rel=0.01)
 
 
 @pytest.mark.parametrize("kind", ["webp", "gif", "zip"])
@@ -64,11 +86,11 @@ def test_a_file_that_the_disk_had_no_room_for_is_not_left_as_a_half_and_is_made_
 
     with monkeypatch.context() as patched:
         patched.setattr(Image.Image, "save", full)
-        assert "sentence" in results.export({"path": str(clip), "kind": kind}, LIMITS)
+        assert "sentence" in results.export({"path": str(clip), "kind": kind}, LIMITS, room)
     assert [file.name for file in clip.parent.iterdir()] == ["clip.mp4"]
-    assert "url" in results.export({"path": str(clip), "kind": kind}, LIMITS)
+    assert "url" in results.export({"path": str(clip), "kind": kind}, LIMITS, room)
 
 
 @pytest.mark.parametrize("asked", [None, {}, {"kind": "exe"}, {"path": "/etc/passwd", "kind": "gif"}])
 def test_what_is_no_clip_or_no_format_is_refused(clip, asked):
-    assert list(results.export(asked, LIMITS)) == ["sentence"]
+    assert list(results.export(asked, LIMITS, room)) == ["sentence"]

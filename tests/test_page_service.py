@@ -1,5 +1,6 @@
 """The page as whoever runs it sees it: health, the log, and its end. All in processes of their own."""
 
+import os
 import re
 import signal
 import threading
@@ -9,6 +10,7 @@ import httpx
 import pytest
 
 from lumiere.page import words
+from lumiere.video import ENCODE_SECONDS
 from tests.faults.server import Process, wait_for
 from tests.faults.stranger import finished, status
 
@@ -88,9 +90,12 @@ def test_ctrl_c_ends_it_too_and_an_idle_server_at_once(process):
 def test_what_was_half_written_when_a_server_was_killed_is_gone_after_the_next_start(tiny_model, tmp_path):
     folder = tmp_path / "clips" / ("a" * 32)
     folder.mkdir(parents=True)
-    (folder / ".0123456789abcdef.part").write_bytes(b"half a clip")
+    half, other = folder / ".0123456789abcdef.part", folder / ".fedcba9876543210.part"
+    for part in (half, other):
+        part.write_bytes(b"half a clip")
+    os.utime(half, (0, time.time() - ENCODE_SECONDS))  # the other may be another server's at its work
     with Process(tiny_model, tmp_path) as process:
-        wait_for(lambda: not process.files())
+        wait_for(lambda: process.files() == {other})
 
 
 def test_the_log_has_a_line_for_each_request_and_no_prompt(process):

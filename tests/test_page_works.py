@@ -9,6 +9,7 @@ from safetensors import safe_open
 
 from lumiere.page import words
 from lumiere.page.works import drawing, parameters, read
+from tests.bases import save_base
 from tests.test_readme import ROOT
 
 MODEL = ROOT / "assets" / "models" / "paper-world"
@@ -33,6 +34,21 @@ def test_levels_and_parameters_of_the_embedded_model():
     assert works.trained == counted(MODEL / "motion")
 
 
+def test_what_is_loaded_counts_once_and_whole(tmp_path):
+    base = save_base(tmp_path / "base", "xl")
+    names = ("unet", "vae", "text_encoder", "text_encoder_2")
+    expected = counted(*(base / name for name in names))
+    for name in names:  # the variant that many models store beside
+        (whole,) = (base / name).glob("*.safetensors")
+        shutil.copy(whole, whole.with_suffix(".fp16.safetensors"))
+    assert read(base, MODEL / "motion").frozen == expected
+    for name in names:  # or instead
+        (base / name / ("model" if name.startswith("text") else "diffusion_pytorch_model")).with_suffix(
+            ".safetensors"
+        ).unlink()
+    assert read(base, MODEL / "motion").frozen == expected
+
+
 def test_the_drawing_is_whole_and_tells_them(tmp_path):
     works = read(MODEL, MODEL / "motion")
     section = ElementTree.fromstring(drawing(works, 80))
@@ -46,6 +62,7 @@ def test_the_drawing_is_whole_and_tells_them(tmp_path):
 
 
 def test_without_the_weights_there_is_a_drawing_without_their_numbers(tmp_path):
+    shutil.copy(MODEL / "model_index.json", tmp_path)
     for name in ("unet", "vae", "text_encoder", "motion"):
         (tmp_path / name).mkdir()
         for file in (MODEL / name).glob("*.json"):

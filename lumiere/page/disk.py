@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+import gradio.mcp
 import numpy as np
 from gradio.utils import get_upload_folder
 
@@ -25,8 +26,22 @@ log = logging.getLogger("lumiere.disk")
 
 
 def own_folder() -> None:
-    """A folder of its own for this page, where the operator names none: that of gradio is shared by all."""
-    os.environ.setdefault("GRADIO_TEMP_DIR", os.path.join(tempfile.gettempdir(), "lumiere"))
+    """A folder for the pages of this user, where the operator names none: gradio's own is shared by all.
+
+    Raises OSError in words where nothing can be written there.
+    """
+    user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""
+    default = os.path.join(tempfile.gettempdir(), f"lumiere{user}")
+    folder = Path(os.environ.setdefault("GRADIO_TEMP_DIR", default))
+    gradio.mcp.DEFAULT_TEMP_DIR = str(folder)  # which was decided when that was imported
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"clips cannot be written to {folder} ({error.strerror}): set GRADIO_TEMP_DIR."
+        ) from error
 
 
 class Disk:
@@ -78,10 +93,14 @@ class Disk:
         enough = self.free() - coming >= self.bounds.free_mb * MB
         return enough and size + coming <= most and count <= MOST_FILES
 
-    def remove_parts(self) -> None:
-        """Clips that were being written when a server ended."""
+    def remove_parts(self, age: float = 0) -> None:
+        """Clips that were being written when a server ended, so many seconds ago at least."""
         for path in self.folder.glob("*/.*.part"):
-            remove(path, self.folder)
+            try:
+                if time.time() - path.stat().st_mtime >= age:
+                    remove(path, self.folder)
+            except OSError:  # gone meanwhile
+                continue
 
     def free(self) -> int:
         """Bytes left on the disk."""

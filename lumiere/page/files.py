@@ -3,6 +3,7 @@
 import base64
 import binascii
 import io
+import threading
 from pathlib import Path
 from urllib.parse import quote
 
@@ -11,23 +12,28 @@ import gradio as gr
 from ..bounds import Bounds
 from ..images import read_image
 from ..modes import NEEDS, Sources
-from ..request import Limits
+from ..request import Limits, Request
 from ..video import read_clip
 
 MOST_REGION = 2**20  # characters of a drawn region; the page draws at most 256 x 256
 REGION_SIDE = 1024
+READERS = threading.BoundedSemaphore(4)  # of clips at once, each of which may take a gigabyte and a half
 DATA = "data:image/png;base64,"
 
 
-def sources(mode: str, given: dict, limits: Limits, bounds: Bounds) -> Sources:
-    """Reads what the mode needs of {name: what was sent}. Raises ValueError for what cannot be read."""
-    made = {}
-    for name in NEEDS[mode]:
+def sources(request: Request, given: dict, limits: Limits, bounds: Bounds) -> Sources:
+    """Reads what the mode needs of {name: what was sent}. Raises ValueError for what cannot be read.
+
+    Of a clip one frame more than there can be of its size, so that it is known to be too long.
+    """
+    made, frames = {}, limits.longest(request.height, request.width) + 1
+    for name in NEEDS[request.mode]:
         if name == "region":
             made[name] = read_region(given[name], bounds.image_side)
         elif name == "clip":
             seconds, side = bounds.video_seconds, bounds.video_side
-            made[name] = read_clip(uploaded(given[name]), limits.max_frames, side, seconds)[0]
+            with READERS:
+                made[name] = read_clip(uploaded(given[name]), frames, side, seconds)[0]
         else:
             made[name] = read_image(uploaded(given[name]), bounds.image_side)
     return Sources(**made)

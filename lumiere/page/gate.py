@@ -16,11 +16,13 @@ from gradio.route_utils import MultiPartException
 from gradio.utils import abspath, get_upload_folder, is_in_or_equal
 
 from ..bounds import Bounds
+from . import words
 
 API = "/gradio_api/"
 CALLS = ("queue/join", "run/", "api/", "call/")  # what starts an event
 POSTS = (*CALLS, "cancel", "reset", "upload", "mcp")
 CLOSED = tuple("proxy= stream/ component_server process_recording dev/ deep_link vibe- undo-vibe-".split())
+MB = 2**20
 JSON_BYTES = 2**21  # of a call: a drawn region takes up to a megabyte, two full prompts 30 000
 SESSION = 100  # characters of the name that a browser gives its session: gradio's have 11
 ADDRESS = re.compile(r"\s*(//|\\\\|[a-z][a-z0-9+.-]+:)", re.IGNORECASE)  # two letters at least: c: is a disk
@@ -87,20 +89,23 @@ class Gate:
         if scope["method"] == "POST":
             if inner.startswith("upload"):
                 receive = await self._upload(scope, receive)
-            elif not inner.startswith("mcp"):
+            elif inner.startswith("mcp"):  # calls of tools, with files in them
+                most = self.bounds.upload_mb * MB
+                await self._make_room(length(scope) or most)
+                receive = replayed(await whole(scope, receive, most), receive)
+            else:
                 body = await whole(scope, receive, JSON_BYTES)
                 receive = replayed(check(scope["app"].get_blocks(), inner, body), receive)
         await self.app(scope, receive, send)
 
     async def _upload(self, scope, receive):
         """A `receive` that ends an upload at its limit, by the error after which gradio removes its files."""
-        most, seen = self.bounds.upload_mb * 2**20, 0
+        most, seen = self.bounds.upload_mb * MB, 0
         sentence = f"An upload must be at most {self.bounds.upload_mb} MB, the maximum allowed size"
         announced = length(scope)
         if announced is not None and announced > most:
             raise Refused(413, f"{sentence}: received {announced} bytes.")
-        if not await asyncio.to_thread(self.room, announced or most):
-            raise Refused(507, "The disk of this machine is full: try again later.")
+        await self._make_room(announced or most)
 
         async def counted():
             nonlocal seen
@@ -111,6 +116,10 @@ class Gate:
             return message
 
         return counted
+
+    async def _make_room(self, coming: int) -> None:
+        if not await asyncio.to_thread(self.room, coming):
+            raise Refused(507, words.DISK_FULL)
 
 
 def check(blocks, path: str, body: bytes) -> bytes:

@@ -3,6 +3,7 @@
 import json
 import os
 import zipfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image
 
 from ..images import write_moving
 from ..request import Limits, Request
-from ..video import read_clip
+from ..video import probe, read_clip
 from . import words
 from .files import address, uploaded
 from .restore import form, link
@@ -64,8 +65,8 @@ def sheet(frames: np.ndarray, request: Request, of: int | None = None) -> dict:
 
 
 def some(frames: np.ndarray) -> np.ndarray:
-    """At most `PREVIEW_FRAMES` of them, evenly spaced."""
-    return frames[:: -(-len(frames) // PREVIEW_FRAMES)]
+    """At most `PREVIEW_FRAMES` of them, evenly spaced, as large as one sheet takes them."""
+    return reel(frames[:: -(-len(frames) // PREVIEW_FRAMES)])
 
 
 def reel(frames: np.ndarray) -> np.ndarray:
@@ -93,10 +94,11 @@ def finished(request: Request, frames: np.ndarray, path: str, limits: Limits) ->
     }
 
 
-def export(asked, limits: Limits) -> dict:
+def export(asked, limits: Limits, room: Callable[[int], bool]) -> dict:
     """The clip {"path"} as a file of another {"kind"}: {"url", "name"} or {"sentence"}.
 
-    Comes from the browser. What was made once is kept beside the clip, until both are deleted.
+    Comes from the browser. What was made once is kept beside the clip, until both are deleted. room: whether
+    so many bytes may be written.
     """
     try:
         kind, path = asked.get("kind"), uploaded(asked)
@@ -104,7 +106,12 @@ def export(asked, limits: Limits) -> dict:
             raise ValueError(f"a format must be one of {', '.join(WRITERS)}: received another.")
         made = path.with_suffix(f".{kind}")
         if not made.exists():
-            write(made, kind, *read_clip(path, limits.max_frames, limits.max_side))
+            shown = probe(path)
+            longest = 2 * limits.longest(shown.height, shown.width)  # a clip, and one that goes on from it
+            frames, fps = read_clip(path, max(1, longest), limits.max_side)
+            if not room(frames.nbytes):
+                return {"sentence": words.DISK_FULL}
+            write(made, kind, frames, fps)
         return {"url": address(made), "name": made.name}
     except (ValueError, AttributeError, TypeError) as refusal:
         return {"sentence": words.sentence(refusal) if isinstance(refusal, ValueError) else words.FAILED}

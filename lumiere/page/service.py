@@ -14,6 +14,7 @@ from starlette.middleware import Middleware
 
 from .. import jobs
 from ..bounds import Bounds
+from ..video import ENCODE_SECONDS
 from . import words
 from .disk import MB, Disk
 from .gate import Gate
@@ -73,7 +74,7 @@ class Service:
             prevent_thread_lock=True,
             **given,
         )
-        self.disk.remove_parts()  # of a server that was killed
+        self.disk.remove_parts(ENCODE_SECONDS)  # of a server that was killed; another may be writing there
         threading.Thread(target=self._mind, name="lumiere-service", daemon=True).start()
 
     def admit(self) -> None:

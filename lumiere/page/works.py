@@ -5,7 +5,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..folder import MOTION, read_json
+from ..folder import MOTION, parts, read_json, weight_files
 from . import words
 
 MOST_HEADER = 2**26  # bytes; that of the largest models is far below
@@ -53,7 +53,8 @@ def read(folder: Path, motion: Path) -> Works:
             Level(stride, height >> index, width >> index, channels, not ours or str(index) in attended)
         )
         stride *= 2 if str(index) in halved else 1
-    base = [parameters(folder / name) for name in ("unet", "vae", "text_encoder")]
+    names = [part.name for part in parts(folder) if part.weights]
+    base = [sum(map(parameters, weight_files(folder, name))) for name in names]
     return Works(
         levels=tuple(levels),
         pixels=2 ** (len(vae["block_out_channels"]) - 1),
