@@ -58,7 +58,7 @@ def flickering(frames, levels=2.0):
 
 
 def figures(name, puppet, tmp_path, count=CLIPS):
-    return ROWS[name].figures(measure(puppet, Records(tmp_path / "r.json", "x"), name, count))
+    return ROWS[name].figures(measure(puppet, Records(tmp_path / "r.json", "x"), name, range(count)))
 
 
 def met(*args, **kwargs):
@@ -100,7 +100,7 @@ def test_prompts_are_those_that_the_row_names(tmp_path, monkeypatch):
     monkeypatch.setattr(rows, "judge", lambda frames: Verdict(None, None, "sea", None, None))
     seen, held_out, other_words = Puppet(), Puppet(), Puppet()
     for puppet, name in ((seen, "seen80"), (held_out, "held-out16"), (other_words, "paraphrased80")):
-        measure(puppet, Records(tmp_path / name, "x"), name, 20)
+        measure(puppet, Records(tmp_path / name, "x"), name, range(20))
     combinations = [
         [tuple(caption_truth(prompt)[k] for k in ("colour", "subject", "motion")) for prompt, *_ in p.asked]
         for p in (seen, held_out, other_words)
@@ -218,7 +218,7 @@ def test_costs_are_those_of_whole_runs(studio, monkeypatch):
 
 def test_an_interrupted_evaluation_goes_on(tmp_path, capsys):
     whole, broken = Puppet(), Puppet()
-    print_table(whole, Records(tmp_path / "whole.json", "x"), ["seen16", "controls"], 5)
+    print_table(whole, Records(tmp_path / "whole.json", "x"), ["seen16", "controls"], range(5))
     expected = capsys.readouterr().out
     file = tmp_path / "runs" / "broken.json"
 
@@ -228,16 +228,18 @@ def test_an_interrupted_evaluation_goes_on(tmp_path, capsys):
         return clip
 
     broken.spoil = stop
-    assert print_table(broken, Records(file, "x"), ["seen16", "controls"], 5) == 130
+    assert print_table(broken, Records(file, "x"), ["seen16", "controls"], range(5)) == 130
     assert "goes on from here" in capsys.readouterr().err
     broken.spoil = lambda clip, given: clip
-    assert print_table(broken, Records(file, "x"), ["seen16", "controls"], 5) == 0
+    assert print_table(broken, Records(file, "x"), ["seen16", "controls"], range(5)) == 0
     assert capsys.readouterr().out == expected
     assert [seed for *_, seed in broken.asked] == [0, 1, 2, 2, 3, 4]
-    print_table(broken, Records(file, "x"), ["seen16"], 3)
+    print_table(broken, Records(file, "x"), ["seen16"], range(3))
     assert "| 3 |" in capsys.readouterr().out and len(broken.asked) == 6
-    print_table(broken, Records(file, "other weights"), ["seen16"], 1)
-    assert len(broken.asked) == 7 and json.loads(file.read_text()).keys() == {"x", "other weights"}
+    print_table(broken, Records(file, "x"), ["seen16"], range(3, 7))
+    assert "| 4 |" in capsys.readouterr().out and [seed for *_, seed in broken.asked][6:] == [5, 6]
+    print_table(broken, Records(file, "other weights"), ["seen16"], range(1))
+    assert len(broken.asked) == 9 and json.loads(file.read_text()).keys() == {"x", "other weights"}
 
 
 def test_evaluations_may_share_a_file(tmp_path):
@@ -247,7 +249,7 @@ def test_evaluations_may_share_a_file(tmp_path):
     two.add("a", 1, {"n": 1})
     one.add("b", 0, {"n": 2})
     assert json.loads(file.read_text()) == {"x": {"a": {"0": {"n": 0}, "1": {"n": 1}}, "b": {"0": {"n": 2}}}}
-    assert list(Records(file, "x").of("a", 2).values()) == [{"n": 0}, {"n": 1}]
+    assert list(Records(file, "x").of("a", range(2)).values()) == [{"n": 0}, {"n": 1}]
     assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
 
 
@@ -283,6 +285,10 @@ def test_wrong_arguments_are_refused_in_words(tiny_model, tmp_path, capsys):
     assert "choose from ceiling, seen16, " in capsys.readouterr().err
     assert main(["evaluate", "--clips", "0"]) == 2
     assert "--clips must be 1 or more: received 0." in capsys.readouterr().err
+    assert main(["evaluate", "--first", "-1"]) == 2
+    assert "--first must be 0 or more: received -1." in capsys.readouterr().err
+    assert main(["evaluate", "--model", str(tiny_model), "--scheduler", "magic"]) == 2
+    assert "scheduler must be one of" in capsys.readouterr().err
     (tmp_path / "broken.json").write_text("[")
     command = ["evaluate", "--model", str(tiny_model), "--results", str(tmp_path / "broken.json")]
     assert main(command) == 2

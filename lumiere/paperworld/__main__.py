@@ -64,9 +64,9 @@ def _add_render_arguments(command):
     from .scene import MOTIONS
 
     command.add_argument("--data", required=True, help="folder to write")
-    command.add_argument("--scenes", type=int, default=24000)
-    command.add_argument("--frames", type=int, default=1)
-    command.add_argument("--seed", type=int, default=11)
+    command.add_argument("--scenes", type=int, default=24000, help="how many (%(default)s)")
+    command.add_argument("--frames", type=int, default=1, help="of each; 1 for stills (%(default)s)")
+    command.add_argument("--seed", type=int, default=11, help="which scenes (%(default)s)")
     command.add_argument("--held-out", action="store_true", help="only combinations that no training sees")
     command.add_argument(
         "--motions",
@@ -76,7 +76,7 @@ def _add_render_arguments(command):
         metavar="MOTION",
         help=f"only such; one that is named twice is drawn twice as often: {', '.join(MOTIONS)}",
     )
-    command.add_argument("--workers", type=int, default=2)
+    command.add_argument("--workers", type=int, default=2, help="processes (%(default)s)")
 
 
 def _render(a):

@@ -35,13 +35,13 @@ CODE = ("captions", "judge", "measures", "rows", "scene", "sight", "tracks")  # 
 class Studio:
     """Makes clips with one model and one set of settings; `None` for those of the model."""
 
-    def __init__(self, model=None, steps=None, guidance=None):
+    def __init__(self, model=None, steps=None, guidance=None, scheduler=None):
         entry, self.folder = models.entry(model or DEFAULT), locate(model or EMBEDDED)
         self.pipeline = LumierePipeline.from_pretrained(self.folder)
-        limits, told = self.pipeline.limits, {"steps": steps, "guidance": guidance}
+        limits, told = self.pipeline.limits, {"steps": steps, "guidance": guidance, "scheduler": scheduler}
         told = {name: value for name, value in told.items() if value is not None}
         size = {"height": limits.default_height, "width": limits.default_width}
-        self._usual = Request("-", **entry.usual | size | told)
+        self._usual = Request("-", **entry.usual | size | told).check(limits)
 
     def request(self, prompt, frames, seed):
         return replace(self._usual, prompt=prompt, frames=frames, seed=seed)
@@ -76,10 +76,10 @@ class Records:
         self.own = self.all.setdefault(fingerprint, {})
         self._read()
 
-    def of(self, row, count):
-        """Those of the first so many prompts, as far as they are there: number -> record."""
+    def of(self, row, numbers):
+        """Those of the prompts of these numbers, as far as they are there: number -> record."""
         kept = self.own.get(row, {})
-        return {index: kept[str(index)] for index in range(count) if str(index) in kept}
+        return {index: kept[str(index)] for index in numbers if str(index) in kept}
 
     def add(self, row, index, record):
         self.own.setdefault(row, {})[str(index)] = record
@@ -103,17 +103,21 @@ class Records:
                 known |= {index: record for index, record in records.items() if index not in known}
 
 
-def measure(studio, records, name, count):
-    """The records of a row, in the order of the prompts; those that are missing are made."""
+def measure(studio, records, name, numbers):
+    """The records of a row, in the order of the prompts; those that are missing are made.
+
+    numbers: of the prompts, a range; rows that have fewer prompts begin with the first.
+    """
     row, kept_as = ROWS[name], ROWS[name].kept_as or name
-    count = min(count, row.prompts)
-    done = records.of(kept_as, count)
+    if numbers.stop > row.prompts:
+        numbers = range(min(len(numbers), row.prompts))
+    done, count = records.of(kept_as, numbers), len(numbers)
     with tqdm(total=count, initial=len(done), desc=name, unit="prompt", leave=False, disable=None) as bar:
-        for index in range(count):
+        for index in numbers:
             if index not in done:
                 records.add(kept_as, index, row.record(studio, index))
                 bar.update()
-    return list(records.of(kept_as, count).values())
+    return list(records.of(kept_as, numbers).values())
 
 
 def add_evaluate_arguments(parser):
@@ -125,12 +129,16 @@ def add_evaluate_arguments(parser):
         metavar="ROW,…",
         help=f"of {', '.join(ROWS)}; all unless given",
     )
-    parser.add_argument("--clips", type=int, default=300, metavar="N", help="prompts a row (%(default)s)")
+    parser.add_argument(
+        "--clips", type=int, default=300, metavar="N", help="prompts a row; all rows take a day (%(default)s)"
+    )
+    parser.add_argument("--first", type=int, default=0, metavar="N", help="number of the first (%(default)s)")
     parser.add_argument(
         "--results", default="runs/evaluate.json", metavar="FILE", help="kept to go on from (%(default)s)"
     )
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps (the model's own)")
     parser.add_argument("--guidance", type=float, metavar="X", help="guidance (the model's own)")
+    parser.add_argument("--scheduler", metavar="NAME", help="scheduler (the model's own)")
     parser.add_argument(
         "--grid", metavar="FILE.webp", help=f"only write {GRID[0] * GRID[1]} clips as a moving picture"
     )
@@ -138,26 +146,27 @@ def add_evaluate_arguments(parser):
 
 def run_evaluate(args):
     """Prints the table, row by row. Exit status: 0, 1 or 2 for what cannot be, 130 when stopped."""
-    if args.clips < 1:
-        print(f"--clips must be 1 or more: received {args.clips}.", file=sys.stderr)
-        return 2
+    for name, least in (("clips", 1), ("first", 0)):
+        if getattr(args, name) < least:
+            print(f"--{name} must be {least} or more: received {getattr(args, name)}.", file=sys.stderr)
+            return 2
     try:
-        studio = Studio(args.model, args.steps, args.guidance)
+        studio = Studio(args.model, args.steps, args.guidance, args.scheduler)
         if args.grid:
             return draw_grid(studio, args.grid)
         records = Records(args.results, studio.fingerprint)
     except (ValueError, OSError) as refusal:
         print(refusal, file=sys.stderr)
         return 2 if isinstance(refusal, ValueError) else 1
-    return print_table(studio, records, args.rows, args.clips)
+    return print_table(studio, records, args.rows, range(args.first, args.first + args.clips))
 
 
-def print_table(studio, records, rows, count):
+def print_table(studio, records, rows, numbers):
     judged = {}
     print("| | of | measured, and its bar | |\n|---|---|---|---|")
     try:
         for name in rows:
-            found = measure(studio, records, name, count)
+            found = measure(studio, records, name, numbers)
             figures = ROWS[name].figures(found)
             met = "met" if all(figure.met for figure in figures) else "missed"
             told = " · ".join(map(str, figures))
