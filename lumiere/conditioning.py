@@ -95,13 +95,15 @@ def to_latents(mask: Tensor, cell: int) -> Tensor:
     return F.avg_pool2d(mask.float().unsqueeze(1), cell).squeeze(1) == 1  # the mean of ones is exactly one
 
 
-def channels(clip: Tensor, mask: Tensor) -> Tensor:
+def channels(clip: Tensor, mask: Tensor, elsewhere: Tensor | None = None) -> Tensor:
     """What the model is shown beside the noisy clip: given latents, zero elsewhere, and their mask.
 
-    clip `b c t h w`, mask `b t h w` or, for all clips, `t h w`; the result is `b (c + 1) t h w`.
+    clip `b c t h w`, mask `b t h w` or, for all clips, `t h w`; the result is `b (c + 1) t h w`. elsewhere: a
+    clip that is shown in the place of zeros, to weights that are `self_conditioned`.
     """
     mask = mask.to(clip).expand(clip.shape[0], *clip.shape[2:]).unsqueeze(1)  # b 1 t h w
-    return torch.cat([clip * mask, mask], dim=1)
+    shown = clip * mask if elsewhere is None else torch.where(mask.bool(), clip, elsewhere)
+    return torch.cat([shown, mask], dim=1)
 
 
 def blend(clean: Tensor, clip: Tensor, mask: Tensor) -> Tensor:

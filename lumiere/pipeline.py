@@ -201,7 +201,7 @@ class LumierePipeline:
         for timestep in sampler.timesteps:
             if stopped():
                 break
-            sample, clean = self._step(sampler, sample, timestep, text, request.guidance, known)
+            sample, clean = self._step(sampler, sample, timestep, text, request.guidance, known, clean)
             done += 1
             yield Progress(done, steps, time.monotonic() - began, partial(self.preview, clean))
         if clean is not None:
@@ -251,11 +251,17 @@ class LumierePipeline:
         text: Text,
         guidance: float,
         known: tuple[Tensor, Tensor] | None,
+        before: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """The next sample and the predicted clean latents, both float32 (1 c t h w)."""
+        """The next sample and the predicted clean latents, both float32 (1 c t h w).
+
+        before: the clean latents that the step before predicted.
+        """
         shown = model_input = sampler.model_input(sample, timestep)
-        if known and self.lumiere.given_channels:
-            shown = torch.cat([model_input, channels(*known)], dim=1)
+        before = before if self.lumiere.self_conditioned else None
+        if self.lumiere.given_channels and (known or before is not None):
+            nothing = torch.zeros_like(sample), torch.zeros_like(sample[0, 0], dtype=torch.bool)
+            shown = torch.cat([model_input, channels(*(known or nothing), before)], dim=1)
         output = in_windows(
             lambda x: self._guided(x, timestep, text, guidance), shown, self.parts(sample.shape[2])
         )

@@ -64,6 +64,14 @@ class Settings:
         0.0, NOISE, "if above 0, no timestep counts for more than one of this ratio of signal to noise", 0
     )
     subject_weight: float = option(3.0, NOISE, "how much more the loss counts where the subject is", 0)
+    self_conditioned: float | None = option(
+        None,
+        NOISE,
+        "1 shows every second clip again, as the model made it, and sampling each step what that before it "
+        "made; 0 does not; for fresh weights 0 unless given, for others their own",
+        0,
+        most=1,
+    )
     common_weight: float = option(
         1.0, NOISE, "below 1, an error that all frames of a clip share counts less than how they differ", 0
     )

@@ -33,7 +33,7 @@ from lumiere.folder import check, locate, locate_motion, read_json, read_limits
 from lumiere.inflate import Lumiere
 from lumiere.loading import load_model
 from lumiere.lora import Styler
-from lumiere.loss import min_snr, noise_and_target, noise_levels, scale_common, weighted_error
+from lumiere.loss import clean_of, min_snr, noise_and_target, noise_levels, scale_common, weighted_error
 from lumiere.motion import save_motion
 from lumiere.optimizer import MatrixOptimizer, relative_rate
 from lumiere.pipeline import GenerationError, LumierePipeline
@@ -207,7 +207,7 @@ class Trainer:
         s = self.settings
         names = (
             "frames shortest batch learning_rate decay ema shift spread min_snr caption_dropout given "
-            "subject_weight common_weight precision"
+            "subject_weight common_weight self_conditioned precision"
         )
         return {
             "base": Path(s.model).name if Path(s.model).is_dir() else s.model,
@@ -252,8 +252,10 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(s.seed)
             lumiere = load_weights(base, locate_motion(s.init)) if s.init else self._fresh(base)
-        if s.given and not lumiere.given_channels:
+        if (s.given or s.self_conditioned) and not lumiere.given_channels:
             lumiere.add_given_channels(self.clips.channels + 1)
+        if s.self_conditioned is not None:
+            lumiere.self_conditioned = bool(s.self_conditioned)
         if s.noise_correlation is not None:
             lumiere.noise_correlation = s.noise_correlation
         for name, frames in (("frames", s.frames), ("shortest", s.shortest)):
@@ -276,7 +278,7 @@ class Trainer:
             conditioned=bool(s.conditioned),
             conv_inflation_kwargs=convolution,
             attn_inflation_kwargs=attention,
-            given_channels=self.clips.channels + 1 if s.given else 0,
+            given_channels=self.clips.channels + 1 if s.given or s.self_conditioned else 0,
             embedding_width=s.embedding_width,
             noise_correlation=NOISE_CORRELATION,
         )
@@ -312,8 +314,12 @@ class Trainer:
         times = noise_levels(batch.times, s.shift, s.spread)
         timesteps = (times * self.scheduler.config.num_train_timesteps).long().to(device)
         noisy, target = noise_and_target(self.scheduler, clean, noise, timesteps)
+        mask, made = batch.given.to(device), torch.zeros_like(clean)
+        if self.lumiere.self_conditioned and (again := [i for i, clip in enumerate(clips) if clip % 2]):
+            seen = noisy[again], clean[again], mask[again], timesteps[again]
+            made[again] = self._made_of(*seen, [batch.texts[i] for i in again])
         if self.lumiere.given_channels:
-            noisy = torch.cat([noisy, channels(clean, batch.given.to(device))], dim=1)
+            noisy = torch.cat([noisy, channels(clean, mask, made)], dim=1)
         text = self.captions(batch.texts, device)
         count = min_snr(self.scheduler, timesteps, s.min_snr) if s.min_snr else None
         with _attention(device):  # backward, too, where blocks may be computed again
@@ -323,6 +329,15 @@ class Trainer:
             loss = weighted_error(predicted, target, 1 + s.subject_weight * subject, count) / s.accumulation
             self.accelerator.backward(loss)
         return loss.detach()
+
+    @torch.no_grad()
+    def _made_of(
+        self, noisy: Tensor, clean: Tensor, given: Tensor, timesteps: Tensor, texts: list[str]
+    ) -> Tensor:
+        """The clean clips that the model predicts of noisy ones `b c t h w`; pixels of some are given."""
+        shown, text = torch.cat([noisy, channels(clean, given)], dim=1), self.captions(texts, noisy.device)
+        output = self.lumiere(shown, timesteps, return_dict=False, **text.arguments)[0]
+        return clean_of(self.scheduler, output.float(), noisy, timesteps)
 
     @torch.no_grad()
     def _average(self, decay: float) -> None:

@@ -48,6 +48,14 @@ def test_channels_show_what_is_given_and_nothing_else():
     assert torch.equal(conditioning.channels(clip, each)[1:], conditioning.channels(clip[1:], ~mask))
 
 
+def test_elsewhere_a_clip_may_be_shown_again():
+    clip, again, mask = torch.randn(2, 4, 3, 5, 5), torch.randn(2, 4, 3, 5, 5), torch.rand(3, 5, 5) > 0.5
+    shown = conditioning.channels(clip, mask, again)
+    assert torch.equal(shown[:, :4][..., mask], clip[..., mask])
+    assert torch.equal(shown[:, :4][..., ~mask], again[..., ~mask])
+    assert torch.equal(shown[:, 4], mask.float().expand(2, 3, 5, 5))
+
+
 def test_blending_keeps_what_is_given_and_the_rest():
     clean, clip, mask = torch.randn(1, 4, 3, 5, 5), torch.randn(1, 4, 3, 5, 5), torch.rand(3, 5, 5) > 0.5
     blended = conditioning.blend(clean, clip, mask)

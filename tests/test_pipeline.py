@@ -199,6 +199,28 @@ def test_weights_that_take_given_pixels_are_shown_them(pipeline, picture, monkey
     assert torch.equal(shown[1][:, 4:8], pipeline.encode_given(given)[0]) and (shown[1][:, 8] == 1).all()
 
 
+def test_weights_that_are_self_conditioned_are_shown_what_they_made(pipeline, picture, monkeypatch):
+    monkeypatch.setattr(pipeline.lumiere, "given_channels", 5)
+    monkeypatch.setattr(pipeline.lumiere, "self_conditioned", True)
+    shown, made, step = [], [], pipeline._step
+    monkeypatch.setattr(pipeline, "_guided", lambda clip, *_: shown.append(clip) or clip[:, :4] + len(shown))
+    monkeypatch.setattr(pipeline, "_step", lambda *args: made.append(step(*args)) or made[-1])
+    mask = np.zeros((8, 64, 64), bool)
+    mask[0] = True
+    for given in (None, Given(picture, mask)):
+        shown.clear(), made.clear()
+        list(pipeline.generate(REQUEST, given=given))
+        first, *later = shown
+        assert first.shape[1] == (4 if given is None else 9)
+        known = slice(1 if given else 0, None)
+        for seen, (_, before) in zip(later, made, strict=False):
+            assert torch.equal(seen[:, 4:8, known], before[:, :, known])
+            assert (seen[:, 8, known] == 0).all()
+            if given:
+                assert torch.equal(seen[:, 4:8, 0], pipeline.encode_given(given)[0][:, :, 0])
+                assert (seen[:, 8, 0] == 1).all()
+
+
 def test_given_frames_of_another_shape_are_refused(pipeline, picture):
     with pytest.raises(
         ValueError, match="given frames must be those asked for, 4 x 64 x 64: received 8 x 64"

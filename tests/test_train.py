@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from lumiere.data import write_captions
 from lumiere.loading import load_model
 from lumiere.lora import Styler
-from lumiere.loss import min_snr, noise_and_target, weighted_error
+from lumiere.loss import clean_of, min_snr, noise_and_target, weighted_error
 from lumiere.motion import load_motion, read_facts
 from lumiere.optimizer import relative_rate
 from lumiere.settings import CLIPS, FRESH, NOISE, RUN, STEPS, Settings
@@ -161,6 +161,37 @@ def test_weights_that_took_no_given_pixels_learn_to(settings):
     found = [json.loads((Path(s.out) / "motion" / "motion.json").read_text()) for s in (first, continued)]
     assert [description["given_channels"] for description in found] == [0, 5]
     assert result(continued)["conv_in.weight"].abs().max() > 0
+
+
+def test_every_second_clip_is_shown_again_as_the_model_made_it(settings):
+    run = trainer(settings(batch=4, given=0.0, self_conditioned=1.0))
+    assert run.lumiere.given_channels == 5 and run.lumiere.self_conditioned
+    shown, forward = [], run.lumiere.forward
+
+    def watched(video, *args, **kwargs):
+        output = forward(video, *args, **kwargs)
+        shown.append((video, args[0], output[0].detach()))
+        return output
+
+    run.lumiere.forward = watched
+    run.advance()
+    (first, times, output), (second, all_times, _) = shown
+    assert first.shape[0] == 2 and second.shape[0] == 4 and torch.equal(times, all_times[1::2])
+    assert torch.equal(first[:, :4], second[1::2, :4]) and not first[:, 4:].any()
+    made = clean_of(run.scheduler, output, first[:, :4], times)
+    torch.testing.assert_close(second[1::2, 4:8], made)
+    assert not second[::2, 4:].any() and not second[:, 8].any()
+
+
+def test_self_conditioning_is_kept_unless_said_otherwise(settings):
+    found, source = [], None
+    for name, given in (("a", 1.0), ("b", None), ("c", 0.0)):
+        made = settings(name, steps=1, init=source, self_conditioned=given)
+        list(train(made))
+        AcceleratorState._reset_state(reset_partial_state=True)
+        source = str(Path(made.out) / "motion")
+        found.append(json.loads((Path(source) / "motion.json").read_text())["self_conditioned"])
+    assert found == [True, True, False]
 
 
 def test_losses_are_plotted_and_clips_are_made_on_the_way(settings):
@@ -342,6 +373,7 @@ def test_target_and_input_give_back_the_clean_clip(kind):
     clean, noise = torch.randn(2, 3, 4, 5, 6, 7, generator=torch.Generator().manual_seed(0))
     times = torch.tensor([0, 500, 999])
     noisy, target = noise_and_target(scheduler, clean, noise, times)
+    torch.testing.assert_close(clean_of(scheduler, target, noisy, times), clean, atol=1e-3, rtol=0)
     for clip, time_ in enumerate(times):  # clip by clip and frame by frame, as the scheduler of images would
         product = scheduler.alphas_cumprod[time_]
         alpha, sigma = product.sqrt(), (1 - product).sqrt()
