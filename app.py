@@ -221,8 +221,8 @@ class App:
             return restore.read_clip_settings(sent["clip"], self.limits, others)
         return restore.read_link(sent.get("query"), self.limits)
 
-    def export(self, asked) -> dict:
-        return results.export(asked, self.limits, self.service.room)
+    def export(self, sent) -> dict:
+        return results.export(sent, self.limits, self.service)
 
     @staticmethod
     async def stop(http: gr.Request):

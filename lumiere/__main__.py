@@ -141,7 +141,8 @@ def given_pixels(options: argparse.Namespace, request: Request, model: models.Mo
     if request.mode in ("inpaint", "video") and options.frames is None:
         request = replace(request, frames=limits.longest(request.height, request.width))
     clip = options.video or options.beginning
-    most = limits.longest(request.height, request.width) + 1, bounds.video_side, bounds.video_seconds
+    longest = limits.longest_given(request.height, request.width)
+    most = longest + 1, bounds.video_side, bounds.video_seconds
     frames = read_clip(clip, *most)[0] if clip else None
     if options.video and options.frames and options.frames > len(frames):
         raise ValueError(f"the video has {len(frames)} frames: {options.frames} were asked for.")

@@ -67,7 +67,7 @@ def assemble(
     parts = complete(lumiere, styler, dict(model.schedule), model.window)
     if model.offload:
         moved = memory.weight_bytes(lumiere, unet)
-        parts = replace(parts, cost=measure(lumiere, parts.vae, parts.reader, parts.limits, moved))
+        parts = replace(parts, cost=cost_of(lumiere, parts.vae, parts.reader, parts.limits, moved))
         take_turns([*parts.reader.encoders, lumiere, parts.vae], device)
     if model.preview:
         parts = replace(parts, preview=tiny_preview(model.preview, latents, dtype))
@@ -106,7 +106,7 @@ def complete(
 
 
 @torch.inference_mode()
-def measure(
+def cost_of(
     lumiere: Lumiere, vae: AutoencoderKL, reader: TextReader, limits: Limits, moved: int = 0
 ) -> memory.Cost:
     """What a step and decoding take, found without taking it.

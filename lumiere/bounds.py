@@ -27,7 +27,7 @@ class Bounds:
     max_steps: int = bound(150, 1, 150, "of denoising; past 150 no scheduler changes the clip")
     upload_mb: int = bound(64, 1, 10_000, "of one upload with all its files: some seconds of a phone's video")
     image_side: int = bound(8192, 64, 16_384, "pixels of a picture that is given: more than any phone's")
-    video_side: int = bound(1024, 64, 4096, "pixels of a video that is given; 256 such frames take 0.8 GB")
+    video_side: int = bound(1024, 64, 4096, "pixels of a video that is given; 480 such frames take 1.5 GB")
     video_seconds: int = bound(30, 1, 600, "in which a given video must be read")
     queue: int = bound(16, 1, 10_000, "requests that wait; whoever comes later is told to try again")
     keep_minutes: int = bound(60, 1, 100_000, "after which clips and uploads are deleted")

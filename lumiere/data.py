@@ -179,7 +179,7 @@ class _Several(Sequence):
     """Clips that have a file each; none stays open."""
 
     def __init__(self, folder: Path):
-        lines = [json.loads(line) for line in (folder / CAPTIONS).read_text("utf-8").rstrip("\n").split("\n")]
+        lines = [json.loads(line) for line in read_lines(folder / CAPTIONS)]
         self.files = [folder / FILES / Path(line.get("latents", "")).name for line in lines]
 
     def __len__(self) -> int:

@@ -26,15 +26,6 @@ def noise_and_target(scheduler, clean: Tensor, noise: Tensor, timesteps: Tensor)
     return scheduler.add_noise(clean, noise, timesteps), target
 
 
-def clean_of(scheduler, output: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
-    """The clean clip that the model's output for noisy `b ...` at timesteps (b,) predicts."""
-    product = scheduler.alphas_cumprod.to(noisy.device)[timesteps].view(-1, *(1,) * (noisy.ndim - 1))
-    alpha, sigma = product.sqrt(), (1 - product).sqrt()
-    if scheduler.config.prediction_type == "epsilon":
-        return (noisy - sigma * output) / alpha
-    return alpha * noisy - sigma * output
-
-
 def weighted_error(predicted: Tensor, target: Tensor, weight: Tensor, count: Tensor | None = None) -> Tensor:
     """Mean over the clips (the first axis) of the weighted mean squared error of each.
 

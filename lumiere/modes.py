@@ -66,12 +66,21 @@ def check(request: Request, has: set[str]) -> None:
         raise ValueError(f"strength {request.strength:g} needs a clip to begin with: received none.")
 
 
+def check_length(request: Request, frames: int, limits: Limits) -> None:
+    """Raises ValueError for a clip of so many frames that goes on, when it is too long for that."""
+    most = limits.longest_given(request.height, request.width)
+    if request.mode == "continue" and frames > most:
+        raise ValueError(f"a clip that goes on must have at most {most} frames: received more.")
+
+
 def prepare(request: Request, sources: Sources, limits: Limits) -> Prepared:
     """Pictures are cut and scaled to the size of the clip. Raises ValueError for what does not fit together.
 
     A clip that is made anew is never longer than the one it is made from: frames that are too many are cut.
     """
     check(request, {field.name for field in fields(sources) if getattr(sources, field.name) is not None})
+    if sources.clip is not None:
+        check_length(request, len(sources.clip), limits)
     from . import conditioning
 
     size = request.height, request.width
@@ -88,9 +97,6 @@ def prepare(request: Request, sources: Sources, limits: Limits) -> Prepared:
     if request.mode == "cinemagraph":
         return Prepared(request, conditioning.moving_picture(image[0], region, request.frames))
     if request.mode == "continue":
-        most = limits.longest(*size)
-        if len(clip) > most:
-            raise ValueError(f"a clip that goes on must have at most {most} frames: received more.")
         given = conditioning.continuation(clip, request.frames)
         return Prepared(request, given, clip[: -given.mask.any((1, 2)).sum()])
     if request.mode in ("inpaint", "video"):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import memory
 from .allocator import give_back
-from .assembly import assemble, measure
+from .assembly import assemble, cost_of
 from .conditioning import Given, blend, channels, put_back, to_latents
 from .inflate import Lumiere
 from .lora import Styler
@@ -171,7 +171,7 @@ class LumierePipeline:
     @cached_property
     def cost(self) -> memory.Cost:
         """What a step and decoding take at once."""
-        return self._cost or measure(self.lumiere, self.vae, self.reader, self.limits)
+        return self._cost or cost_of(self.lumiere, self.vae, self.reader, self.limits)
 
     def _run(
         self, request: Request, stopped: Callable[[], bool], given: Given | None

@@ -27,6 +27,9 @@ MAX_STYLES = 16  # weights of a request, each as far as `Style` takes them
 MAX_SETTINGS = 65536  # characters of saved settings: two full prompts, every character escaped, fit
 
 
+GIVEN = 4  # clips that go on are at most so many times as large as those that are made
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one model can do, and what its operator allows. All are inclusive.
@@ -52,6 +55,10 @@ class Limits:
         """The most frames of this size, in pixels, that can be asked for."""
         most = min(self.max_frames, self.max_pixels // (height * width))
         return most // self.downsample_factor * self.downsample_factor
+
+    def longest_given(self, height: int, width: int) -> int:
+        """The most frames of a clip that goes on, brought to this size: only the end of it is denoised."""
+        return min(self.max_frames, GIVEN * self.max_pixels // (height * width))
 
 
 @dataclass(frozen=True)

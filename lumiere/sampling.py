@@ -31,7 +31,7 @@ class Sampler:
         correlation: float = 0.0,
         last: int | None = None,
     ):
-        self._scheduler = CLASSES[name].from_config(config, **_overrides(config))
+        self._scheduler = CLASSES[name].from_config(config, **_overrides(config) | FIXED.get(name, {}))
         self._draws = {"generator": generator} if name in STOCHASTIC else {}
         grid = {"original_inference_steps": _lcm_grid(self._scheduler, steps)} if name == "lcm" else {}
         self._scheduler.set_timesteps(steps, **grid)
@@ -156,20 +156,22 @@ CLASSES = {
     "lcm": LCMScheduler,
 }
 STOCHASTIC = ("euler a", "lcm")
+# What a name means, whatever variant a base's config asks for; how steps are spaced is the base's affair.
+FIXED = {"dpm++ 2m": {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint"}}
 
 
-def _alpha_sigma(alphas_cumprod: Tensor, timestep: Tensor) -> tuple[float, float]:
+def _alpha_sigma(alphas_cumprod: Tensor, timestep: Tensor) -> tuple:
+    """Numbers for one timestep, tensors (b 1 1 1 1) for one of each clip."""
+    if getattr(timestep, "ndim", 0):
+        product = alphas_cumprod.to(timestep.device)[timestep].view(-1, 1, 1, 1, 1)
+        return product.sqrt(), (1 - product).sqrt()
     product = alphas_cumprod[int(timestep)]  # Euler's timesteps are floats
     return product.sqrt().item(), (1 - product).sqrt().item()
 
 
 def _overrides(config: dict) -> dict:
-    """What a config may not decide.
-
-    Latents are never clipped, zero terminal SNR starts in pure noise, and "dpm++ 2m" is what it is called,
-    not a variant of it that draws noise of its own.
-    """
-    fixed = {"clip_sample": False, "thresholding": False, "algorithm_type": "dpmsolver++"}
+    """What a config may not decide: latents are never clipped, and zero terminal SNR starts in pure noise."""
+    fixed = {"clip_sample": False, "thresholding": False}
     if config.get("rescale_betas_zero_snr"):
         fixed["timestep_spacing"] = "trailing"
     return fixed

@@ -69,8 +69,6 @@ class Settings:
         NOISE,
         "1 shows every second clip again, as the model made it, and sampling each step what that before it "
         "made; 0 does not; for fresh weights 0 unless given, for others their own",
-        0,
-        most=1,
     )
     common_weight: float = option(
         1.0, NOISE, "below 1, an error that all frames of a clip share counts less than how they differ", 0
@@ -106,6 +104,8 @@ class Settings:
                 raise ValueError(f"{entry.name} must be {_in_words(**limits)}; received {value:g}.")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is one of {', '.join(PRECISIONS)}; received {self.precision}.")
+        if self.self_conditioned not in (None, 0, 1):
+            raise ValueError(f"self_conditioned is 0 or 1; received {self.self_conditioned:g}.")
         if self.shortest > self.frames:
             raise ValueError(f"shortest must be at most frames, {self.frames}; received {self.shortest}.")
 

@@ -20,8 +20,8 @@ from lumiere.trainer import show
 
 PAPERWORLD = "paperworld"  # as the data: clips that are drawn
 OUT_OF_MEMORY = (
-    "The device ran out of memory: raise --accumulation up to --batch, set --checkpointing 1, "
-    "or lower --size or --frames; the last checkpoint is kept."
+    "The device ran out of memory: raise --accumulation (processes x accumulation divides --batch), "
+    "set --checkpointing 1, or lower --size or --frames; the last checkpoint is kept."
 )
 EXAMPLES = """examples, which run as they stand:
   python -m lumiere.train --model assets/models/paper-world --data paperworld --scenes 64 \\

@@ -33,12 +33,12 @@ from lumiere.folder import check, locate, locate_motion, read_json, read_limits
 from lumiere.inflate import Lumiere
 from lumiere.loading import load_model
 from lumiere.lora import Styler
-from lumiere.loss import clean_of, min_snr, noise_and_target, noise_levels, scale_common, weighted_error
+from lumiere.loss import min_snr, noise_and_target, noise_levels, scale_common, weighted_error
 from lumiere.motion import save_motion
 from lumiere.optimizer import MatrixOptimizer, relative_rate
 from lumiere.pipeline import GenerationError, LumierePipeline
 from lumiere.request import Request
-from lumiere.sampling import correlated
+from lumiere.sampling import correlated, predict_clean
 from lumiere.settings import Settings
 from lumiere.style import Style
 from lumiere.textcache import TextCache, cache_texts
@@ -207,7 +207,7 @@ class Trainer:
         s = self.settings
         names = (
             "frames shortest batch learning_rate decay ema shift spread min_snr caption_dropout given "
-            "subject_weight common_weight self_conditioned precision"
+            "subject_weight common_weight precision"
         )
         return {
             "base": Path(s.model).name if Path(s.model).is_dir() else s.model,
@@ -315,7 +315,8 @@ class Trainer:
         timesteps = (times * self.scheduler.config.num_train_timesteps).long().to(device)
         noisy, target = noise_and_target(self.scheduler, clean, noise, timesteps)
         mask, made = batch.given.to(device), torch.zeros_like(clean)
-        if self.lumiere.self_conditioned and (again := [i for i, clip in enumerate(clips) if clip % 2]):
+        again = [i for i, clip in enumerate(clips) if (self.step * s.batch + clip) % 2]
+        if self.lumiere.self_conditioned and again:
             seen = noisy[again], clean[again], mask[again], timesteps[again]
             made[again] = self._made_of(*seen, [batch.texts[i] for i in again])
         if self.lumiere.given_channels:
@@ -337,7 +338,7 @@ class Trainer:
         """The clean clips that the model predicts of noisy ones `b c t h w`; pixels of some are given."""
         shown, text = torch.cat([noisy, channels(clean, given)], dim=1), self.captions(texts, noisy.device)
         output = self.lumiere(shown, timesteps, return_dict=False, **text.arguments)[0]
-        return clean_of(self.scheduler, output.float(), noisy, timesteps)
+        return predict_clean(self.scheduler, output.float(), noisy, timesteps)
 
     @torch.no_grad()
     def _average(self, decay: float) -> None:

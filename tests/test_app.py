@@ -180,10 +180,27 @@ def test_the_operator_says_how_large_given_files_may_be(tmp_path, monkeypatch):
             files.sources(request, given, Limits(), small)
     with pytest.raises(ValueError, match="at most 64 pixels"):
         files.read_region(picture, 64)
-    told = []
-    monkeypatch.setattr(files, "read_clip", lambda path, *most: told.append(most) or [None])
-    files.sources(request, given, Limits(max_pixels=40 * 128 * 128), small)
-    assert told == [(41, 64, 7)]  # one more than there can be
+    told, black = [], np.zeros((4, 80, 80, 3), np.uint8)
+    monkeypatch.setattr(files, "read_clip", lambda path, *most: told.append(most) or [black])
+    made = files.sources(request, given, Limits(max_pixels=40 * 128 * 128), small)
+    assert told == [(161, 64, 7)]  # one more than there can be: it would be known to be too long
+    assert made.clip.shape == (4, 128, 128, 3)
+
+
+def test_as_many_videos_are_read_at_once_as_memory_allows(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    write_clip(tmp_path / "clip.mp4", np.zeros((4, 64, 64, 3), np.uint8), 16)
+    asked = Request("a red ball", mode="continue"), {"clip": str(tmp_path / "clip.mp4")}, Limits()
+    readers = threading.BoundedSemaphore(1)
+    monkeypatch.setattr(files, "READERS", readers)
+    for _ in range(2):  # each gives its place back
+        files.sources(*asked, Bounds())
+    with readers, pytest.raises(ValueError, match="too many videos are being read"):
+        files.sources(*asked, Bounds(video_seconds=1))
+
+
+def test_without_tools_there_is_nothing_for_them(served):
+    assert httpx.post(f"{served[1]}gradio_api/mcp/", json={}).status_code == 404
 
 
 def test_files_that_were_not_uploaded_are_refused(client):

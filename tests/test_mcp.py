@@ -2,8 +2,11 @@
 
 import base64
 import io
+import os
 import re
+import time
 from contextlib import asynccontextmanager
+from http.client import HTTPConnection
 
 import httpx
 import numpy as np
@@ -76,10 +79,18 @@ def test_a_picture_is_given_as_a_data_uri(process):
 
 
 def test_a_call_may_be_as_large_as_an_upload(process):
-    files = process.files()
+    old = process.folder / "upload" / "old.png"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"somebody's")
+    os.utime(old, (0, time.time() - 600))
     answer = httpx.post(f"{process.address}/gradio_api/mcp/", content=b" " * (2**20 + 1))
     assert answer.status_code == 413 and "at most 1048576 bytes" in answer.json()["detail"]
-    assert process.files() == files
+    liar = HTTPConnection("127.0.0.1", process.port)
+    liar.putrequest("POST", "/gradio_api/mcp/")
+    liar.putheader("Content-Length", str(10**12))
+    liar.endheaders()
+    assert liar.getresponse().status == 413
+    assert old.exists()  # nothing is removed for what is not taken
 
 
 def test_a_refusal_is_a_sentence(process):

@@ -58,9 +58,12 @@ def test_a_clip_goes_on_behind_its_end():
 
 def test_a_clip_of_which_the_end_was_not_read_does_not_go_on():
     request, sources = Request("a red ball", mode="continue", **FORM), Sources(clip=ALL["clip"])
-    assert modes.prepare(request, sources, replace(LIMITS, max_frames=16)).before is not None
-    with pytest.raises(ValueError, match="must have at most 12 frames"):
-        modes.prepare(request, sources, replace(LIMITS, max_frames=15))
+    size = request.height * request.width
+    for enough in ({"max_frames": 14}, {"max_pixels": 14 * size // 4}):  # four times what is made
+        assert len(modes.prepare(request, sources, replace(LIMITS, **enough)).before) == 10
+    for few in ({"max_frames": 13}, {"max_pixels": 13 * size // 4}):
+        with pytest.raises(ValueError, match="must have at most 13 frames"):
+            modes.prepare(request, sources, replace(LIMITS, **few))
 
 
 def test_a_clip_made_anew_is_as_long_as_it_was_at_most():

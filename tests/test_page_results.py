@@ -2,6 +2,8 @@
 
 import errno
 import io
+import os
+import time
 import zipfile
 from dataclasses import replace
 
@@ -9,15 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lumiere.bounds import Bounds
 from lumiere.page import results, words
+from lumiere.page.service import Service
 from lumiere.request import Limits, Request
 from lumiere.video import write_clip
 
 LIMITS = Limits()
-
-
-def room(coming: int) -> bool:
-    return True
+SERVICE = Service(Bounds(), loaded=lambda: True)
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def clip(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["webp", "gif"])
 def test_a_moving_picture_has_all_frames_at_their_rate(clip, kind):
-    assert results.export({"path": str(clip), "kind": kind}, LIMITS, room)["name"] == f"clip.{kind}"
+    assert results.export({"path": str(clip), "kind": kind}, LIMITS, SERVICE)["name"] == f"clip.{kind}"
     with Image.open(clip.with_suffix(f".{kind}")) as picture:
         assert (picture.n_frames, picture.size, picture.info["loop"]) == (8, (48, 32), 0)
         picture.load()
@@ -39,7 +40,7 @@ def test_a_moving_picture_has_all_frames_at_their_rate(clip, kind):
 
 
 def test_pictures_come_one_by_one(clip):
-    results.export({"path": str(clip), "kind": "zip"}, LIMITS, room)
+    results.export({"path": str(clip), "kind": "zip"}, LIMITS, SERVICE)
     with zipfile.ZipFile(clip.with_suffix(".zip")) as archive:
         assert archive.namelist() == [*(f"frame-{n:04d}.png" for n in range(8)), "clip.json"]
         assert Image.open(io.BytesIO(archive.read("frame-0007.png"))).size == (48, 32)
@@ -48,17 +49,28 @@ def test_pictures_come_one_by_one(clip):
 def test_what_the_model_may_make_can_be_exported(clip):
     write_clip(clip, np.zeros((12, 64, 1152, 3), np.uint8), 8)
     asked = {"path": str(clip), "kind": "zip"}
-    assert "1024 pixels a side" in results.export(asked, LIMITS, room)["sentence"]
-    assert "url" in results.export(asked, replace(LIMITS, max_side=1536, max_frames=8), room)
+    assert "1024 pixels a side" in results.export(asked, LIMITS, SERVICE)["sentence"]
+    assert "url" in results.export(asked, replace(LIMITS, max_side=1536, max_pixels=8 * 64 * 1152), SERVICE)
     with zipfile.ZipFile(clip.with_suffix(".zip")) as archive:
         assert len(archive.namelist()) == 12 + 1
 
 
 def test_nothing_is_exported_where_there_is_no_room_for_it(clip):
-    asked, coming = {"path": str(clip), "kind": "zip"}, []
-    told = results.export(asked, LIMITS, lambda size: coming.append(size))
-    assert told == {"sentence": words.DISK_FULL} and coming == [8 * 32 * 48 * 3]
+    write_clip(clip, np.zeros((60, 256, 256, 3), np.uint8), 8)  # 12 MB of pixels
+    told = results.export({"path": str(clip), "kind": "zip"}, LIMITS, Service(Bounds(disk_mb=8), bool))
+    assert told == {"sentence": words.DISK_FULL}
     assert [file.name for file in clip.parent.iterdir()] == ["clip.mp4"]
+
+
+def test_room_is_not_made_of_the_clip_itself(clip, tmp_path):
+    write_clip(clip, np.zeros((30, 256, 256, 3), np.uint8), 8)  # 6 MB of pixels
+    other = tmp_path / "upload" / "other"
+    other.parent.mkdir()
+    other.write_bytes(bytes(4 * 2**20))
+    for file, age in ((clip, 400), (other, 300)):
+        os.utime(file, (0, time.time() - age))
+    told = results.export({"path": str(clip), "kind": "zip"}, LIMITS, Service(Bounds(disk_mb=8), bool))
+    assert "url" in told and clip.exists() and not other.exists()
 
 
 @pytest.mark.parametrize(
@@ -86,11 +98,11 @@ def test_a_file_that_the_disk_had_no_room_for_is_not_left_as_a_half_and_is_made_
 
     with monkeypatch.context() as patched:
         patched.setattr(Image.Image, "save", full)
-        assert "sentence" in results.export({"path": str(clip), "kind": kind}, LIMITS, room)
+        assert "sentence" in results.export({"path": str(clip), "kind": kind}, LIMITS, SERVICE)
     assert [file.name for file in clip.parent.iterdir()] == ["clip.mp4"]
-    assert "url" in results.export({"path": str(clip), "kind": kind}, LIMITS, room)
+    assert "url" in results.export({"path": str(clip), "kind": kind}, LIMITS, SERVICE)
 
 
 @pytest.mark.parametrize("asked", [None, {}, {"kind": "exe"}, {"path": "/etc/passwd", "kind": "gif"}])
 def test_what_is_no_clip_or_no_format_is_refused(clip, asked):
-    assert list(results.export(asked, LIMITS, room)) == ["sentence"]
+    assert list(results.export(asked, LIMITS, SERVICE)) == ["sentence"]

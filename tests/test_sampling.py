@@ -1,5 +1,7 @@
 """The six schedulers against denoisers that are known in closed form."""
 
+import inspect
+
 import pytest
 import torch
 from diffusers import DDIMScheduler
@@ -15,8 +17,8 @@ EPSILON = {"prediction_type": "epsilon", "steps_offset": 1}
 
 def config(kind: dict) -> dict:
     """A config as it comes from a model folder, with clipping on: the sampler has to turn it off."""
-    other = {"algorithm_type": kind["algorithm_type"]} if "algorithm_type" in kind else {}
-    own = {name: value for name, value in kind.items() if name not in other}
+    own = {name: value for name, value in kind.items() if name in inspect.signature(DDIMScheduler).parameters}
+    other = {name: value for name, value in kind.items() if name not in own}
     return dict(DDIMScheduler(**BETAS, **own, clip_sample=True, thresholding=True).config) | other
 
 
@@ -49,10 +51,18 @@ def run(name, steps, kind, mean, deviation):
     return sample, noise, error, clean
 
 
-@pytest.mark.parametrize("kind", ["sde-dpmsolver++", "dpmsolver"])
-def test_a_base_does_not_make_another_scheduler_of_the_one_asked_for(kind):
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {"algorithm_type": "sde-dpmsolver++"},
+        {"algorithm_type": "dpmsolver"},
+        {"solver_order": 3},
+        {"solver_type": "heun"},
+    ],
+)
+def test_a_base_does_not_make_another_scheduler_of_the_one_asked_for(variant):
     as_named, _, _, _ = run("dpm++ 2m", 7, EPSILON, 0.5, 1.0)
-    varied, _, _, _ = run("dpm++ 2m", 7, EPSILON | {"algorithm_type": kind}, 0.5, 1.0)
+    varied, _, _, _ = run("dpm++ 2m", 7, EPSILON | variant, 0.5, 1.0)
     assert torch.equal(varied, as_named)
 
 

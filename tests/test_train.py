@@ -23,9 +23,10 @@ from safetensors.torch import load_file
 from lumiere.data import write_captions
 from lumiere.loading import load_model
 from lumiere.lora import Styler
-from lumiere.loss import clean_of, min_snr, noise_and_target, weighted_error
+from lumiere.loss import min_snr, noise_and_target, weighted_error
 from lumiere.motion import load_motion, read_facts
 from lumiere.optimizer import relative_rate
+from lumiere.sampling import predict_clean
 from lumiere.settings import CLIPS, FRESH, NOISE, RUN, STEPS, Settings
 from lumiere.style import Style
 from lumiere.text import TextReader
@@ -163,8 +164,9 @@ def test_weights_that_took_no_given_pixels_learn_to(settings):
     assert result(continued)["conv_in.weight"].abs().max() > 0
 
 
-def test_every_second_clip_is_shown_again_as_the_model_made_it(settings):
-    run = trainer(settings(batch=4, given=0.0, self_conditioned=1.0))
+@pytest.mark.parametrize("given", [0.0, 1.0])
+def test_every_second_clip_is_shown_again_as_the_model_made_it(settings, given):
+    run = trainer(settings(batch=4, given=given, self_conditioned=1))
     assert run.lumiere.given_channels == 5 and run.lumiere.self_conditioned
     shown, forward = [], run.lumiere.forward
 
@@ -177,15 +179,26 @@ def test_every_second_clip_is_shown_again_as_the_model_made_it(settings):
     run.advance()
     (first, times, output), (second, all_times, _) = shown
     assert first.shape[0] == 2 and second.shape[0] == 4 and torch.equal(times, all_times[1::2])
-    assert torch.equal(first[:, :4], second[1::2, :4]) and not first[:, 4:].any()
-    made = clean_of(run.scheduler, output, first[:, :4], times)
-    torch.testing.assert_close(second[1::2, 4:8], made)
-    assert not second[::2, 4:].any() and not second[:, 8].any()
+    assert torch.equal(first[:, :4], second[1::2, :4]) and torch.equal(first[:, 8], second[1::2, 8])
+    assert bool(first[:, 8].any()) == bool(given)
+    made = predict_clean(run.scheduler, output, first[:, :4], times)
+    mask = first[:, 8:].bool()  # b 1 t h w
+    torch.testing.assert_close(second[1::2, 4:8], torch.where(mask, first[:, 4:8], made))
+    assert not second[::2, 4:8][~second[::2, 8:].bool().expand(-1, 4, -1, -1, -1)].any()
+
+
+def test_clips_are_shown_again_however_small_the_batch(settings):
+    run, seen = trainer(settings(batch=1, self_conditioned=1)), []
+    usual = run._made_of
+    run._made_of = lambda *args: seen.append(run.step) or usual(*args)
+    for _ in range(4):
+        run.advance()
+    assert seen == [1, 3]
 
 
 def test_self_conditioning_is_kept_unless_said_otherwise(settings):
     found, source = [], None
-    for name, given in (("a", 1.0), ("b", None), ("c", 0.0)):
+    for name, given in (("a", 1), ("b", None), ("c", 0)):
         made = settings(name, steps=1, init=source, self_conditioned=given)
         list(train(made))
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -373,7 +386,7 @@ def test_target_and_input_give_back_the_clean_clip(kind):
     clean, noise = torch.randn(2, 3, 4, 5, 6, 7, generator=torch.Generator().manual_seed(0))
     times = torch.tensor([0, 500, 999])
     noisy, target = noise_and_target(scheduler, clean, noise, times)
-    torch.testing.assert_close(clean_of(scheduler, target, noisy, times), clean, atol=1e-3, rtol=0)
+    torch.testing.assert_close(predict_clean(scheduler, target, noisy, times), clean, atol=1e-3, rtol=0)
     for clip, time_ in enumerate(times):  # clip by clip and frame by frame, as the scheduler of images would
         product = scheduler.alphas_cumprod[time_]
         alpha, sigma = product.sqrt(), (1 - product).sqrt()
@@ -419,6 +432,7 @@ def test_loss_that_is_not_a_number_stops_before_it_spoils_the_weights(settings, 
         ({"factor": 3}, "power of two"),
         ({"shortest": 6}, "shortest must be a multiple of 4; received 6"),
         ({"shortest": 12}, "shortest must be at most frames, 8; received 12"),
+        ({"self_conditioned": 0.25}, "self_conditioned is 0 or 1; received 0.25"),
         ({"min_snr": float("inf")}, "min_snr must be 0 or more; received inf"),
         ({"steps": 0}, "steps must be 1 or more; received 0"),
         ({"ema": 1.0}, "ema must be 0 or more and below 1; received 1"),

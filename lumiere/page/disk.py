@@ -1,7 +1,9 @@
 """The clips and uploads of a page on disk: written once, bounded in size and age, never half there."""
 
+import errno
 import logging
 import os
+import secrets
 import shutil
 import tempfile
 import threading
@@ -32,10 +34,13 @@ def own_folder() -> None:
     """
     user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""
     default = os.path.join(tempfile.gettempdir(), f"lumiere{user}")
-    folder = Path(os.environ.setdefault("GRADIO_TEMP_DIR", default))
+    folder = Path(os.environ.get("GRADIO_TEMP_DIR") or default)
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
     gradio.mcp.DEFAULT_TEMP_DIR = str(folder)  # which was decided when that was imported
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(0o700, parents=True, exist_ok=True)
+        if str(folder) == default and user and folder.stat().st_uid != os.getuid():
+            raise PermissionError(errno.EPERM, "it belongs to another user")
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
@@ -48,7 +53,7 @@ class Disk:
     """The folder from which gradio serves files."""
 
     def __init__(self, bounds: Bounds):
-        self.bounds = bounds
+        self.bounds, self.mark = bounds, secrets.token_hex(4)  # how folders of this process begin
         self._sweeping = threading.Lock()
 
     @property
@@ -60,7 +65,7 @@ class Disk:
 
         settings: JSON, kept in the file. Raises OSError in words.
         """
-        folder = self.folder / uuid.uuid4().hex
+        folder = self.folder / f"{self.mark}{uuid.uuid4().hex}"
         try:
             folder.mkdir(parents=True)
         except OSError as error:
@@ -79,6 +84,8 @@ class Disk:
         kept: paths that stay. What is younger than two minutes stays in any case.
         """
         most = self.bounds.disk_mb * MB
+        if coming > most:
+            return False
         with self._sweeping:
             now = time.time()
             files = sorted(file for file in found(self.folder) if str(file[2]) not in kept)
@@ -93,9 +100,9 @@ class Disk:
         enough = self.free() - coming >= self.bounds.free_mb * MB
         return enough and size + coming <= most and count <= MOST_FILES
 
-    def remove_parts(self, age: float = 0) -> None:
-        """Clips that were being written when a server ended, so many seconds ago at least."""
-        for path in self.folder.glob("*/.*.part"):
+    def remove_parts(self, folders: str, age: float = 0) -> None:
+        """What was being written in these folders when a server ended, so many seconds ago at least."""
+        for path in self.folder.glob(f"{folders}/.*.part"):
             try:
                 if time.time() - path.stat().st_mtime >= age:
                     remove(path, self.folder)

@@ -24,7 +24,7 @@ MODES = {
 FILES = {
     "image": "The picture; cut and scaled to the size of the clip.",
     "last_image": "The picture of the last frame.",
-    "clip": "A video of at most {} pixels a side, MP4, MOV, MKV, WebM, AVI or GIF.",
+    "clip": "A video of at most {side} pixels a side, MP4, MOV, MKV, WebM, AVI or GIF.",
     "region": "A picture, white where the clip is made anew.",
 }
 OWN = "the model's own when none is given."
@@ -62,7 +62,7 @@ def endpoints(
     weights = f"Weights of {', '.join(styles)}, in this order; {OWN}"
     more = (("model", str | None, None, which),) if len(models) > 1 else ()
     more += (("style_weights", list[float] | None, None, weights),) if styles else ()
-    files = FILES | {"clip": FILES["clip"].format(video_side)}
+    files = FILES | {"clip": FILES["clip"].format(side=video_side)}
     return [_endpoint(mode, run, files, more) for mode in MODES]
 
 

@@ -59,4 +59,6 @@ def bind(app) -> None:
     filled.then(None, js="() => lumiere.begin()", **SCRIPT)
     gr.on([widget.change for widget in page.form], None, page.form, js=CHANGED, **SCRIPT)
     page.outside.submit(app.outside, page.outside, page.outside, concurrency_limit=2, **QUIET)
-    page.export.submit(app.export, page.export, page.export, concurrency_limit=1, **QUIET)
+    page.export.submit(
+        app.export, page.export, page.export, concurrency_limit=1, concurrency_id="export", **QUIET
+    )

@@ -10,8 +10,8 @@ from urllib.parse import quote
 import gradio as gr
 
 from ..bounds import Bounds
-from ..images import read_image
-from ..modes import NEEDS, Sources
+from ..images import fit, read_image
+from ..modes import NEEDS, Sources, check_length
 from ..request import Limits, Request
 from ..video import read_clip
 
@@ -22,21 +22,32 @@ DATA = "data:image/png;base64,"
 
 
 def sources(request: Request, given: dict, limits: Limits, bounds: Bounds) -> Sources:
-    """Reads what the mode needs of {name: what was sent}. Raises ValueError for what cannot be read.
+    """Reads what the mode needs of {name: what was sent}; clips come in the size of the request.
 
-    Of a clip one frame more than there can be of its size, so that it is known to be too long.
+    Raises ValueError for what cannot be read, or is too long to go on.
     """
-    made, frames = {}, limits.longest(request.height, request.width) + 1
+    made = {}
     for name in NEEDS[request.mode]:
         if name == "region":
             made[name] = read_region(given[name], bounds.image_side)
         elif name == "clip":
-            seconds, side = bounds.video_seconds, bounds.video_side
-            with READERS:
-                made[name] = read_clip(uploaded(given[name]), frames, side, seconds)[0]
+            made[name] = read_given(uploaded(given[name]), request, limits, bounds)
         else:
             made[name] = read_image(uploaded(given[name]), bounds.image_side)
     return Sources(**made)
+
+
+def read_given(path: Path, request: Request, limits: Limits, bounds: Bounds):
+    """Frames of a video, uint8 (t h w c), cut and scaled to the request's size. Raises ValueError."""
+    frames = limits.longest_given(request.height, request.width) + 1  # one more tells that it is too long
+    if not READERS.acquire(timeout=bounds.video_seconds):
+        raise ValueError("too many videos are being read: try again in a moment.")
+    try:
+        clip = read_clip(path, frames, bounds.video_side, bounds.video_seconds)[0]
+        check_length(request, len(clip), limits)
+        return fit(clip, request.height, request.width)
+    finally:
+        READERS.release()
 
 
 def uploaded(sent) -> Path:

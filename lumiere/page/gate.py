@@ -17,12 +17,13 @@ from gradio.utils import abspath, get_upload_folder, is_in_or_equal
 
 from ..bounds import Bounds
 from . import words
+from .disk import MB
 
 API = "/gradio_api/"
 CALLS = ("queue/join", "run/", "api/", "call/")  # what starts an event
-POSTS = (*CALLS, "cancel", "reset", "upload", "mcp")
+POSTS = (*CALLS, "cancel", "reset", "upload")
+TOOLS = 4  # calls of tools that are read at once, each as large as an upload
 CLOSED = tuple("proxy= stream/ component_server process_recording dev/ deep_link vibe- undo-vibe-".split())
-MB = 2**20
 JSON_BYTES = 2**21  # of a call: a drawn region takes up to a megabyte, two full prompts 30 000
 SESSION = 100  # characters of the name that a browser gives its session: gradio's have 11
 ADDRESS = re.compile(r"\s*(//|\\\\|[a-z][a-z0-9+.-]+:)", re.IGNORECASE)  # two letters at least: c: is a disk
@@ -43,13 +44,21 @@ class Refused(Exception):
 class Gate:
     """ASGI middleware. `health()` is the answer to load balancers: whether all is well, and facts in words.
 
-    `room(bytes)` makes room for an upload, on a thread, and returns whether there is.
+    `room(bytes)` makes room for an upload, on a thread, and returns whether there is. tools: whether the
+    endpoints are tools for language models, too.
     """
 
     def __init__(
-        self, app, bounds: Bounds, health: Callable[[], tuple[bool, dict]], room: Callable[[int], bool]
+        self,
+        app,
+        bounds: Bounds,
+        health: Callable[[], tuple[bool, dict]],
+        room: Callable[[int], bool],
+        tools: bool = False,
     ):
         self.app, self.bounds, self.health, self.room = app, bounds, health, room
+        self.posts = (*POSTS, "mcp") if tools else POSTS
+        self.reading = asyncio.Semaphore(TOOLS)
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
@@ -81,7 +90,7 @@ class Gate:
             return await answer(send, 200 if well else 503, facts)
         inner = path[len(API) :] if path.startswith(API) else None
         closed = path.startswith("/monitoring") if inner is None else inner.startswith(CLOSED)
-        if closed or (scope["method"] == "POST" and not (inner or "").startswith(POSTS)):
+        if closed or (scope["method"] == "POST" and not (inner or "").startswith(self.posts)):
             raise Refused(404, "There is nothing here.")
         for prefix in ("file=", "file/"):
             if inner is not None and inner.startswith(prefix) and ADDRESS.match(inner[len(prefix) :]):
@@ -90,9 +99,10 @@ class Gate:
             if inner.startswith("upload"):
                 receive = await self._upload(scope, receive)
             elif inner.startswith("mcp"):  # calls of tools, with files in them
-                most = self.bounds.upload_mb * MB
-                await self._make_room(length(scope) or most)
-                receive = replayed(await whole(scope, receive, most), receive)
+                async with self.reading:
+                    body = await whole(scope, receive, self.bounds.upload_mb * MB)
+                await self._make_room(len(body))
+                receive = replayed(body, receive)
             else:
                 body = await whole(scope, receive, JSON_BYTES)
                 receive = replayed(check(scope["app"].get_blocks(), inner, body), receive)

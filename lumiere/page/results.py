@@ -3,7 +3,6 @@
 import json
 import os
 import zipfile
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -94,11 +93,11 @@ def finished(request: Request, frames: np.ndarray, path: str, limits: Limits) ->
     }
 
 
-def export(asked, limits: Limits, room: Callable[[int], bool]) -> dict:
+def export(asked, limits: Limits, service) -> dict:
     """The clip {"path"} as a file of another {"kind"}: {"url", "name"} or {"sentence"}.
 
-    Comes from the browser. What was made once is kept beside the clip, until both are deleted. room: whether
-    so many bytes may be written.
+    Comes from the browser. What was made once is kept beside the clip, until both are deleted. service: the
+    `Service` of the page, which knows what may be written.
     """
     try:
         kind, path = asked.get("kind"), uploaded(asked)
@@ -107,9 +106,11 @@ def export(asked, limits: Limits, room: Callable[[int], bool]) -> dict:
         made = path.with_suffix(f".{kind}")
         if not made.exists():
             shown = probe(path)
-            longest = 2 * limits.longest(shown.height, shown.width)  # a clip, and one that goes on from it
-            frames, fps = read_clip(path, max(1, longest), limits.max_side)
-            if not room(frames.nbytes):
+            size = shown.height, shown.width
+            longest = limits.longest_given(*size) + limits.longest(*size)  # a clip that went on
+            seconds = service.bounds.video_seconds
+            frames, fps = read_clip(path, max(1, longest), limits.max_side, seconds)
+            if not service.room(frames.nbytes, str(path)):
                 return {"sentence": words.DISK_FULL}
             write(made, kind, frames, fps)
         return {"url": address(made), "name": made.name}

@@ -58,7 +58,8 @@ class Service:
 
     def launch(self, demo, **given) -> None:
         """Serves a page behind the gate, on a thread of its own, and minds it from then on."""
-        gate = Middleware(Gate, bounds=self.bounds, health=self.health, room=self.room)
+        tools = bool(given.get("mcp_server"))
+        gate = Middleware(Gate, bounds=self.bounds, health=self.health, room=self.room, tools=tools)
         self._demo = demo
         # Gradio keeps ten thousand events and makes a table of them after each: for a page that is closed.
         demo._queue.ANALYTICS_MAX_EVENTS, demo._queue.ANAYLTICS_CACHE_FREQUENCY = 100, sys.maxsize
@@ -74,7 +75,7 @@ class Service:
             prevent_thread_lock=True,
             **given,
         )
-        self.disk.remove_parts(ENCODE_SECONDS)  # of a server that was killed; another may be writing there
+        self.disk.remove_parts("*", ENCODE_SECONDS)  # of a server that was killed; others may be at work
         threading.Thread(target=self._mind, name="lumiere-service", daemon=True).start()
 
     def admit(self) -> None:
@@ -84,11 +85,11 @@ class Service:
         if not self.room():
             raise Sorry(words.disk_full(self.disk.free() // MB, self.bounds.free_mb))
 
-    def room(self, coming: int = 0) -> bool:
-        """Whether so many bytes may be written; see `Disk.room`. What the page itself shows is kept."""
+    def room(self, coming: int = 0, *kept: str) -> bool:
+        """Whether so many bytes may be written; see `Disk.room`. What the page itself shows is kept, too."""
         blocks = list(self._demo.blocks.values()) if self._demo else []
-        kept = {path for block in blocks for path in getattr(block, "keep_in_cache", ())}
-        return self.disk.room(coming, kept)
+        shown = {path for block in blocks for path in getattr(block, "keep_in_cache", ())}
+        return self.disk.room(coming, shown.union(kept))
 
     # The log.
 
@@ -177,7 +178,7 @@ class Service:
         deadline = time.monotonic() + LAST_SECONDS
         while self._unsent() and time.monotonic() < deadline:
             time.sleep(0.05)
-        self.disk.remove_parts()
+        self.disk.remove_parts(f"{self.disk.mark}*")
         return answered
 
     def _unsent(self) -> bool:

@@ -153,7 +153,7 @@ def run_evaluate(args):
     try:
         studio = Studio(args.model, args.steps, args.guidance, args.scheduler)
         if args.grid:
-            return draw_grid(studio, args.grid)
+            return draw_grid(studio, args.grid, args.first)
         records = Records(args.results, studio.fingerprint)
     except (ValueError, OSError) as refusal:
         print(refusal, file=sys.stderr)
@@ -184,10 +184,11 @@ def print_table(studio, records, rows, numbers):
     return 0
 
 
-def draw_grid(studio, file, frames=80):
-    """Writes the clips of the first prompts, with what was asked below each."""
-    prompts = [canonical(scene_of(index)[0]) for index in range(GRID[0] * GRID[1])]
-    shown = enumerate(tqdm(prompts, unit="clip", disable=None))
+def draw_grid(studio, file, first=0, frames=80):
+    """Writes the clips of some prompts, with what was asked below each."""
+    numbers = range(first, first + GRID[0] * GRID[1])
+    prompts = [canonical(scene_of(index)[0]) for index in numbers]
+    shown = zip(numbers, tqdm(prompts, unit="clip", disable=None), strict=True)
     clips = [studio.clip(prompt, frames, index) for index, prompt in shown]
     write_grid(file, clips, prompts)
     print(f"{file}: {Path(file).stat().st_size / 1e6:.1f} MB")
