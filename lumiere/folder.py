@@ -131,8 +131,7 @@ def parts(folder: Path) -> tuple[Component, ...]:
 
 def variant(folder: Path, name: str) -> str | None:
     """Which variant of the weights of a component is there: None for the whole one, which goes first."""
-    part = next(part for part in (*COMPONENTS, *OF_XL) if part.name == name)
-    stem = part.weights.removesuffix(".safetensors")
+    stem = _stem(name)
     ends = (".safetensors", ".safetensors.index.json")
     whole = any((folder / name / f"{stem}{end}").is_file() for end in ends)
     return HALF if not whole and (folder / name / f"{stem}.{HALF}.safetensors").is_file() else None
@@ -140,11 +139,17 @@ def variant(folder: Path, name: str) -> str | None:
 
 def weight_files(folder: Path, name: str) -> list[Path]:
     """The files of a component's weights that are loaded, where they are there: one or several."""
+    stem, kind = _stem(name), variant(folder, name)
+    if kind:
+        return [folder / name / f"{stem}.{kind}.safetensors"]
+    one = folder / name / f"{stem}.safetensors"
+    return [one] if one.is_file() else sorted((folder / name).glob(f"{stem}-*-of-*.safetensors"))
+
+
+def _stem(name: str) -> str:
+    """What the files of a component's weights are called, up to their variant or number."""
     part = next(part for part in (*COMPONENTS, *OF_XL) if part.name == name)
-    stem, kind = part.weights.removesuffix(".safetensors"), variant(folder, name)
-    shards = [] if kind else sorted((folder / name).glob(f"{stem}-*-of-*.safetensors"))
-    one = folder / name / (f"{stem}.{kind}.safetensors" if kind else part.weights)
-    return [one] if one.is_file() else shards
+    return part.weights.removesuffix(".safetensors")
 
 
 def check(folder: Path) -> None:

@@ -25,8 +25,6 @@ COUNT = (0, 10**6)  # frames and sides, before `check`, which knows the model an
 MAX_TEXT = 2000  # characters of a prompt; text encoders take 20 to 77 tokens of it
 MAX_STYLES = 16  # weights of a request, each as far as `Style` takes them
 MAX_SETTINGS = 65536  # characters of saved settings: two full prompts, every character escaped, fit
-
-
 GIVEN = 4  # clips that go on are at most so many times as large as those that are made
 
 

@@ -314,12 +314,12 @@ class Trainer:
         times = noise_levels(batch.times, s.shift, s.spread)
         timesteps = (times * self.scheduler.config.num_train_timesteps).long().to(device)
         noisy, target = noise_and_target(self.scheduler, clean, noise, timesteps)
-        mask, made = batch.given.to(device), torch.zeros_like(clean)
-        again = [i for i, clip in enumerate(clips) if (self.step * s.batch + clip) % 2]
-        if self.lumiere.self_conditioned and again:
-            seen = noisy[again], clean[again], mask[again], timesteps[again]
-            made[again] = self._made_of(*seen, [batch.texts[i] for i in again])
         if self.lumiere.given_channels:
+            mask, made = batch.given.to(device), torch.zeros_like(clean)
+            again = [i for i, clip in enumerate(clips) if (self.step * s.batch + clip) % 2]
+            if self.lumiere.self_conditioned and again:
+                seen = noisy[again], clean[again], mask[again], timesteps[again]
+                made[again] = self._made_of(*seen, [batch.texts[i] for i in again])
             noisy = torch.cat([noisy, channels(clean, mask, made)], dim=1)
         text = self.captions(batch.texts, device)
         count = min_snr(self.scheduler, timesteps, s.min_snr) if s.min_snr else None
