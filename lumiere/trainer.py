@@ -12,7 +12,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 
@@ -20,7 +20,6 @@ import torch
 from accelerate import Accelerator, PartialState
 from diffusers import DDIMScheduler
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from lumiere.adapters import load_weights, schedule_for
@@ -35,7 +34,7 @@ from lumiere.loading import load_model
 from lumiere.lora import Styler
 from lumiere.loss import min_snr, noise_and_target, noise_levels, scale_common, weighted_error
 from lumiere.motion import save_motion
-from lumiere.optimizer import MatrixOptimizer, relative_rate
+from lumiere.optimizer import MatrixOptimizer, plain_attention, relative_rate
 from lumiere.pipeline import GenerationError, LumierePipeline
 from lumiere.request import Request
 from lumiere.sampling import correlated, predict_clean
@@ -323,7 +322,7 @@ class Trainer:
             noisy = torch.cat([noisy, channels(clean, mask, made)], dim=1)
         text = self.captions(batch.texts, device)
         count = min_snr(self.scheduler, timesteps, s.min_snr) if s.min_snr else None
-        with _attention(device):  # backward, too, where blocks may be computed again
+        with plain_attention(device):  # backward, too, where blocks may be computed again
             predicted = self.model(noisy, timesteps, return_dict=False, **text.arguments)[0]
             if s.common_weight != 1:
                 predicted, target = (scale_common(x.float(), s.common_weight) for x in (predicted, target))
@@ -344,11 +343,6 @@ class Trainer:
     def _average(self, decay: float) -> None:
         ours, theirs = list(self.averaged.parameters()), list(self.lumiere.parameters())
         torch._foreach_lerp_(ours, theirs, 1 - decay)
-
-
-def _attention(device: torch.device) -> AbstractContextManager:
-    """On a CPU by plain products, whose gradient takes a tenth of the time with heads as small as here."""
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 def _metrics_until(file: Path, step: int) -> list[dict]:

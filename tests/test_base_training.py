@@ -16,7 +16,7 @@ from tests.bases import components, save_adapter, save_base
 from tests.test_adapters import same_weights
 from tests.test_bases import SEEN, frames_of
 
-pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
 
 
 @pytest.fixture(scope="module")

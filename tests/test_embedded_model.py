@@ -48,6 +48,7 @@ def test_time_is_compressed_by_four_and_the_base_is_frozen(pipeline):
     assert not any(weight.requires_grad for weight in pipeline.lumiere.model.parameters())
 
 
+@pytest.mark.slow
 def test_one_seed_is_one_clip(pipeline):
     first = clip(pipeline, "a red ball bouncing over green hills", steps=4)
     clip(pipeline, "a blue moon rising in the forest", steps=2, seed=8)

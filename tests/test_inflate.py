@@ -396,6 +396,7 @@ def test_a_layer_at_the_input_sees_what_is_given_and_nothing_of_the_base(unet, i
     torch.testing.assert_close(seen[0], expected)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("conditioned", [False, True])
 def test_compiles_as_one_graph(inputs, conditioned):

@@ -16,6 +16,8 @@ from lumiere.table import Model
 from tests.bases import components, save_adapter, save_base
 from tests.test_bases import BAR, SEEN, difference, frames_of, theirs, theirs_of
 
+pytestmark = pytest.mark.slow
+
 RANK = 2
 LAYERS = ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "out_proj", "fc1", "proj_in", "conv1")
 REQUEST = replace(SEEN, guidance=7.5)

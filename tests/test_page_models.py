@@ -26,6 +26,8 @@ from tests.bases import components, save_adapter, save_base
 from tests.faults.server import wait_for
 from tests.faults.stranger import Stranger
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {"prompt": "a red ball", "frames": 8, "height": 64, "width": 64, "steps": 2, "seed": 7}
 
 

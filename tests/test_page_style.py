@@ -20,6 +20,8 @@ from lumiere.video import read_clip, write_clip
 from tests.faults.stranger import Stranger
 from tests.test_lora import save_styled
 
+pytestmark = pytest.mark.slow
+
 REQUEST = Request("a red ball", frames=8, height=64, width=64, steps=2, seed=7, guidance=4)
 
 

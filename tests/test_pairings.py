@@ -15,6 +15,8 @@ from lumiere.style import Style
 from lumiere.table import MODELS, Model
 from tests.bases import components, save_adapter, save_base
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 

@@ -145,6 +145,7 @@ def test_a_first_frame_must_be_there_and_its_subject_must_stay(tmp_path):
     assert likeness.met and not kept.met
 
 
+@pytest.mark.slow
 def test_a_cinemagraph_moves_where_it_may_and_nowhere_else(tmp_path):
     row = "cinemagraph16"
     assert met(row, Puppet(), tmp_path / "a") == [True]
@@ -152,6 +153,7 @@ def test_a_cinemagraph_moves_where_it_may_and_nowhere_else(tmp_path):
     assert met(row, Puppet(lambda clip, given: frozen(clip)), tmp_path / "c") == [False]
 
 
+@pytest.mark.slow
 def test_a_background_may_flicker_a_little_more_than_real_ones(tmp_path):
     autoencoder = flickering
     for levels, expected in ((0.0, True), (2.5, True), (3.5, False)):
@@ -216,6 +218,7 @@ def test_costs_are_those_of_whole_runs(studio, monkeypatch):
         sheets.clear()
 
 
+@pytest.mark.slow
 def test_an_interrupted_evaluation_goes_on(tmp_path, capsys):
     whole, broken = Puppet(), Puppet()
     print_table(whole, Records(tmp_path / "whole.json", "x"), ["seen16", "controls"], range(5))
@@ -253,6 +256,7 @@ def test_evaluations_may_share_a_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
 
 
+@pytest.mark.slow
 def test_records_belong_to_weights_and_settings(studio, tiny_model, tmp_path):
     same, other = (Studio(str(tiny_model), steps=2, guidance=g) for g in (3.0, 4.0))
     assert same.fingerprint == studio.fingerprint != other.fingerprint

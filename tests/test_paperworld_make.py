@@ -9,6 +9,7 @@ from lumiere.folder import motion_files
 from lumiere.paperworld import make
 from lumiere.paperworld.__main__ import main
 from lumiere.paperworld.make import BUDGETS, DONE, Maker
+from lumiere.paperworld.model_folder import load_base
 from lumiere.pipeline import LumierePipeline
 from lumiere.request import Request
 
@@ -32,6 +33,12 @@ def test_a_tiny_budget_makes_a_model_that_generates(tmp_path, capsys):
     assert main(command) is None  # all of it is there
     assert capsys.readouterr().out.count("there already") == 9
     assert all(file.stat().st_mtime_ns == told.st_mtime_ns for file, told in files.items())
+
+    before = load_base(model).state_dict()
+    further = ["base", "--model", str(model), "--data", str(work / "stills"), "--run", str(work / "further")]
+    assert main([*further, "--steps", "2", "--further"]) is None
+    moved = [(weight - before[key]).abs().max() for key, weight in load_base(model).state_dict().items()]
+    assert 0 < max(moved) < 2e-3  # a new one would be elsewhere
 
 
 def test_a_part_that_failed_is_made_again_and_its_time_counts(tmp_path, monkeypatch):

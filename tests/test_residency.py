@@ -16,6 +16,8 @@ from lumiere.style import Style
 from lumiere.table import Model
 from tests.bases import components, save_adapter, save_base
 
+pytestmark = pytest.mark.slow
+
 GROWTH = 0.05
 WIDE = {"block_out_channels": (64, 128, 256, 256)}  # 200 MB: one that stays would be seen
 
@@ -53,7 +55,6 @@ def growth(pair: list[Model], switches: int = 10) -> float:
     return process.memory_info().rss / before - 1
 
 
-@pytest.mark.slow
 def test_ten_switches_leave_the_memory_as_it_was(pair):
     assert growth(pair) <= GROWTH
 

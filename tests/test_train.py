@@ -88,6 +88,7 @@ def command(settings: Settings) -> list[str]:
     return [f"--{key.replace('_', '-')}={value}" for key, value in given.items()]
 
 
+@pytest.mark.slow
 def test_interrupted_run_equals_the_unbroken_one_bit_for_bit(settings):
     whole, broken = settings("whole"), settings("broken", save_minutes=0.0)
     list(train(whole))
@@ -207,6 +208,7 @@ def test_self_conditioning_is_kept_unless_said_otherwise(settings):
     assert found == [True, True, False]
 
 
+@pytest.mark.slow
 def test_losses_are_plotted_and_clips_are_made_on_the_way(settings):
     made = settings(steps=4, sample_steps=2)
     assert [metrics["step"] for metrics in train(made)] == [1, 2, 3, 4]
@@ -216,6 +218,7 @@ def test_losses_are_plotted_and_clips_are_made_on_the_way(settings):
     assert read_clip(samples[0])[0].shape[0] == 8
 
 
+@pytest.mark.slow
 def test_a_clip_that_cannot_be_written_does_not_end_the_training(settings, capsys):
     made = settings(steps=2, sample_steps=1)
     Path(made.out).mkdir()
@@ -283,6 +286,7 @@ def test_noise_is_shared_in_training_as_the_motion_weights_say(settings):
     assert changes[0.9] < 0.3 * changes[0.0]
 
 
+@pytest.mark.slow
 def test_lengths_are_drawn_anew_for_each_step_and_again_alike(settings):
     made = settings("mixed", steps=12, frames=8, shortest=4, batch=4, accumulation=2)
     run, seen = trainer(made), []

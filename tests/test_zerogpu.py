@@ -39,6 +39,7 @@ def zero(tiny_model, monkeypatch):
     return made
 
 
+@pytest.mark.slow
 def test_a_job_gives_previews_and_the_clip_of_the_pipeline(zero, tiny_model):
     updates = [update for update in jobs.Job(zero.generate(REQUEST)).start().updates() if update]
     assert updates[-1].ended and any(update.preview is not None for update in updates)

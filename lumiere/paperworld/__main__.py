@@ -39,6 +39,8 @@ def main(argv=None):
         _add_folders(command, data=None if name == "text" else "folder made by render (and encode)")
         command.add_argument("--run", required=True, help="folder for checkpoint and metrics, to resume from")
         command.add_argument("--steps", type=int, default=STEPS[name], help="(%(default)s)")
+        if name == "base":
+            command.add_argument("--further", action="store_true", help="begin with the base that is there")
     motion = add("motion", "put what lumiere.train made into the model", _motion)
     _add_folders(motion)
     motion.add_argument("--run", required=True, help="the folder named --out in that training")
@@ -64,7 +66,7 @@ def _add_render_arguments(command):
     from .scene import MOTIONS
 
     command.add_argument("--data", required=True, help="folder to write")
-    command.add_argument("--scenes", type=int, default=24000, help="how many (%(default)s)")
+    command.add_argument("--scenes", type=int, default=40000, help="how many (%(default)s)")
     command.add_argument("--frames", type=int, default=1, help="of each; 1 for stills (%(default)s)")
     command.add_argument("--seed", type=int, default=11, help="which scenes (%(default)s)")
     command.add_argument("--held-out", action="store_true", help="only combinations that no training sees")

@@ -52,14 +52,18 @@ def new_scheduler():
     )
 
 
-def train_base(data, text_encoder, tokenizer, run, steps=5000, batch=32, learning_rate=1e-3):
-    """Train on the latents of ``data`` (latents.npy float16 (n t 4 h w), weights.npy, scenes.jsonl)."""
+def train_base(data, text_encoder, tokenizer, run, steps, unet=None, batch=64):
+    """Train on the latents of ``data`` (latents.npy float16 (n t 4 h w), weights.npy, scenes.jsonl).
+
+    unet: one that was trained before, which begins at half the rate; a new one unless given.
+    """
     latents = np.load(Path(data) / "latents.npy", mmap_mode="r")
     weights = np.load(Path(data) / "weights.npy", mmap_mode="r")
     scenes = read_scenes(data)
     scheduler = new_scheduler()
+    rate = 1e-3 if unet is None else 5e-4
     torch.manual_seed(0)
-    unet = new_unet()
+    unet = new_unet() if unet is None else unet
 
     def loss(model, generator):
         rng = np.random.default_rng(generator.initial_seed())
@@ -74,7 +78,7 @@ def train_base(data, text_encoder, tokenizer, run, steps=5000, batch=32, learnin
             states = text_encoder(tokenize(tokenizer, texts)).last_hidden_state
         return denoising_loss(model, scheduler, clean, states, weight, generator), {}
 
-    return fit(unet, loss, Schedule(steps, learning_rate, ema=0.9985), run).eval()
+    return fit(unet, loss, Schedule(steps, rate, decay=0.6, ema=0.9985), run).eval()
 
 
 def denoising_loss(model, scheduler, clean, states, weight, generator):

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from ..optimizer import relative_rate
+from ..optimizer import plain_attention, relative_rate
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,10 @@ def fit(model, loss, schedule, folder):
     while step < schedule.steps:
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(step)
-        value, facts = loss(model, torch.Generator().manual_seed(step))
         optimizer.zero_grad()
-        value.backward()
+        with plain_attention(next(model.parameters()).device):
+            value, facts = loss(model, torch.Generator().manual_seed(step))
+            value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         step += 1

@@ -40,7 +40,7 @@ BUDGETS = {
         stills=64, autoencoder=4, text=20, base=4, clips=4, frames=16, motion=2, batch=2, workers=1
     ),
     "full": Budget(
-        stills=24_000, autoencoder=2800, text=400, base=4000, clips=12_000, frames=24, motion=10_000, batch=12
+        stills=40_000, autoencoder=2800, text=400, base=6400, clips=12_000, frames=24, motion=10_000, batch=12
     ),
 }
 

@@ -49,6 +49,11 @@ def load_vae(folder):
     return vae.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
+def load_base(folder):
+    """The UNet in single precision, to be trained."""
+    return load_model(Path(folder), "unet", torch.float32).train().requires_grad_(True)
+
+
 def load_text(folder):
     """(text encoder, tokenizer)"""
     encoder = CLIPTextModel.from_pretrained(Path(folder) / "text_encoder", local_files_only=True)

@@ -8,12 +8,12 @@ from ..data import CAPTIONS
 from .autoencoder import encode_dataset, train_autoencoder
 from .base import train_base
 from .dataset import PIXELS, render_dataset
-from .model_folder import load_text, load_vae, save_component, save_preview
+from .model_folder import load_base, load_text, load_vae, save_component, save_preview
 from .text import train_text_encoder
 
 STILLS_SEED, CLIPS_SEED = 11, 12  # evaluation draws its scenes from another
 PREVIEW_PICTURES = 256
-STEPS = {"autoencoder": 2800, "text": 400, "base": 4000}
+STEPS = {"autoencoder": 2800, "text": 400, "base": 6400}
 
 
 def autoencoder(model, data, run, steps=STEPS["autoencoder"]):
@@ -33,9 +33,10 @@ def latents(model, data):
     encode_dataset(data, load_vae(model))
 
 
-def base(model, data, run, steps=STEPS["base"]):
-    """On the stills in `data` and their latents."""
-    save_component(model, "unet", train_base(data, *load_text(model), run, steps))
+def base(model, data, run, steps=STEPS["base"], further=False):
+    """On the stills in `data` and their latents; `further`, beginning with the base that is there."""
+    unet = load_base(model) if further else None
+    save_component(model, "unet", train_base(data, *load_text(model), run, steps, unet))
 
 
 def preview(model, data):
