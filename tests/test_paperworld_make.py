@@ -39,6 +39,7 @@ def test_a_tiny_budget_makes_a_model_that_generates(tmp_path, capsys):
     assert main([*further, "--steps", "2", "--further"]) is None
     moved = [(weight - before[key]).abs().max() for key, weight in load_base(model).state_dict().items()]
     assert 0 < max(moved) < 2e-3  # a new one would be elsewhere
+    assert str(tmp_path) not in (model / "unet" / "config.json").read_text()
 
 
 def test_a_part_that_failed_is_made_again_and_its_time_counts(tmp_path, monkeypatch):

@@ -4,12 +4,12 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[2] / "assets" / "examples"
 EXAMPLES = (  # prompt, seed
-    ("a red ball bouncing over green hills", 1),
+    ("a red ball bouncing over green hills", 2),
     ("a yellow star drifting right at night", 2),
     ("a pink heart pulsing in the desert", 2),
     ("a purple fish drifting left over the sea", 2),
     ("an orange ring circling in the forest", 1),
-    ("a blue moon rising over the city", 4),
+    ("a blue moon rising over the city", 1),
     ("a purple mushroom bouncing over snowy mountains", 3),
     ("a green ball circling over the sea", 3),
 )

@@ -13,7 +13,7 @@ from ..loading import load_model
 from ..motion import load_motion, read_facts, save_motion
 from ..preview import LatentPreview
 from .autoencoder import to_tensor
-from .base import new_scheduler
+from .base import new_scheduler, new_unet
 
 EMBEDDED = Path(__file__).resolve().parents[2] / "assets/models/paper-world"
 SHARD_BYTES, MOTION = 9_000_000, "motion"
@@ -50,8 +50,10 @@ def load_vae(folder):
 
 
 def load_base(folder):
-    """The UNet in single precision, to be trained."""
-    return load_model(Path(folder), "unet", torch.float32).train().requires_grad_(True)
+    """The UNet in single precision, to be trained; not from_pretrained's, which tells where it was."""
+    unet = new_unet()
+    unet.load_state_dict(load_model(Path(folder), "unet", torch.float32).state_dict())
+    return unet
 
 
 def load_text(folder):
