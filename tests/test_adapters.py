@@ -11,6 +11,8 @@ from lumiere.adapters import ORIGINAL, load_adapter
 from lumiere.motion import load_motion, save_motion
 from tests.test_motion import refused_when_keys_do_not_fit
 
+pytestmark = pytest.mark.slow
+
 POSITIONS = 6
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

@@ -14,6 +14,8 @@ from torch import nn
 
 from lumiere.inflate import Lumiere
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def seeded():

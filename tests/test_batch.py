@@ -11,6 +11,8 @@ from lumiere.request import Request
 from lumiere.video import read_settings
 from tests.test_train import launch
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["a red ball", "", "  a blue star  ", "a green fish", "a yellow rocket", "a red star"]
 OPTIONS = ["--frames", "4", "--steps", "2", "--device", "cpu"]
 

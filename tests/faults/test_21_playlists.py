@@ -11,6 +11,8 @@ from tests.test_video import ffmpeg
 
 from .media import UNREADABLE, refuse
 
+pytestmark = pytest.mark.slow
+
 PLAYLISTS = {
     "hls": "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:1\n#EXTINF:1.0,\n{target}\n#EXT-X-ENDLIST\n",
     "concat": "ffconcat version 1.0\nfile '{target}'\n",

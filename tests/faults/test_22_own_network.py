@@ -10,6 +10,8 @@ from tests.test_video import moving
 from .media import UNREADABLE, refuse
 from .stranger import sentence
 
+pytestmark = pytest.mark.slow
+
 HOSTS = ["127.0.0.1", "localhost", "[::1]", "0.0.0.0", "2130706433", "127.1", "[::ffff:127.0.0.1]"]
 ELSEWHERE = [
     "http://169.254.169.254/latest/meta-data/",
