@@ -125,7 +125,6 @@ def test_shares_are_apart_and_cover_all(tmp_path):
     assert sorted(made) == [request.prompt for request in wanted] and len(made) == 7
 
 
-@pytest.mark.slow
 def test_two_processes_make_the_files_of_one(run, tmp_path, tiny_model, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # for one, too: other threads add up in another order
     for processes, name in enumerate(("one", "two"), 1):
