@@ -61,9 +61,8 @@ def train_base(data, text_encoder, tokenizer, run, steps, unet=None, batch=64):
     weights = np.load(Path(data) / "weights.npy", mmap_mode="r")
     scenes = read_scenes(data)
     scheduler = new_scheduler()
-    rate = 1e-3 if unet is None else 5e-4
     torch.manual_seed(0)
-    unet = new_unet() if unet is None else unet
+    rate, unet = (1e-3, new_unet()) if unet is None else (5e-4, unet)
 
     def loss(model, generator):
         rng = np.random.default_rng(generator.initial_seed())
