@@ -8,7 +8,7 @@ EXAMPLES = (  # prompt, seed
     ("a yellow star drifting right at night", 2),
     ("a pink heart pulsing in the desert", 2),
     ("a purple fish drifting left over the sea", 2),
-    ("an orange ring circling in the forest", 1),
+    ("an orange ring circling in the forest", 2),
     ("a blue moon rising over the city", 1),
     ("a purple mushroom bouncing over snowy mountains", 3),
     ("a green ball circling over the sea", 3),
