@@ -75,6 +75,9 @@ class ConvolutionInflationBlock(TemporalLayer):
     With `embedding_dim` the layer takes the `embedding` (b, embedding_dim) of timestep and text of each clip,
     too, which scales and shifts what that norm leaves (Perez et al. 2018, arXiv 1709.07871), at first by
     nothing: which way a thing moves is in the text before it is in the pixels.
+
+    `padding_mode` is that of the 2d convolution, as in torch: with "circular" it sees the opposite edge
+    beyond an edge, for worlds in which what leaves comes in there.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class ConvolutionInflationBlock(TemporalLayer):
         time_dim: int | None = None,
         norm: str = "group",
         embedding_dim: int = 0,
+        padding_mode: str = "zeros",
     ):
         super().__init__(channel_last, time_dim)
         for size in (conv2d_kernel_size, conv1d_kernel_size):
@@ -98,7 +102,9 @@ class ConvolutionInflationBlock(TemporalLayer):
         if norm != "rms" and dim % groups:
             raise ValueError(f"`groups` must divide the {dim} channels; received {groups}.")
         self.spatial_conv = nn.Sequential(
-            nn.Conv2d(dim, dim, conv2d_kernel_size, padding=conv2d_kernel_size // 2),
+            nn.Conv2d(
+                dim, dim, conv2d_kernel_size, padding=conv2d_kernel_size // 2, padding_mode=padding_mode
+            ),
             nn.GroupNorm(groups, dim) if norm != "rms" else AxisNorm(dim, axis=3),
             nn.SiLU(),
         )

@@ -8,7 +8,7 @@ import torch
 
 from lumiere.optimizer import DECAY
 
-PRECISIONS = ("no", "bf16")
+CHOICES = {"precision": ("no", "bf16"), "padding_mode": ("zeros", "circular")}
 CLIPS, FRESH, NOISE, STEPS, RUN = "clips", "fresh motion weights", "noise and loss", "steps", "the run"
 
 
@@ -48,6 +48,9 @@ class Settings:
     attention_depth: int = option(2, FRESH, "attention layers over time at each place", 1)
     space_time_depth: int = option(1, FRESH, "such layers over all pixels and frames, after those", 0)
     kernel: int = option(15, FRESH, "frames that convolutions see: far ones agree sooner if many", 1)
+    padding_mode: str = option(
+        "zeros", FRESH, "what convolutions see beyond an edge; circular: the opposite edge"
+    )
     conditioned: int = option(1, FRESH, "whether layers are told timestep and text: 1 or 0", 0, most=1)
     embedding_width: int = option(64, FRESH, "hidden channels of adapters of the embedding; 0 for none", 0)
 
@@ -102,8 +105,9 @@ class Settings:
             value, limits = getattr(self, entry.name), entry.metadata.get("limits")
             if limits and value is not None and not _within(value, **limits):
                 raise ValueError(f"{entry.name} must be {_in_words(**limits)}; received {value:g}.")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision is one of {', '.join(PRECISIONS)}; received {self.precision}.")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is one of {', '.join(choices)}; received {getattr(self, name)}.")
         if self.self_conditioned not in (None, 0, 1):
             raise ValueError(f"self_conditioned is 0 or 1; received {self.self_conditioned:g}.")
         if self.shortest > self.frames:
@@ -124,7 +128,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             f"--{entry.name.replace('_', '-')}",
             type=kind,
             default=entry.default,
-            choices=PRECISIONS if entry.name == "precision" else None,
+            choices=CHOICES.get(entry.name),
             metavar={int: "N", float: "X", str: None}[kind],
             help=told + (" (%(default)s)" if entry.default is not None else ""),
         )

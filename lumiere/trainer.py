@@ -269,7 +269,7 @@ class Trainer:
         reach = max(1, s.frames // s.factor - 1)  # no two frames of a training clip are further apart
         attention = {"depth": s.attention_depth, "space_time_depth": s.space_time_depth}
         attention |= {"rotary": True, "window": reach}
-        convolution = {"conv1d_kernel_size": s.kernel, "norm": "clip"}
+        convolution = {"conv1d_kernel_size": s.kernel, "norm": "clip", "padding_mode": s.padding_mode}
         return Lumiere.from_unet(
             base,
             s.factor,

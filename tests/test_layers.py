@@ -221,6 +221,17 @@ def attention(**options):
 
 
 @torch.no_grad()
+def test_a_convolution_may_see_the_opposite_edge_beyond_an_edge():
+    x = clip()
+    for mode, same in (("circular", True), ("zeros", False)):
+        layer = shaken(ConvolutionInflationBlock(dim=16, norm="clip", padding_mode=mode))
+        moved = layer(x.roll((1, 2), (-2, -1)))
+        assert torch.allclose(moved, layer(x).roll((1, 2), (-2, -1)), atol=1e-4) is same
+    with pytest.raises(ValueError, match="padding_mode"):
+        ConvolutionInflationBlock(dim=16, padding_mode="mirror")
+
+
+@torch.no_grad()
 def test_rotary_attention_knows_distance_and_direction_but_not_the_place():
     layer, plain = attention(rotary=True), attention()
     x = clip(t=6)

@@ -448,6 +448,7 @@ def test_loss_that_is_not_a_number_stops_before_it_spoils_the_weights(settings, 
         ({"sample_steps": -1}, "sample_steps must be 0 or more; received -1"),
         ({"kernel": 4}, "Kernel sizes are odd.*received 4"),
         ({"precision": "fp8"}, "precision is one of no, bf16; received fp8"),
+        ({"padding_mode": "mirror"}, "padding_mode is one of zeros, circular; received mirror"),
         ({"data": "/nowhere"}, "There is no captions.jsonl in /nowhere"),
     ],
 )

@@ -97,6 +97,7 @@ class Maker:
             steps=self.budget.motion,
             batch=self.budget.batch,
             shift=4.0,
+            padding_mode="circular",  # what leaves the picture comes in at the opposite edge
         )
         show(settings)
         save_motion_of(self.model, settings.out)
