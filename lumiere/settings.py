@@ -8,7 +8,6 @@ import torch
 
 from lumiere.optimizer import DECAY
 
-CHOICES = {"precision": ("no", "bf16"), "padding_mode": ("zeros", "circular")}
 CLIPS, FRESH, NOISE, STEPS, RUN = "clips", "fresh motion weights", "noise and loss", "steps", "the run"
 
 
@@ -18,10 +17,18 @@ def faster_precision() -> str:
     return "bf16" if torch.accelerator.is_available() or cpu else "no"
 
 
-def option(default, group: str, help: str, least: float | None = None, **limits: float):
+def option(
+    default,
+    group: str,
+    help: str,
+    least: float | None = None,
+    choices: tuple[str, ...] | None = None,
+    **limits: float,
+):
     """limits: `least` and `most`, which may be reached, `above` and `below`, which may not."""
     limits |= {} if least is None else {"least": least}
-    return field(default=default, metadata={"group": group, "help": help, "limits": limits})
+    told = {"group": group, "help": help, "limits": limits, "choices": choices}
+    return field(default=default, metadata=told)
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,10 @@ class Settings:
     space_time_depth: int = option(1, FRESH, "such layers over all pixels and frames, after those", 0)
     kernel: int = option(15, FRESH, "frames that convolutions see: far ones agree sooner if many", 1)
     padding_mode: str = option(
-        "zeros", FRESH, "what convolutions see beyond an edge; circular: the opposite edge"
+        "zeros",
+        FRESH,
+        "what convolutions see beyond an edge; circular: the opposite edge",
+        choices=("zeros", "circular"),
     )
     conditioned: int = option(1, FRESH, "whether layers are told timestep and text: 1 or 0", 0, most=1)
     embedding_width: int = option(64, FRESH, "hidden channels of adapters of the embedding; 0 for none", 0)
@@ -94,7 +104,12 @@ class Settings:
     ema: float = option(
         0.999, STEPS, "decay of the moving average of the weights, which is the result", 0, below=1
     )
-    precision: str = option(faster_precision(), STEPS, "bf16 for half precision, or no; what is faster here")
+    precision: str = option(
+        faster_precision(),
+        STEPS,
+        "bf16 for half precision, or no; what is faster here",
+        choices=("no", "bf16"),
+    )
 
     save_minutes: float = option(2.0, RUN, "between checkpoints", 0)
     sample_steps: int = option(1000, RUN, "between clips that are made of the first caption; 0 for none", 0)
@@ -102,12 +117,12 @@ class Settings:
 
     def __post_init__(self):
         for entry in fields(self):
-            value, limits = getattr(self, entry.name), entry.metadata.get("limits")
+            value = getattr(self, entry.name)
+            limits, choices = (entry.metadata.get(name) for name in ("limits", "choices"))
             if limits and value is not None and not _within(value, **limits):
                 raise ValueError(f"{entry.name} must be {_in_words(**limits)}; received {value:g}.")
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is one of {', '.join(choices)}; received {getattr(self, name)}.")
+            if choices and value not in choices:
+                raise ValueError(f"{entry.name} is one of {', '.join(choices)}; received {value}.")
         if self.self_conditioned not in (None, 0, 1):
             raise ValueError(f"self_conditioned is 0 or 1; received {self.self_conditioned:g}.")
         if self.shortest > self.frames:
@@ -128,7 +143,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             f"--{entry.name.replace('_', '-')}",
             type=kind,
             default=entry.default,
-            choices=CHOICES.get(entry.name),
+            choices=entry.metadata["choices"],
             metavar={int: "N", float: "X", str: None}[kind],
             help=told + (" (%(default)s)" if entry.default is not None else ""),
         )
