@@ -113,6 +113,7 @@ class Settings:
 
     save_minutes: float = option(2.0, RUN, "between checkpoints", 0)
     sample_steps: int = option(1000, RUN, "between clips that are made of the first caption; 0 for none", 0)
+    workers: int = option(0, RUN, "processes that draw clips ahead: some for a GPU, which waits else", 0)
     seed: int = option(0, RUN, "of fresh weights and all that is drawn", 0)
 
     def __post_init__(self):

@@ -13,13 +13,16 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator, PartialState
 from diffusers import DDIMScheduler
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from lumiere.adapters import load_weights, schedule_for
@@ -27,7 +30,7 @@ from lumiere.assembly import complete
 from lumiere.clipfolder import Size, encode_clips
 from lumiere.conditioning import channels
 from lumiere.curves import plot_losses
-from lumiere.data import CAPTIONS, LATENTS, LatentClips, draw_length
+from lumiere.data import CAPTIONS, LATENTS, Batch, LatentClips, draw_length
 from lumiere.folder import check, locate, locate_motion, read_json, read_limits
 from lumiere.inflate import Lumiere
 from lumiere.loading import load_model
@@ -96,7 +99,8 @@ class Trainer:
 
     def advance(self) -> dict:
         """One step of the optimiser; returns its metrics."""
-        began, s, frames = time.monotonic(), self.settings, self._frames
+        began, s = time.monotonic(), self.settings
+        frames = length_of(s, self.step, self.lumiere.downsample_factor)
         rate = s.learning_rate * relative_rate(self.step, s.steps, s.warmup, s.decay)
         loss = self._gradients()
         if not math.isfinite(loss):
@@ -284,30 +288,40 @@ class Trainer:
 
     def _gradients(self) -> float:
         """Adds up the gradients of the whole batch; returns its loss, the mean over all processes."""
-        s, total = self.settings, torch.zeros((), device=self.accelerator.device)
-        share = s.batch // (self.accelerator.num_processes * s.accumulation)
-        for part in range(s.accumulation):
-            first = (part * self.accelerator.num_processes + self.accelerator.process_index) * share
-            if part + 1 < s.accumulation:
-                with self.accelerator.no_sync(self.model):
-                    total += self._pass(range(first, first + share))
-            else:
-                total += self._pass(range(first, first + share))
+        total = torch.zeros((), device=self.accelerator.device)
+        *others, last = zip(self._passes, next(self._batches), strict=True)
+        for clips, batch in others:
+            with self.accelerator.no_sync(self.model):
+                total += self._pass(clips, batch)
+        total += self._pass(*last)
         return self.accelerator.reduce(total, "mean").item()
 
     @property
-    def _frames(self) -> int:
-        """Of all clips of this step."""
-        s, factor = self.settings, self.lumiere.downsample_factor
-        return draw_length(range(s.shortest or s.frames, s.frames + 1, factor), self.step, s.seed)
+    def _passes(self) -> list[range]:
+        """The clips of a batch that this process takes at once, for each of its passes."""
+        s, processes = self.settings, self.accelerator.num_processes
+        share = s.batch // (processes * s.accumulation)
+        parts = range(self.accelerator.process_index, processes * s.accumulation, processes)
+        return [range(part * share, (part + 1) * share) for part in parts]
 
-    def _pass(self, clips: range) -> Tensor:
+    @cached_property
+    def _batches(self) -> Iterator[list[Batch]]:
+        """For each step to come a batch per pass; `workers` processes draw them ahead, if there are any."""
+        given = self.settings.given if self.lumiere.given_channels else 0.0
+        draws = _Draws(self.clips, self._passes, self.settings, given, self.lumiere.downsample_factor)
+        return iter(
+            DataLoader(
+                draws,
+                batch_size=None,  # what is drawn is a batch
+                sampler=count(self.step),
+                num_workers=self.settings.workers,
+                generator=torch.Generator(),  # else one number is taken of those of all
+            )
+        )
+
+    def _pass(self, clips: range, batch: Batch) -> Tensor:
         """Forward and backward for some clips of the batch; returns their part of the loss."""
         s, device = self.settings, self.accelerator.device
-        shown = s.given if self.lumiere.given_channels else 0.0
-        batch = self.clips.draw(
-            self.step, clips, s.batch, self._frames, s.seed, s.caption_dropout, shown, s.stride
-        )
         clean, noise, subject = (x.to(device) for x in (batch.latents, batch.noise, batch.subject))
         noise = correlated(noise, self.lumiere.noise_correlation)
         times = noise_levels(batch.times, s.shift, s.spread)
@@ -343,6 +357,30 @@ class Trainer:
     def _average(self, decay: float) -> None:
         ours, theirs = list(self.averaged.parameters()), list(self.lumiere.parameters())
         torch._foreach_lerp_(ours, theirs, 1 - decay)
+
+
+@dataclass(frozen=True)
+class _Draws(Dataset):
+    """What one process is shown at each step: numbered by steps, a batch for each of its passes."""
+
+    clips: LatentClips
+    passes: list[range]
+    settings: Settings
+    given: float
+    factor: int
+
+    def __getitem__(self, step: int) -> list[Batch]:
+        s, frames = self.settings, length_of(self.settings, step, self.factor)
+        return [
+            self.clips.draw(step, clips, s.batch, frames, s.seed, s.caption_dropout, self.given, s.stride)
+            for clips in self.passes
+        ]
+
+
+def length_of(settings: Settings, step: int, factor: int) -> int:
+    """Frames of all clips of a step."""
+    shortest = settings.shortest or settings.frames
+    return draw_length(range(shortest, settings.frames + 1, factor), step, settings.seed)
 
 
 def _metrics_until(file: Path, step: int) -> list[dict]:

@@ -17,7 +17,7 @@ def main(argv=None):
     from .evaluate import add_evaluate_arguments, run_evaluate
     from .judge import add_judge_arguments, run_judge
     from .make import add_make_arguments, run_make
-    from .parts import STEPS
+    from .parts import BATCH, STEPS
 
     parser = argparse.ArgumentParser(
         prog="python -m lumiere.paperworld",
@@ -41,6 +41,7 @@ def main(argv=None):
         command.add_argument("--steps", type=int, default=STEPS[name], help="(%(default)s)")
         if name == "base":
             command.add_argument("--further", action="store_true", help="begin with the base that is there")
+            command.add_argument("--batch", type=int, default=BATCH, help="stills a step (%(default)s)")
     motion = add("motion", "put what lumiere.train made into the model", _motion)
     _add_folders(motion)
     motion.add_argument("--run", required=True, help="the folder named --out in that training")

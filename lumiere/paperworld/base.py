@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 
+from ..loading import find_device
 from ..loss import noise_and_target, weighted_error
 from .captions import caption_with_truth
 from .dataset import read_scenes
@@ -14,6 +15,7 @@ from .text import LENGTH, WIDTH, tokenize
 
 CAPTION_DROPOUT = 0.1  # teaches the empty prompt, which guidance needs
 SUBJECT_WEIGHT = 3.0
+BATCH = 64  # stills a step
 
 
 def new_unet():
@@ -52,17 +54,20 @@ def new_scheduler():
     )
 
 
-def train_base(data, text_encoder, tokenizer, run, steps, unet=None, batch=64):
+def train_base(data, text_encoder, tokenizer, run, steps, unet=None, batch=BATCH):
     """Train on the latents of ``data`` (latents.npy float16 (n t 4 h w), weights.npy, scenes.jsonl).
 
-    unet: one that was trained before, which begins at half the rate; a new one unless given.
+    unet: one that was trained before, which begins at half the rate; a new one unless given. On the first
+    accelerator there is, or the CPU, where the result is in any case.
     """
+    device = find_device(None)
     latents = np.load(Path(data) / "latents.npy", mmap_mode="r")
     weights = np.load(Path(data) / "weights.npy", mmap_mode="r")
     scenes = read_scenes(data)
     scheduler = new_scheduler()
     torch.manual_seed(0)
     rate, unet = (1e-3, new_unet()) if unet is None else (5e-4, unet)
+    unet, text_encoder = unet.to(device), text_encoder.to(device)
 
     def loss(model, generator):
         rng = np.random.default_rng(generator.initial_seed())
@@ -74,10 +79,11 @@ def train_base(data, text_encoder, tokenizer, run, steps, unet=None, batch=64):
             caption_with_truth(scenes[r], rng)[0] if rng.random() > CAPTION_DROPOUT else "" for r in rows
         ]
         with torch.no_grad():
-            states = text_encoder(tokenize(tokenizer, texts)).last_hidden_state
+            states = text_encoder(tokenize(tokenizer, texts).to(device)).last_hidden_state
+        clean, weight = clean.to(device), weight.to(device)
         return denoising_loss(model, scheduler, clean, states, weight, generator), {}
 
-    return fit(unet, loss, Schedule(steps, rate, decay=0.6, ema=0.9985), run).eval()
+    return fit(unet, loss, Schedule(steps, rate, decay=0.6, ema=0.9985), run).cpu().eval()
 
 
 def denoising_loss(model, scheduler, clean, states, weight, generator):
@@ -85,10 +91,10 @@ def denoising_loss(model, scheduler, clean, states, weight, generator):
     batch = len(clean)
     spread = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
     spread = spread[torch.randperm(batch, generator=generator)]
-    timesteps = (spread * scheduler.config.num_train_timesteps).long()
-    noise = torch.randn(clean.shape, generator=generator)
+    timesteps = (spread * scheduler.config.num_train_timesteps).long().to(clean.device)
+    noise = torch.randn(clean.shape, generator=generator).to(clean.device)
     noisy, target = noise_and_target(scheduler, clean, noise, timesteps)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(clean.device.type, torch.bfloat16):
         predicted = model(noisy, timesteps, states, return_dict=False)[0]
     return weighted_error(predicted, target, weight)
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..data import CAPTIONS
 from .autoencoder import encode_dataset, train_autoencoder
-from .base import train_base
+from .base import BATCH, train_base
 from .dataset import PIXELS, render_dataset
 from .model_folder import load_base, load_text, load_vae, save_component, save_preview
 from .text import train_text_encoder
@@ -33,10 +33,10 @@ def latents(model, data):
     encode_dataset(data, load_vae(model))
 
 
-def base(model, data, run, steps=STEPS["base"], further=False):
+def base(model, data, run, steps=STEPS["base"], further=False, batch=BATCH):
     """On the stills in `data` and their latents; `further`, beginning with the base that is there."""
     unet = load_base(model) if further else None
-    save_component(model, "unet", train_base(data, *load_text(model), run, steps, unet))
+    save_component(model, "unet", train_base(data, *load_text(model), run, steps, unet, batch))
 
 
 def preview(model, data):
