@@ -65,8 +65,9 @@ class LumierePipeline:
     window: frames denoised at once where a clip has more than the motion weights can tell apart, or for those
     that can tell any number apart, more than this. notes: what was changed to fit the parts to each other, in
     sentences for whoever starts the program. device: where runs happen, if that is not where the autoencoder
-    is. styler: what loaded the parts, for `restyle`. cost: of memory, measured when first asked for unless
-    given.
+    is. styler: what loaded the parts, for `restyle`. guided_above: share of the timesteps, 0 to 1, above
+    which guidance counts (Kynkäänniemi et al. 2024, arXiv 2404.07724): where motion is decided, and not where
+    details are. cost: of memory, measured when first asked for unless given.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class LumierePipeline:
         notes: tuple[str, ...] = (),
         device: torch.device | None = None,
         styler: Styler | None = None,
+        guided_above: float = 0.0,
         cost: memory.Cost | None = None,
     ):
         self.lumiere, self.vae, self.reader = lumiere, vae, reader
@@ -88,6 +90,7 @@ class LumierePipeline:
         weight = next(vae.parameters())
         self.device, self.dtype = device or weight.device, weight.dtype
         self.window, self.styler, self._cost = window, styler, cost
+        self.guided_above = guided_above
         self.preview = (preview or LatentPreview.fit(vae, synthetic_pictures())).to(self.device)
 
     @classmethod
@@ -286,8 +289,10 @@ class LumierePipeline:
         """The model's output, float32 (1 c t h w); classifier-free guidance when given two texts.
 
         A long clip is shown to the model twice rather than twofold: a batch saves less than a tenth of the
-        time and takes twice the memory.
+        time and takes twice the memory. Where guidance does not count, the second text is read alone.
         """
+        if timestep < self.guided_above * self.scheduler_config.get("num_train_timesteps", 1000):
+            text, guidance = text.last(), 1.0
         clip, timestep = model_input.to(self.dtype), timestep.to(self.device)
         at_once = len(text) if clip[0, 0].numel() <= BATCH_LATENTS else 1
         outputs = []

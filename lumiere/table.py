@@ -17,11 +17,12 @@ class Model:
     large files. schedule: entries of the scheduler's config that the motion weights need besides those that
     all adapters do. window: frames denoised at once in clips with more than the motion weights can tell
     apart. shortest, longest: frames. longest_side: pixels. pixels: of all frames together, at most; where the
-    operator says otherwise (bounds.py), that counts.
-    text_width: of the bases that the motion weights fit, which the weights do not tell. style: in the weights
-    of the base. offload: parts of the model wait beside the device for their turn. preview: folder or hub id
-    of a tiny autoencoder that shows the clip in the making, a linear map when None. gigabytes: of memory on a
-    GPU, for a clip with these settings: `python -m tests.benchmarks.bases full_size` counts it.
+    operator says otherwise (bounds.py), that counts. guided_above: share of the timesteps, above which
+    guidance counts; below it a step takes half the time. text_width: of the bases that the motion weights
+    fit, which the weights do not tell. style: in the weights of the base. offload: parts of the model wait
+    beside the device for their turn. preview: folder or hub id of a tiny autoencoder that shows the clip in
+    the making, a linear map when None. gigabytes: of memory on a GPU, for a clip with these settings:
+    `python -m tests.benchmarks.bases full_size` counts it.
     """
 
     source: str
@@ -33,6 +34,7 @@ class Model:
     scheduler: str = "dpm++ 2m"
     steps: int = 20
     guidance: float = 4.0
+    guided_above: float = 0.0
     frames: int = 16
     fps: int = 16
     window: int | None = None
@@ -69,7 +71,9 @@ SD15 = Model(
     licence="weights CreativeML OpenRAIL-M, motion Apache-2.0",
 )
 MODELS = {
-    "paper-world": Model("assets/models/paper-world", scheduler="euler a", guidance=2.0, licence="MIT"),
+    "paper-world": Model(
+        "assets/models/paper-world", scheduler="euler a", guidance=3.0, guided_above=0.6, licence="MIT"
+    ),
     "sd15-animatediff": replace(
         SD15,
         gigabytes=5.6,

@@ -30,6 +30,11 @@ class Text:
             added = self.added and {name: value[part] for name, value in self.added.items()}
             yield Text(self.states[part], added)
 
+    def last(self) -> "Text":
+        """The last row alone."""
+        *_, row = self.split(1)
+        return row
+
     @property
     def arguments(self) -> dict:
         """Those of the UNet's forward pass."""

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lumiere import models
 from lumiere.paperworld import costs, evaluate, rows
 from lumiere.paperworld.__main__ import main
 from lumiere.paperworld.evaluate import Records, Studio, measure, print_table
@@ -20,6 +21,7 @@ from lumiere.paperworld.rows import ROWS, scene_of
 from lumiere.paperworld.scene import HELD_OUT, render, sample_scene
 from lumiere.pipeline import LumierePipeline
 from lumiere.request import Request
+from lumiere.table import DEFAULT
 from lumiere.windows import windows
 
 CLIPS = 4
@@ -186,8 +188,9 @@ def studio(tiny_model):
 
 def test_clips_are_those_of_the_pipeline_and_the_settings(studio, tiny_model):
     clip = studio.clip("a red ball", 8, 5)
-    pipeline = LumierePipeline.from_pretrained(tiny_model, device="cpu")
-    size = {"height": 64, "width": 64, "frames": 8}
+    entry = models.entry(DEFAULT)
+    pipeline = LumierePipeline.from_pretrained(replace(entry, source=str(tiny_model)), device="cpu")
+    size = {"height": 64, "width": 64, "frames": 8, "scheduler": entry.scheduler}
     *_, result = pipeline.generate(Request("a red ball", steps=2, guidance=3.0, seed=5, **size))
     assert np.array_equal(clip, result.frames)
 

@@ -14,6 +14,7 @@ import lumiere.pipeline as module
 from lumiere.conditioning import Given
 from lumiere.pipeline import GenerationError, LumierePipeline, Progress, Result
 from lumiere.request import SCHEDULERS, Request
+from lumiere.table import Model
 from lumiere.text import TextReader
 
 REQUEST = Request("a red ball over the hills", frames=8, height=64, width=64, steps=4, seed=7)
@@ -132,6 +133,25 @@ def test_without_guidance_the_model_is_asked_once_and_the_negative_prompt_is_moo
     assert np.array_equal(last(pipeline, request).frames, last(pipeline, other).frames)
     guided = replace(other, guidance=4.0)
     assert not np.array_equal(last(pipeline, guided).frames, last(pipeline, replace(REQUEST)).frames)
+
+
+def test_guidance_counts_above_its_share_of_the_timesteps_alone(pipeline, monkeypatch):
+    text = pipeline.encode_prompt(replace(REQUEST, negative_prompt="a blue fish"))
+    x = torch.randn(1, 4, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(pipeline, "guided_above", 0.6)
+    rows = []
+    pipeline.lumiere.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    with torch.inference_mode():
+        for timestep, guided in ((600, True), (599, False), (0, False)):
+            timestep = torch.tensor(timestep)
+            negative, positive = (pipeline._guided(x, timestep, states, 1.0) for states in text.split(1))
+            rows.clear()
+            told = pipeline._guided(x, timestep, text, 4.0)
+            expected = negative + 4 * (positive - negative) if guided else positive
+            torch.testing.assert_close(told, expected, atol=1e-5, rtol=1e-4)
+            assert rows == [2 if guided else 1]
+    pipeline = LumierePipeline.from_pretrained(replace(Model(str(pipeline.styler.folder)), guided_above=0.5))
+    assert pipeline.guided_above == 0.5
 
 
 def test_a_long_clip_is_guided_in_two_calls_with_the_same_result(pipeline, monkeypatch):

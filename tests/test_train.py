@@ -240,6 +240,14 @@ def test_passes_add_up_to_the_step(settings):
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(one, four, strict=True))
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_other_processes_draw_is_the_same(settings, workers):
+    drawn = [metrics["loss"] for metrics in train(settings("alone", steps=3, batch=4, accumulation=2))]
+    AcceleratorState._reset_state(reset_partial_state=True)
+    made = settings("helped", steps=3, batch=4, accumulation=2, workers=workers)
+    assert [metrics["loss"] for metrics in train(made)] == drawn
+
+
 def test_checkpointing_makes_the_same_step(settings):
     made = []
     for name, checkpointing in (("kept", 0), ("again", 1)):

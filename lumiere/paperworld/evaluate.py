@@ -36,8 +36,9 @@ class Studio:
     """Makes clips with one model and one set of settings; `None` for those of the model."""
 
     def __init__(self, model=None, steps=None, guidance=None, scheduler=None):
-        entry, self.folder = models.entry(model or DEFAULT), locate(model or EMBEDDED)
-        self.pipeline = LumierePipeline.from_pretrained(self.folder)
+        self.folder = locate(model or EMBEDDED)
+        entry = replace(models.entry(DEFAULT), source=str(self.folder))  # whose settings others have, too
+        self.pipeline = LumierePipeline.from_pretrained(entry)
         limits, told = self.pipeline.limits, {"steps": steps, "guidance": guidance, "scheduler": scheduler}
         told = {name: value for name, value in told.items() if value is not None}
         size = {"height": limits.default_height, "width": limits.default_width}
@@ -61,7 +62,8 @@ class Studio:
     @cached_property
     def fingerprint(self):
         """Of all that records depend on: weights, settings, and the code that judges."""
-        told = hashlib.sha256(json.dumps(self._usual.saved()).encode())
+        settings = [self._usual.saved(), self.pipeline.guided_above]
+        told = hashlib.sha256(json.dumps(settings).encode())
         code = [Path(__file__).with_name(f"{name}.py") for name in CODE]
         for file in (*code, *sorted(self.folder.rglob("*.safetensors"))):
             told.update(file.read_bytes())
