@@ -47,7 +47,7 @@ class LatentClips:
     """
 
     def __init__(self, folder: str | Path):
-        folder = Path(folder)
+        self.folder = folder = Path(folder)
         self.subject, self.texts = None, read_captions(folder)
         self.latents = _Several(folder) if (folder / FILES).is_dir() else _one(folder, len(self.texts))
         shapes = [clip.shape for clip in self.latents]
@@ -67,6 +67,10 @@ class LatentClips:
 
     def __len__(self) -> int:
         return len(self.latents)
+
+    def __reduce__(self) -> tuple:
+        """As its folder: another process opens the files itself, and is not sent what is in them."""
+        return type(self), (self.folder,)
 
     def draw(
         self,

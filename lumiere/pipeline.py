@@ -66,8 +66,8 @@ class LumierePipeline:
     that can tell any number apart, more than this. notes: what was changed to fit the parts to each other, in
     sentences for whoever starts the program. device: where runs happen, if that is not where the autoencoder
     is. styler: what loaded the parts, for `restyle`. guided_above: share of the timesteps, 0 to 1, above
-    which guidance counts (Kynkäänniemi et al. 2024, arXiv 2404.07724): where motion is decided, and not where
-    details are. cost: of memory, measured when first asked for unless given.
+    which guidance counts in a clip that begins as noise (Kynkäänniemi et al. 2024, arXiv 2404.07724): where
+    motion is decided, and not where details are. cost: of memory, measured when first asked for unless given.
     """
 
     def __init__(
@@ -204,7 +204,9 @@ class LumierePipeline:
         for timestep in sampler.timesteps:
             if stopped():
                 break
-            sample, clean = self._step(sampler, sample, timestep, text, request.guidance, known, clean)
+            sample, clean = self._step(
+                sampler, sample, timestep, *self._told(timestep, text, request), known, clean
+            )
             done += 1
             yield Progress(done, steps, time.monotonic() - began, partial(self.preview, clean))
         if clean is not None:
@@ -277,6 +279,13 @@ class LumierePipeline:
             torch.accelerator.synchronize(self.device)  # so that time and stop mean this step, not one queued
         return sample, clean
 
+    def _told(self, timestep: Tensor, text: Text, request: Request) -> tuple[Text, float]:
+        """The text that the model is told at a timestep, and how much guidance counts."""
+        least = self.guided_above * self.scheduler_config.get("num_train_timesteps", 1000)
+        if request.guidance <= 1 or request.strength < 1 or timestep >= least:
+            return text, request.guidance
+        return text.last(), 1.0
+
     def parts(self, frames: int) -> list[slice]:
         """The frames denoised at once; adapters are shown all of a clip, if they have as many positions."""
         positions = self.lumiere.kwargs["attns"].get("positions")
@@ -289,10 +298,8 @@ class LumierePipeline:
         """The model's output, float32 (1 c t h w); classifier-free guidance when given two texts.
 
         A long clip is shown to the model twice rather than twofold: a batch saves less than a tenth of the
-        time and takes twice the memory. Where guidance does not count, the second text is read alone.
+        time and takes twice the memory.
         """
-        if timestep < self.guided_above * self.scheduler_config.get("num_train_timesteps", 1000):
-            text, guidance = text.last(), 1.0
         clip, timestep = model_input.to(self.dtype), timestep.to(self.device)
         at_once = len(text) if clip[0, 0].numel() <= BATCH_LATENTS else 1
         outputs = []

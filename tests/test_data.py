@@ -1,5 +1,7 @@
 """Folders of latents: what is drawn from them, and what is refused."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -24,6 +26,16 @@ def folder(tmp_path):
 def draw(folder, step=0, clips=None, batch=4, frames=4, seed=0, caption_dropout=0.0):
     clips = range(batch) if clips is None else clips
     return LatentClips(folder).draw(step, clips, batch, frames, seed, caption_dropout)
+
+
+def test_another_process_is_told_the_folder_and_not_sent_its_clips(folder):
+    np.save(folder / "latents.npy", np.repeat(np.load(folder / "latents.npy"), 100, axis=3))
+    (folder / "weights.npy").unlink()
+    clips = LatentClips(folder)
+    sent = pickle.dumps(clips)
+    assert len(sent) < 1000 < clips.latents.nbytes
+    ours, theirs = (c.draw(3, range(2), 2, 4, 0, 0.0) for c in (clips, pickle.loads(sent)))
+    assert torch.equal(ours.latents, theirs.latents) and ours.texts == theirs.texts
 
 
 def test_batch_holds_windows_with_the_subject_and_text_of_their_clip(folder):

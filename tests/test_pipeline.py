@@ -136,22 +136,33 @@ def test_without_guidance_the_model_is_asked_once_and_the_negative_prompt_is_moo
 
 
 def test_guidance_counts_above_its_share_of_the_timesteps_alone(pipeline, monkeypatch):
-    text = pipeline.encode_prompt(replace(REQUEST, negative_prompt="a blue fish"))
-    x = torch.randn(1, 4, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    """Four steps are at 999, 749, 499 and 249."""
+    shown = []
+    usual = pipeline._guided
+    monkeypatch.setattr(
+        pipeline, "_guided", lambda *told: shown.append((len(told[2]), told[3])) or usual(*told)
+    )
     monkeypatch.setattr(pipeline, "guided_above", 0.6)
-    rows = []
-    pipeline.lumiere.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
-    with torch.inference_mode():
-        for timestep, guided in ((600, True), (599, False), (0, False)):
-            timestep = torch.tensor(timestep)
-            negative, positive = (pipeline._guided(x, timestep, states, 1.0) for states in text.split(1))
-            rows.clear()
-            told = pipeline._guided(x, timestep, text, 4.0)
-            expected = negative + 4 * (positive - negative) if guided else positive
-            torch.testing.assert_close(told, expected, atol=1e-5, rtol=1e-4)
-            assert rows == [2 if guided else 1]
-    pipeline = LumierePipeline.from_pretrained(replace(Model(str(pipeline.styler.folder)), guided_above=0.5))
-    assert pipeline.guided_above == 0.5
+    guided, alone = (2, 4.0), (1, 1.0)
+    last(pipeline, replace(REQUEST, guidance=4.0))
+    assert shown == [guided, guided, alone, alone]
+    shown.clear()
+    frames = np.zeros((8, 64, 64, 3), np.uint8)
+    again = Given(frames, np.zeros(frames.shape[:3], bool))
+    list(pipeline.generate(replace(REQUEST, guidance=4.0, strength=0.5), given=again))
+    assert shown == [guided, guided], "a clip that begins as another is told by all of its steps"
+    shown.clear()
+    last(pipeline, replace(REQUEST, guidance=0.0))
+    assert shown == [(2, 0.0)] * 4
+    loaded = LumierePipeline.from_pretrained(replace(Model(str(pipeline.styler.folder)), guided_above=0.5))
+    assert loaded.guided_above == 0.5
+
+
+def test_what_is_told_without_guidance_is_the_prompt(pipeline):
+    request = replace(REQUEST, negative_prompt="a blue fish", guidance=4.0)
+    text = pipeline.encode_prompt(request)
+    alone = pipeline.encode_prompt(replace(request, guidance=1.0))
+    torch.testing.assert_close(text.last().states, alone.states, atol=1e-5, rtol=1e-4)
 
 
 def test_a_long_clip_is_guided_in_two_calls_with_the_same_result(pipeline, monkeypatch):
