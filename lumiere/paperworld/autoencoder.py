@@ -76,11 +76,10 @@ def train_autoencoder(data, run, steps=4000, batch=4, learning_rate=1.5e-3):
 @torch.inference_mode()
 def encode(autoencoder, pixels, batch=16):
     """uint8 frames (n h w c) -> scaled latents, float16 (n 4 h/8 w/8)."""
-    device = autoencoder.device
-    with torch.autocast(device.type, torch.bfloat16):
-        slices = (to_tensor(pixels[i : i + batch]).to(device) for i in range(0, len(pixels), batch))
+    with torch.autocast("cpu", torch.bfloat16):
+        slices = [to_tensor(pixels[i : i + batch]) for i in range(0, len(pixels), batch)]
         means = torch.cat([autoencoder.encode(images).latent_dist.mean.float() for images in slices])
-    return (means * autoencoder.config.scaling_factor).half().cpu().numpy()
+    return (means * autoencoder.config.scaling_factor).half().numpy()
 
 
 def latent_deviation(autoencoder, pixels):
