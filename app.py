@@ -117,7 +117,7 @@ class App:
                 break
             changes = {"status": results.told(request, update), "seed": request.seed}
             if update.preview is not None:
-                changes["theatre"] = results.sheet(update.preview, request) | {"working": True}
+                changes["theatre"] = results.sheet(update.preview, request, update.length) | {"working": True}
                 if not seen:
                     changes["note"] = self.note(request.prompt)  # the model may have come after the typing
                 seen = True

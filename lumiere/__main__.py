@@ -193,6 +193,7 @@ def make(pipeline, prepared, output: Path) -> int:
                 if hasattr(item, "frames"):
                     result = item
                 else:
+                    bar.total = item.steps
                     bar.update()
     finally:
         signal.signal(signal.SIGINT, usual)
@@ -204,7 +205,7 @@ def make(pipeline, prepared, output: Path) -> int:
     print(settings(request))
     if not result.stopped:
         return 0
-    told = f"stopped after step {result.steps_done} of {request.steps_run}: a first impression."
+    told = f"stopped after step {result.steps_done} of {result.steps}: a first impression."
     return say(told, INTERRUPTED)
 
 

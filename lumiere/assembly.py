@@ -34,6 +34,7 @@ class Parts:
     device: torch.device
     styler: Styler
     guided_above: float = 0.0
+    growth: tuple[int, int] | None = None
     cost: memory.Cost | None = None  # of parts that take turns on the device, which cannot be measured later
 
 
@@ -72,7 +73,7 @@ def assemble(
         take_turns([*parts.reader.encoders, lumiere, parts.vae], device)
     if model.preview:
         parts = replace(parts, preview=tiny_preview(model.preview, latents, dtype))
-    return replace(parts, device=device, guided_above=model.guided_above)
+    return replace(parts, device=device, guided_above=model.guided_above, growth=model.growth)
 
 
 def tiny_preview(source: str, latents: int, dtype: torch.dtype) -> TinyPreview:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SEAM = 4  # pixels over which what is made anew fades into what is given around it
-FEW = 4  # first frames that training gives at most, where it gives the beginning of a clip
+CONTEXT = 4, 16  # last frames of a clip by which it goes on: a quarter of the new clip, but in these limits
 
 
 class Given(NamedTuple):
@@ -41,9 +41,10 @@ def images(first: np.ndarray, last: np.ndarray | None, frames: int) -> Given:
     return Given(clip, mask.numpy())
 
 
-def continuation(clip: np.ndarray, frames: int, count: int = FEW) -> Given:
+def continuation(clip: np.ndarray, frames: int, count: int | None = None) -> Given:
     """A clip of this many frames that begins with the last `count` frames of another (t h w c)."""
-    count = min(count, len(clip), frames - 1)
+    least, most = CONTEXT
+    count = min(count or max(least, min(most, frames // 4)), len(clip), frames - 1)
     beginning = np.concatenate([clip[-count:], np.repeat(clip[-1:], frames - count, 0)])
     return Given(beginning, first_frames(count, *beginning.shape[:3]).numpy())
 
@@ -128,9 +129,18 @@ def put_back(frames: np.ndarray, given: Given) -> np.ndarray:
 
 
 def random_mask(
-    frames: int, height: int, width: int, generator: torch.Generator, share: float = 0.5
+    frames: int,
+    height: int,
+    width: int,
+    generator: torch.Generator,
+    share: float = 0.5,
+    continued: float = 0.2,
 ) -> Tensor:
-    """The mask of a training clip (t h w): in this `share` of all as one of the modes, else all False."""
+    """The mask of a training clip (t h w): in this `share` of all as one of the modes, else all False.
+
+    continued: share of those masks that give the beginning of the clip, up to three quarters of it; the other
+    modes are as likely as each other.
+    """
 
     def whole(low: int, high: int) -> int:
         return int(torch.randint(low, high, (), generator=generator))
@@ -146,10 +156,11 @@ def random_mask(
     modes: tuple[Callable[[], Tensor], ...] = (
         lambda: first_frame(frames, height, width),
         lambda: first_and_last(frames, height, width),
-        lambda: first_frames(whole(1, min(FEW, frames - 1) + 1), frames, height, width),
         lambda: region(patch(), frames),
         lambda: cinemagraph(patch(), frames),
     )
     if torch.rand((), generator=generator) >= share or frames == 1:
         return torch.zeros(frames, height, width, dtype=torch.bool)
+    if torch.rand((), generator=generator) < continued:
+        return first_frames(whole(1, max(1, 3 * frames // 4) + 1), frames, height, width)
     return modes[whole(0, len(modes))]()

@@ -82,6 +82,7 @@ class LatentClips:
         caption_dropout: float,
         given: float = 0.0,
         stride: int = 1,
+        continued: float = 0.2,
     ) -> Batch:
         """Some `clips` (0 to batch - 1) of the `batch` of a step: windows of `frames` frames.
 
@@ -90,7 +91,7 @@ class LatentClips:
         What is drawn depends on the step, the batch, the seed and the number of the clip in the batch alone,
         so that processes may divide the batch as they like, and a run resumes where it was. All clips are
         seen once before one is seen again; a caption is left empty with probability `caption_dropout`,
-        and some of the clip is given with probability `given`.
+        and some of the clip is given with probability `given`, of that its beginning in a share `continued`.
         """
         if frames > self.frames:
             raise ValueError(f"The clips have {self.frames} frames; training on {frames} was asked for.")
@@ -101,7 +102,9 @@ class LatentClips:
             latents=torch.from_numpy(np.stack(latents)).transpose(1, 2),  # b t c h w -> b c t h w
             subject=torch.from_numpy(np.stack(subject)).unsqueeze(1),  # b t h w -> b 1 t h w
             noise=torch.from_numpy(np.stack(noise)).transpose(1, 2),
-            given=torch.stack([self._mask(step * batch + clip, frames, seed, given) for clip in clips]),
+            given=torch.stack(
+                [self._mask(step * batch + clip, frames, seed, given, continued) for clip in clips]
+            ),
             times=torch.from_numpy(times[list(clips)]),
             texts=list(texts),
         )
@@ -124,10 +127,10 @@ class LatentClips:
         text = self.texts[row][random.integers(len(self.texts[row]))]
         return latents, subject, noise, "" if random.random() < caption_dropout else text
 
-    def _mask(self, number: int, frames: int, seed: int, share: float) -> Tensor:
+    def _mask(self, number: int, frames: int, seed: int, share: float, continued: float) -> Tensor:
         random = np.random.default_rng((MASK, seed, number))
         generator = torch.Generator().manual_seed(int(random.integers(2**63)))
-        return random_mask(frames, *self.size, generator, share)
+        return random_mask(frames, *self.size, generator, share, continued)
 
 
 def draw_length(lengths: Sequence[int], step: int, seed: int) -> int:

@@ -32,6 +32,7 @@ class Update:
     steps: int = 0
     seconds_per_step: float | None = None  # mean of the last five steps
     preview: "np.ndarray | None" = None  # uint8 (t h w c): the predicted clean clip
+    length: int = 0  # frames that the preview stands for
     text: str = ""  # what is done before the first step
     result: "Result | None" = None
     ended: bool = False
@@ -132,10 +133,10 @@ class Job:
                     times = deque([time.monotonic()], maxlen=6)
                     continue
                 if hasattr(item, "frames"):
-                    return Update(step=item.steps_done, steps=item.request.steps_run, result=item, ended=True)
+                    return Update(step=item.steps_done, steps=item.steps, result=item, ended=True)
                 times.append(time.monotonic())
                 pace = (times[-1] - times[0]) / (len(times) - 1)
-                self._tell(Update(0, item.step, item.steps, pace, self._preview(item)))
+                self._tell(Update(0, item.step, item.steps, pace, self._preview(item), item.length))
             return Update(ended=True)
         finally:
             if hasattr(items, "close"):
@@ -153,7 +154,7 @@ class Job:
         """Newest wins: replaces an unseen update, whose preview is kept if the new one brings none."""
         with self._news:
             if update.preview is None and self._slot is not None:
-                update = replace(update, preview=self._slot.preview)
+                update = replace(update, preview=self._slot.preview, length=self._slot.length)
             self._slot = update
             self._news.notify_all()
 

@@ -25,7 +25,7 @@ from .sampling import Sampler
 from .style import Style
 from .table import Model
 from .text import Text, TextReader
-from .windows import in_windows, windows
+from .windows import going_on, grow, in_windows, joined, windows
 
 BATCH_LATENTS = 2**16  # clips up to here are denoised twofold in one call: 16 frames of 64 x 64
 WINDOW, OVERLAP = 128, 0.25  # frames denoised at once, and the share of them that two windows have in common
@@ -38,20 +38,28 @@ class GenerationError(RuntimeError):
 
 @dataclass(frozen=True)
 class Progress:
-    """One finished step. seconds: since the run began. preview(): predicted clip, small, uint8 (t h w c)."""
+    """One finished step. seconds: since the run began. preview(): predicted clip, small, uint8 (t h w c).
+
+    length: frames of the clip so far, which the preview stands for; less than asked for while a clip grows.
+    """
 
     step: int
     steps: int
     seconds: float
+    length: int
     preview: Callable[[], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Result:
-    """The clip: frames uint8 (t h w c), and the request that makes it again, seed included."""
+    """The clip: frames uint8 (t h w c), and the request that makes it again, seed included.
+
+    steps: of all parts of the clip together. One that was stopped while it grew has fewer frames.
+    """
 
     frames: np.ndarray
     request: Request
+    steps: int
     steps_done: int
     stopped: bool
     seconds: float
@@ -67,7 +75,9 @@ class LumierePipeline:
     sentences for whoever starts the program. device: where runs happen, if that is not where the autoencoder
     is. styler: what loaded the parts, for `restyle`. guided_above: share of the timesteps, 0 to 1, above
     which guidance counts in a clip that begins as noise (Kynkäänniemi et al. 2024, arXiv 2404.07724): where
-    motion is decided, and not where details are. cost: of memory, measured when first asked for unless given.
+    motion is decided, and not where details are. growth: frames that are made at once, and how many before
+    them they go on from, where longer clips are made part by part (`grow` in windows.py). cost: of memory,
+    measured when first asked for unless given.
     """
 
     def __init__(
@@ -83,6 +93,7 @@ class LumierePipeline:
         device: torch.device | None = None,
         styler: Styler | None = None,
         guided_above: float = 0.0,
+        growth: tuple[int, int] | None = None,
         cost: memory.Cost | None = None,
     ):
         self.lumiere, self.vae, self.reader = lumiere, vae, reader
@@ -90,7 +101,7 @@ class LumierePipeline:
         weight = next(vae.parameters())
         self.device, self.dtype = device or weight.device, weight.dtype
         self.window, self.styler, self._cost = window, styler, cost
-        self.guided_above = guided_above
+        self.guided_above, self.growth = guided_above, growth
         self.preview = (preview or LatentPreview.fit(vae, synthetic_pictures())).to(self.device)
 
     @classmethod
@@ -142,6 +153,9 @@ class LumierePipeline:
         are given in all frames end up in the clip as they are. With a strength below 1 the clip begins as the
         given frames, all of them, with noise (`Request.steps_run` steps).
 
+        A clip that grows does not know what comes: one whose last frame has given pixels, or that begins as
+        another, is made at once.
+
         stop: looked at before every step. The clip predicted by the last finished step becomes the result;
         without a finished step there is none. Raises ValueError at once for what this model cannot do, and
         GenerationError on the way.
@@ -158,16 +172,17 @@ class LumierePipeline:
             raise ValueError(f"given frames must be those asked for, {asked}: received {received}.")
         if request.strength < 1 and given is None:
             raise ValueError(f"strength {request.strength:g} needs a clip to begin with: received none.")
-        self._check_memory(request)
+        self._check_memory(request, given)
         return request
 
-    def _check_memory(self, request: Request) -> None:
+    def _check_memory(self, request: Request, given: Given | None) -> None:
         """Raises ValueError for a clip that would not fit; of small ones on the CPU it is not asked."""
         size = request.height // self._pixels, request.width // self._pixels
         latents = request.frames * size[0] * size[1]
         if self.device.type == "cpu" and latents <= BATCH_LATENTS:
             return
-        frames = max(part.stop - part.start for part in self.parts(request.frames))
+        _, turns = self._turns(request, given)
+        frames = max(x.stop - x.start for turn in turns for x in self.parts(turn.stop - turn.start))
         rows = 2 if request.guidance != 1 and frames * size[0] * size[1] <= BATCH_LATENTS else 1
         memory.check(self.cost.of(rows, frames, *size), self.device)
 
@@ -195,24 +210,32 @@ class LumierePipeline:
         known = self.encode_given(given, whole=request.strength < 1) if given else None
         text = self.encode_prompt(request)
         generator = torch.Generator().manual_seed(request.seed)
-        noise = self._noise(request, generator)
-        correlation = self.lumiere.noise_correlation
-        config, steps = self.scheduler_config, request.steps_run
-        sampler = Sampler(request.scheduler, config, request.steps, generator, correlation, last=steps)
-        sample = sampler.start(noise, known[0] if request.strength < 1 else None)
-        clean, done = None, 0
-        for timestep in sampler.timesteps:
-            if stopped():
+        correlation, config = self.lumiere.noise_correlation, self.scheduler_config
+        (begun, turns), each = self._turns(request, given), request.steps_run
+        steps, done, clip = each * len(turns), 0, known[0][:, :, :begun] if begun else None
+        for number, turn in enumerate(turns, 1):
+            sampler = Sampler(request.scheduler, config, request.steps, generator, correlation, last=each)
+            noise = self._noise(request, turn.stop - turn.start, generator)
+            sample = sampler.start(noise, known[0] if request.strength < 1 else None)
+            fixed, clean = going_on(clip, turn, known), None
+            for timestep in sampler.timesteps:
+                if stopped():
+                    break
+                told = self._told(timestep, text, request)
+                sample, clean = self._step(sampler, sample, timestep, *told, fixed, clean)
+                done += 1
+                shown = joined(clip, clean, turn)
+                seconds = time.monotonic() - began
+                yield Progress(done, steps, seconds, shown.shape[2], partial(self.preview, shown))
+            whole = done == each * number
+            if clean is not None:
+                clip = joined(clip, sample if whole else clean, turn)
+            if not whole:
                 break
-            sample, clean = self._step(
-                sampler, sample, timestep, *self._told(timestep, text, request), known, clean
-            )
-            done += 1
-            yield Progress(done, steps, time.monotonic() - began, partial(self.preview, clean))
-        if clean is not None:
-            frames = self.decode(sample if done == steps else clean)
+        if done:
+            frames = self.decode(clip)
             frames = put_back(frames, given) if given else frames
-            yield Result(frames, request, done, done < steps, time.monotonic() - began)
+            yield Result(frames, request, steps, done, done < steps, time.monotonic() - began)
 
     def unknown_words(self, prompt: str) -> list[str]:
         """The words that the model will not see: not in its vocabulary, or past the end of what it takes."""
@@ -240,10 +263,10 @@ class LumierePipeline:
             latents[frame] = mean[0] * self.vae.config.scaling_factor
         return latents.transpose(0, 1)[None], mask.to(self.device)  # t c h w -> 1 c t h w
 
-    def _noise(self, request: Request, generator: torch.Generator) -> Tensor:
+    def _noise(self, request: Request, frames: int, generator: torch.Generator) -> Tensor:
         """Unit noise, float32 (1 c t h w), drawn on the CPU: it depends on the seed and the shape alone."""
         height, width = request.height // self._pixels, request.width // self._pixels
-        shape = (1, self.vae.config.latent_channels, request.frames, height, width)
+        shape = (1, self.vae.config.latent_channels, frames, height, width)
         return torch.randn(shape, generator=generator).to(self.device)
 
     # Around each step, because it must not span a yield: a generator may be resumed on another thread.
@@ -285,6 +308,21 @@ class LumierePipeline:
         if request.guidance <= 1 or request.strength < 1 or timestep >= least:
             return text, request.guidance
         return text.last(), 1.0
+
+    def _turns(self, request: Request, given: Given | None) -> tuple[int, list[slice]]:
+        """How many first frames there are already, and the windows that are made one after another."""
+        if self.growth is None or request.strength < 1 or (given is not None and given.mask[-1].any()):
+            return 0, [slice(0, request.frames)]
+        new, before = self.growth
+        begun = 0 if given is None else int(given.mask.all((1, 2)).cumprod().sum()) // new * new
+        return begun, grow(request.frames, new, before, begun)
+
+    def seams(self, frames: int) -> list[int]:
+        """The frames at which something else begins to be denoised, in a clip of which nothing is given."""
+        if self.growth is not None:
+            return [turn.stop for turn in grow(frames, *self.growth)[:-1]]
+        edges = {edge for part in self.parts(frames) for edge in (part.start, part.stop)}
+        return sorted(edges - {0, frames})
 
     def parts(self, frames: int) -> list[slice]:
         """The frames denoised at once; adapters are shown all of a clip, if they have as many positions."""

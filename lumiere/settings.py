@@ -50,6 +50,9 @@ class Settings:
     given: float = option(
         0.5, CLIPS, "share of clips of which a part is given; 0 for weights that take no such", 0, most=1
     )
+    continued: float = option(
+        0.2, CLIPS, "share of those that go on from their beginning, up to three quarters of them", 0, most=1
+    )
 
     factor: int = option(4, FRESH, "frames are this many times fewer on the coarsest level", 1)
     attention_depth: int = option(2, FRESH, "attention layers over time at each place", 1)

@@ -18,11 +18,12 @@ class Model:
     all adapters do. window: frames denoised at once in clips with more than the motion weights can tell
     apart. shortest, longest: frames. longest_side: pixels. pixels: of all frames together, at most; where the
     operator says otherwise (bounds.py), that counts. guided_above: share of the timesteps, above which
-    guidance counts; below it a step takes half the time. text_width: of the bases that the motion weights
-    fit, which the weights do not tell. style: in the weights of the base. offload: parts of the model wait
-    beside the device for their turn. preview: folder or hub id of a tiny autoencoder that shows the clip in
-    the making, a linear map when None. gigabytes: of memory on a GPU, for a clip with these settings:
-    `python -m tests.benchmarks.bases full_size` counts it.
+    guidance counts; below it a step takes half the time. growth: frames that are made at once, and how many
+    before them they go on from, where longer clips are made part by part. text_width: of the bases that the
+    motion weights fit, which the weights do not tell. style: in the weights of the base. offload: parts of
+    the model wait beside the device for their turn. preview: folder or hub id of a tiny autoencoder that
+    shows the clip in the making, a linear map when None. gigabytes: of memory on a GPU, for a clip with these
+    settings: `python -m tests.benchmarks.bases full_size` counts it.
     """
 
     source: str
@@ -35,6 +36,7 @@ class Model:
     steps: int = 20
     guidance: float = 4.0
     guided_above: float = 0.0
+    growth: tuple[int, int] | None = None
     frames: int = 16
     fps: int = 16
     window: int | None = None
@@ -72,7 +74,12 @@ SD15 = Model(
 )
 MODELS = {
     "paper-world": Model(
-        "assets/models/paper-world", scheduler="euler a", guidance=3.0, guided_above=0.6, licence="MIT"
+        "assets/models/paper-world",
+        scheduler="euler a",
+        guidance=3.0,
+        guided_above=0.6,
+        growth=(16, 12),
+        licence="MIT",
     ),
     "sd15-animatediff": replace(
         SD15,

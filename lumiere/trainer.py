@@ -210,7 +210,7 @@ class Trainer:
         s = self.settings
         names = (
             "frames shortest batch learning_rate decay ema shift spread min_snr caption_dropout given "
-            "subject_weight common_weight precision"
+            "continued subject_weight common_weight precision"
         )
         return {
             "base": Path(s.model).name if Path(s.model).is_dir() else s.model,
@@ -372,7 +372,17 @@ class _Draws(Dataset):
     def __getitem__(self, step: int) -> list[Batch]:
         s, frames = self.settings, length_of(self.settings, step, self.factor)
         return [
-            self.clips.draw(step, clips, s.batch, frames, s.seed, s.caption_dropout, self.given, s.stride)
+            self.clips.draw(
+                step,
+                clips,
+                s.batch,
+                frames,
+                s.seed,
+                s.caption_dropout,
+                self.given,
+                s.stride,
+                s.continued,
+            )
             for clips in self.passes
         ]
 

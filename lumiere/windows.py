@@ -1,8 +1,10 @@
-"""Clips longer than the model is shown at once: overlapping windows in time.
+"""Clips longer than the model is shown at once: overlapping windows in time, together or one after another.
 
-At every step the predictions for a frame that several windows cover are averaged (MultiDiffusion, Bar-Tal et
-al. 2023, which Lumiere uses over time in section 3.3), so that the windows become one clip. Memory does not
-grow with the clip.
+Together, the predictions for a frame that several windows cover are averaged at every step (MultiDiffusion,
+Bar-Tal et al. 2023, which Lumiere uses over time in section 3.3), so that the windows become one clip. Where
+a motion has a beat, windows that begin as noise of their own agree on where it is in its cycle only as far as
+they overlap, and the clip changes its pace between them. One after another, each window is given the end of
+those before it as pixels, so that it goes on as they went. Memory grows with the clip in neither case.
 """
 
 from collections.abc import Callable
@@ -41,6 +43,42 @@ def in_windows(denoise: Callable[[Tensor], Tensor], clip: Tensor, parts: list[sl
         total = total + F.pad(weight * denoise(clip[:, :, part]), around)
         weights[part] += weight
     return total / weights
+
+
+def grow(frames: int, new: int, before: int, begun: int = 0) -> list[slice]:
+    """Windows that are made one after another: each adds `new` frames, and sees up to `before` before them.
+
+    begun: first frames that are there already. Raises ValueError unless `new` is 1 or more and `before` not
+    negative.
+    """
+    if new < 1 or before < 0:
+        raise ValueError(f"Clips grow by 1 frame or more from 0 or more: received {new} and {before}.")
+    return [slice(max(0, start - before), min(start + new, frames)) for start in range(begun, frames, new)]
+
+
+def going_on(
+    clip: Tensor | None, window: slice, known: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor] | None:
+    """What a window is given: of the clip so far (1 c t h w) its frames, besides what is known of the whole.
+
+    known, and the result: latents (1 c t h w) and which of them are given, bool (t h w); None for none.
+    """
+    if known is not None:
+        known = known[0][:, :, window], known[1][window]
+    if clip is None:
+        return known
+    length, count = window.stop - window.start, clip.shape[2] - window.start
+    if known is None:
+        empty = clip.new_zeros(*clip.shape[:2], length, *clip.shape[3:])
+        known = empty, torch.zeros_like(empty[0, 0], dtype=torch.bool)
+    latents, mask = (x.clone() for x in known)
+    latents[:, :, :count], mask[:count] = clip[:, :, window.start :], True
+    return latents, mask
+
+
+def joined(clip: Tensor | None, window: Tensor, where: slice) -> Tensor:
+    """The clip so far, `b c t h w`, with what a window made of it and after it."""
+    return window if clip is None else torch.cat([clip[:, :, : where.start], window], dim=2)
 
 
 def _tent(length: int) -> Tensor:

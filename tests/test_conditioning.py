@@ -90,3 +90,20 @@ def test_masks_of_training_give_nothing_half_the_time_and_never_everything():
     assert len(kinds) >= 6  # nothing or a region; first; first and last; two to four first ones
     assert torch.equal(conditioning.random_mask(8, 6, 6, torch.Generator().manual_seed(0)), masks[0])
     assert not conditioning.random_mask(1, 6, 6, generator).any()
+
+
+def test_masks_of_training_give_beginnings_as_often_as_they_are_asked_to():
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.stack([conditioning.random_mask(8, 6, 6, generator, 1.0, 0.7) for _ in range(600)])
+    whole = masks.all((2, 3))
+    counts = whole.sum(1)[(whole.cummin(1).values == whole).all(1) & (masks.any((2, 3)) == whole).all(1)]
+    assert 0.68 < len(counts) / 600 < 0.84  # a first frame alone is one of the other four modes, too
+    assert counts.unique().tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_how_many_frames_a_clip_goes_on_from():
+    clip = np.zeros((40, 8, 8, 3), np.uint8)
+    for frames, count in ((4, 3), (8, 4), (16, 4), (40, 10), (80, 16), (128, 16)):
+        given = conditioning.continuation(clip, frames)
+        assert given.mask.all((1, 2)).sum() == count and given.mask.any((1, 2)).sum() == count
+    assert conditioning.continuation(clip[:2], 16).mask.all((1, 2)).sum() == 2

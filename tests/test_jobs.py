@@ -20,6 +20,7 @@ PATIENCE = 20  # s; only a failing test waits that long
 class Step:
     step: int
     steps: int
+    length: int = 1
 
     def preview(self):
         return np.full((1, 2, 2, 3), self.step, np.uint8)
@@ -29,6 +30,7 @@ class Step:
 class Clip:
     frames: np.ndarray
     request: Request
+    steps: int
     steps_done: int
     stopped: bool
 
@@ -60,7 +62,7 @@ class Work:
                 done = step
                 assert threading.current_thread() is self.thread
                 yield Step(step, self.steps)
-            yield Clip(np.zeros((1, 2, 2, 3)), Request("a ball", steps=self.steps), done, done < self.steps)
+            yield Clip(np.zeros((1, 2, 2, 3)), Request("a ball"), self.steps, done, done < self.steps)
         finally:
             assert threading.current_thread() is self.thread, "closed on a foreign thread"
             Work.on_device.remove(self)

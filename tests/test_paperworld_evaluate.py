@@ -22,7 +22,6 @@ from lumiere.paperworld.scene import HELD_OUT, render, sample_scene
 from lumiere.pipeline import LumierePipeline
 from lumiere.request import Request
 from lumiere.table import DEFAULT
-from lumiere.windows import windows
 
 CLIPS = 4
 SHORT = ["seen16", "held-out16"]
@@ -34,7 +33,7 @@ class Puppet:
 
     def __init__(self, spoil=lambda clip, given: clip, autoencoder=lambda frames: frames):
         self.spoil, self.through_autoencoder, self.asked = spoil, autoencoder, []
-        self.pipeline = SimpleNamespace(parts=lambda frames: windows(frames, 128, 32))
+        self.pipeline = SimpleNamespace(seams=lambda frames: list(range(96, frames, 32)))
 
     def clip(self, prompt, frames, seed, given=None):
         self.asked.append((prompt, frames, seed))

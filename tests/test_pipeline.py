@@ -182,7 +182,7 @@ def test_frames_share_as_much_of_their_noise_as_the_motion_weights_say(pipeline,
 
 
 def test_noise_is_that_of_one_generator_in_the_layout_of_the_clip(pipeline):
-    noise = pipeline._noise(REQUEST, torch.Generator().manual_seed(7))
+    noise = pipeline._noise(REQUEST, 8, torch.Generator().manual_seed(7))
     assert torch.equal(noise, torch.randn(1, 4, 8, 8, 8, generator=torch.Generator().manual_seed(7)))
 
 
@@ -442,6 +442,46 @@ def test_a_long_clip_is_denoised_in_windows_of_bounded_length(pipeline, monkeypa
     assert np.array_equal(last(pipeline, request).frames, long)
     monkeypatch.setattr(module, "WINDOW", 24)
     assert not np.array_equal(last(pipeline, request).frames, long)
+
+
+def test_a_clip_grows_part_by_part_each_going_on_from_those_before(pipeline, monkeypatch):
+    monkeypatch.setattr(pipeline, "growth", (8, 4))
+    seen, request = [], replace(REQUEST, frames=24)
+    handle = pipeline.lumiere.register_forward_pre_hook(lambda m, args: seen.append(args[0].shape[2]))
+    *steps, result = pipeline.generate(request)
+    handle.remove()
+    assert seen == [8] * 4 + [12] * 8 and result.steps == result.steps_done == 12
+    assert [item.length for item in steps] == [8] * 4 + [16] * 4 + [24] * 4
+    assert steps[0].steps == 12 and steps[-1].preview().shape[0] == 24
+    for fewer in (8, 16):  # so what comes later changes nothing of what was
+        assert np.array_equal(last(pipeline, replace(request, frames=fewer)).frames, result.frames[:fewer])
+    assert pipeline.seams(24) == [8, 16]
+
+
+def test_a_clip_that_is_stopped_while_it_grows_ends_where_it_was(pipeline, monkeypatch):
+    monkeypatch.setattr(pipeline, "growth", (8, 4))
+    for asked, done, frames in ((4, 4, 8), (5, 5, 16)):
+        calls = []
+        stop = lambda calls=calls, asked=asked: len(calls) >= asked or calls.append(1)  # noqa: E731
+        result = list(pipeline.generate(replace(REQUEST, frames=24), stop))[-1]
+        assert result.stopped and (result.steps_done, result.steps) == (done, 12)
+        assert result.frames.shape == (frames, 64, 64, 3)
+
+
+def test_a_clip_grows_from_what_is_given_unless_that_is_its_end(pipeline, picture, monkeypatch):
+    monkeypatch.setattr(pipeline, "growth", (4, 4))
+    request = replace(REQUEST, frames=8, steps=2)
+    beginning, end = (np.zeros((8, 64, 64), bool) for _ in range(2))
+    beginning[:5], end[-1] = True, True
+    *steps, result = pipeline.generate(request, given=Given(picture, beginning))
+    assert [item.length for item in steps] == [8, 8] and len(result.frames) == 8
+    latents = pipeline.encode_given(Given(picture, beginning))[0]
+    assert np.abs(result.frames[:5].astype(int) - pipeline.decode(latents)[:5]).max() <= 2
+    *steps, result = pipeline.generate(request, given=Given(picture, end))
+    assert [item.length for item in steps] == [8, 8] and result.steps == 2
+    *steps, result = pipeline.generate(replace(request, strength=0.5), given=Given(picture, end))
+    assert [item.length for item in steps] == [8]
+    assert list(pipeline.generate(request, lambda: True, Given(picture, beginning))) == []
 
 
 def test_strength_says_how_far_a_clip_is_made_anew(pipeline, picture, monkeypatch):

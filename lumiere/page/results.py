@@ -34,13 +34,13 @@ def told(request: Request, update) -> dict:
         text = words.DEVELOPING
     else:
         text = words.working(update.step, update.steps, update.seconds_per_step, update.seconds_left)
-        pace = update.seconds_per_step / request.frames
+        pace = update.seconds_per_step * update.steps / (request.steps_run * request.frames)
     return status("busy", text, words.facts(request), update.step, update.steps, pace)
 
 
 def ending(result) -> str:
     if result.stopped:
-        return words.stopped(result.steps_done, result.request.steps_run)
+        return words.stopped(result.steps_done, result.steps)
     return words.done(result.seconds)
 
 

@@ -29,9 +29,9 @@ def blocks(apps: Mapping) -> gr.Blocks:
                     update = news.update
                     if update.ended:
                         break
-                    shown = (
-                        gr.skip() if update.preview is None else results.sheet(update.preview, news.request)
-                    )
+                    shown = gr.skip()
+                    if update.preview is not None:
+                        shown = results.sheet(update.preview, news.request, update.length)
                     yield shown, status("busy", prompt, step=update.step, steps=update.steps)
             clip = None
             if update.result is not None:

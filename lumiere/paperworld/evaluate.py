@@ -62,7 +62,7 @@ class Studio:
     @cached_property
     def fingerprint(self):
         """Of all that records depend on: weights, settings, and the code that judges."""
-        settings = [self._usual.saved(), self.pipeline.guided_above]
+        settings = [self._usual.saved(), self.pipeline.guided_above, self.pipeline.growth]
         told = hashlib.sha256(json.dumps(settings).encode())
         code = [Path(__file__).with_name(f"{name}.py") for name in CODE]
         for file in (*code, *sorted(self.folder.rglob("*.safetensors"))):

@@ -98,14 +98,11 @@ def _generated(frames, studio, index, held_out=False, paraphrased=False, control
 def _long(studio, index):
     scene, _ = scene_of(index)
     clip = studio.clip(canonical(scene), LONG, index)
-    seams = sorted(
-        {edge for part in studio.pipeline.parts(LONG) for edge in (part.start, part.stop)} - {0, LONG}
-    )
     starts = range(0, LONG - JUDGED_AT_ONCE + 1, EVERY)
     return {
         "truth": _told(scene),
         "verdicts": [_seen(clip[start : start + JUDGED_AT_ONCE]) for start in starts],
-        "seams": seam_ratio(clip, seams),
+        "seams": seam_ratio(clip, studio.pipeline.seams(LONG)),
     }
 
 
