@@ -221,7 +221,7 @@ class LumierePipeline:
             for timestep in sampler.timesteps:
                 if stopped():
                     break
-                told = self._told(timestep, text, request)
+                told = self._told(timestep, text, request, goes_on=clip is not None)
                 sample, clean = self._step(sampler, sample, timestep, *told, fixed, clean)
                 done += 1
                 shown = joined(clip, clean, turn)
@@ -302,9 +302,15 @@ class LumierePipeline:
             torch.accelerator.synchronize(self.device)  # so that time and stop mean this step, not one queued
         return sample, clean
 
-    def _told(self, timestep: Tensor, text: Text, request: Request) -> tuple[Text, float]:
-        """The text that the model is told at a timestep, and how much guidance counts."""
-        least = self.guided_above * self.scheduler_config.get("num_train_timesteps", 1000)
+    def _told(
+        self, timestep: Tensor, text: Text, request: Request, goes_on: bool = False
+    ) -> tuple[Text, float]:
+        """The text that the model is told at a timestep, and how much guidance counts.
+
+        In the upper half alone of the timesteps where it does, where a clip goes on: much is decided there.
+        """
+        share = (1 + self.guided_above) / 2 if goes_on else self.guided_above
+        least = share * self.scheduler_config.get("num_train_timesteps", 1000)
         if request.guidance <= 1 or request.strength < 1 or timestep >= least:
             return text, request.guidance
         return text.last(), 1.0

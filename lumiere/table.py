@@ -78,7 +78,7 @@ MODELS = {
         scheduler="euler a",
         guidance=3.0,
         guided_above=0.6,
-        growth=(16, 12),
+        growth=(16, 16),
         licence="MIT",
     ),
     "sd15-animatediff": replace(

@@ -152,6 +152,11 @@ def test_guidance_counts_above_its_share_of_the_timesteps_alone(pipeline, monkey
     list(pipeline.generate(replace(REQUEST, guidance=4.0, strength=0.5), given=again))
     assert shown == [guided, guided], "a clip that begins as another is told by all of its steps"
     shown.clear()
+    monkeypatch.setattr(pipeline, "growth", (4, 4))
+    last(pipeline, replace(REQUEST, guidance=4.0))
+    assert shown == [guided, guided, alone, alone, guided, alone, alone, alone], "what goes on needs it less"
+    monkeypatch.setattr(pipeline, "growth", None)
+    shown.clear()
     last(pipeline, replace(REQUEST, guidance=0.0))
     assert shown == [(2, 0.0)] * 4
     loaded = LumierePipeline.from_pretrained(replace(Model(str(pipeline.styler.folder)), guided_above=0.5))
