@@ -41,10 +41,10 @@ def images(first: np.ndarray, last: np.ndarray | None, frames: int) -> Given:
     return Given(clip, mask.numpy())
 
 
-def continuation(clip: np.ndarray, frames: int, count: int | None = None) -> Given:
-    """A clip of this many frames that begins with the last `count` frames of another (t h w c)."""
+def continuation(clip: np.ndarray, frames: int) -> Given:
+    """A clip of this many frames that begins with the last frames of another (t h w c)."""
     least, most = CONTEXT
-    count = min(count or max(least, min(most, frames // 4)), len(clip), frames - 1)
+    count = min(max(least, min(most, frames // 4)), len(clip), frames - 1)
     beginning = np.concatenate([clip[-count:], np.repeat(clip[-1:], frames - count, 0)])
     return Given(beginning, first_frames(count, *beginning.shape[:3]).numpy())
 

@@ -224,9 +224,8 @@ class LumierePipeline:
                 told = self._told(timestep, text, request, goes_on=clip is not None)
                 sample, clean = self._step(sampler, sample, timestep, *told, fixed, clean)
                 done += 1
-                shown = joined(clip, clean, turn)
-                seconds = time.monotonic() - began
-                yield Progress(done, steps, seconds, shown.shape[2], partial(self.preview, shown))
+                preview = partial(self.preview, joined(clip, clean, turn))
+                yield Progress(done, steps, time.monotonic() - began, turn.stop, preview)
             whole = done == each * number
             if clean is not None:
                 clip = joined(clip, sample if whole else clean, turn)

@@ -29,7 +29,6 @@ class Step:
 @dataclass
 class Clip:
     frames: np.ndarray
-    request: Request
     steps: int
     steps_done: int
     stopped: bool
@@ -62,7 +61,7 @@ class Work:
                 done = step
                 assert threading.current_thread() is self.thread
                 yield Step(step, self.steps)
-            yield Clip(np.zeros((1, 2, 2, 3)), Request("a ball"), self.steps, done, done < self.steps)
+            yield Clip(np.zeros((1, 2, 2, 3)), self.steps, done, done < self.steps)
         finally:
             assert threading.current_thread() is self.thread, "closed on a foreign thread"
             Work.on_device.remove(self)
