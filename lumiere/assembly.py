@@ -35,6 +35,7 @@ class Parts:
     styler: Styler
     guided_above: float = 0.0
     growth: tuple[int, int] | None = None
+    flicker: float = 0.0
     cost: memory.Cost | None = None  # of parts that take turns on the device, which cannot be measured later
 
 
@@ -73,7 +74,8 @@ def assemble(
         take_turns([*parts.reader.encoders, lumiere, parts.vae], device)
     if model.preview:
         parts = replace(parts, preview=tiny_preview(model.preview, latents, dtype))
-    return replace(parts, device=device, guided_above=model.guided_above, growth=model.growth)
+    own = {name: getattr(model, name) for name in ("guided_above", "growth", "flicker")}
+    return replace(parts, device=device, **own)
 
 
 def tiny_preview(source: str, latents: int, dtype: torch.dtype) -> TinyPreview:

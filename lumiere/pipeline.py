@@ -22,6 +22,7 @@ from .lora import Styler
 from .preview import LatentPreview, Preview, synthetic_pictures
 from .request import Limits, Request
 from .sampling import Sampler
+from .steady import steady
 from .style import Style
 from .table import Model
 from .text import Text, TextReader
@@ -76,8 +77,9 @@ class LumierePipeline:
     is. styler: what loaded the parts, for `restyle`. guided_above: share of the timesteps, 0 to 1, above
     which guidance counts in a clip that begins as noise (Kynkäänniemi et al. 2024, arXiv 2404.07724): where
     motion is decided, and not where details are. growth: frames that are made at once, and how many before
-    them they go on from, where longer clips are made part by part (`grow` in windows.py). cost: of memory,
-    measured when first asked for unless given.
+    them they go on from, where longer clips are made part by part (`grow` in windows.py). flicker: variance
+    of latents over time that is taken out where nothing moves (steady.py). cost: of memory, measured when
+    first asked for unless given.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class LumierePipeline:
         styler: Styler | None = None,
         guided_above: float = 0.0,
         growth: tuple[int, int] | None = None,
+        flicker: float = 0.0,
         cost: memory.Cost | None = None,
     ):
         self.lumiere, self.vae, self.reader = lumiere, vae, reader
@@ -101,7 +104,7 @@ class LumierePipeline:
         weight = next(vae.parameters())
         self.device, self.dtype = device or weight.device, weight.dtype
         self.window, self.styler, self._cost = window, styler, cost
-        self.guided_above, self.growth = guided_above, growth
+        self.guided_above, self.growth, self.flicker = guided_above, growth, flicker
         self.preview = (preview or LatentPreview.fit(vae, synthetic_pictures())).to(self.device)
 
     @classmethod
@@ -228,7 +231,8 @@ class LumierePipeline:
                 yield Progress(done, steps, time.monotonic() - began, turn.stop, preview)
             whole = done == each * number
             if clean is not None:
-                clip = joined(clip, sample if whole else clean, turn)
+                made = steady(sample if whole else clean, self.flicker)
+                clip = joined(clip, blend(made, *fixed) if fixed else made, turn)
             if not whole:
                 break
         if done:

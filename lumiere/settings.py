@@ -4,17 +4,9 @@ import argparse
 import math
 from dataclasses import dataclass, field, fields
 
-import torch
-
-from lumiere.optimizer import DECAY
+from lumiere.optimizer import DECAY, faster_precision
 
 CLIPS, FRESH, NOISE, STEPS, RUN = "clips", "fresh motion weights", "noise and loss", "steps", "the run"
-
-
-def faster_precision() -> str:
-    """Half precision, but for processors that do not multiply in it: there it is up to twice as slow."""
-    cpu = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return "bf16" if torch.accelerator.is_available() or cpu else "no"
 
 
 def option(

@@ -474,6 +474,23 @@ def test_a_clip_that_is_stopped_while_it_grows_ends_where_it_was(pipeline, monke
         assert result.frames.shape == (frames, 64, 64, 3)
 
 
+def test_flicker_is_taken_out_of_what_is_made_and_not_of_what_is_given(pipeline, picture, monkeypatch):
+    request, mask = replace(REQUEST, frames=8, steps=2), np.zeros((8, 64, 64), bool)
+    mask[:2] = True
+    given = Given(picture, mask)
+    latents, decode = [], pipeline.decode
+    monkeypatch.setattr(pipeline, "decode", lambda clip: latents.append(clip) or decode(clip))
+    for flicker in (0.0, 1e9):
+        monkeypatch.setattr(pipeline, "flicker", flicker)
+        *_, result = pipeline.generate(request, given=given)
+    made, calm = latents
+    own = pipeline.encode_given(given)[0][:, :, :2]
+    assert torch.equal(made[:, :, :2], own) and torch.equal(calm[:, :, :2], own)
+    assert calm[:, :, 2:].diff(dim=2).abs().mean() < 0.3 * made[:, :, 2:].diff(dim=2).abs().mean()
+    loaded = LumierePipeline.from_pretrained(replace(Model(str(pipeline.styler.folder)), flicker=0.5))
+    assert loaded.flicker == 0.5
+
+
 def test_a_clip_grows_from_what_is_given_unless_that_is_its_end(pipeline, picture, monkeypatch):
     monkeypatch.setattr(pipeline, "growth", (4, 4))
     request = replace(REQUEST, frames=8, steps=2)

@@ -7,6 +7,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from ..data import write_captions
+from ..optimizer import faster_autocast
 from .captions import wordings
 from .dataset import CELL, read_scenes
 from .fit import Schedule, fit
@@ -59,7 +60,7 @@ def train_autoencoder(data, run, steps=4000, batch=4, learning_rate=1.5e-3):
         cells = [_window(weights[r, 0], y, x, side // CELL)[None] for r, (y, x) in places]
         weight = torch.from_numpy(np.stack(cells).astype(np.float32) / 255)  # b 1 h/8 w/8
         weight = 1 + SUBJECT_WEIGHT * torch.nn.functional.interpolate(weight, scale_factor=float(CELL))
-        with torch.autocast("cpu", torch.bfloat16):
+        with faster_autocast(torch.device("cpu")):
             posterior = model.encode(images).latent_dist
             noise = torch.randn(posterior.mean.shape, generator=generator)
             decoded = model.decode(posterior.mean + posterior.std * noise).sample.float()
@@ -76,7 +77,7 @@ def train_autoencoder(data, run, steps=4000, batch=4, learning_rate=1.5e-3):
 @torch.inference_mode()
 def encode(autoencoder, pixels, batch=16):
     """uint8 frames (n h w c) -> scaled latents, float16 (n 4 h/8 w/8)."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with faster_autocast(torch.device("cpu")):
         slices = [to_tensor(pixels[i : i + batch]) for i in range(0, len(pixels), batch)]
         means = torch.cat([autoencoder.encode(images).latent_dist.mean.float() for images in slices])
     return (means * autoencoder.config.scaling_factor).half().numpy()

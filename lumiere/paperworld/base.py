@@ -8,6 +8,7 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 
 from ..loading import find_device
 from ..loss import noise_and_target, weighted_error
+from ..optimizer import faster_autocast
 from .captions import caption_with_truth
 from .dataset import read_scenes
 from .fit import Schedule, fit
@@ -94,7 +95,7 @@ def denoising_loss(model, scheduler, clean, states, weight, generator):
     timesteps = (spread * scheduler.config.num_train_timesteps).long().to(clean.device)
     noise = torch.randn(clean.shape, generator=generator).to(clean.device)
     noisy, target = noise_and_target(scheduler, clean, noise, timesteps)
-    with torch.autocast(clean.device.type, torch.bfloat16):
+    with faster_autocast(clean.device):
         predicted = model(noisy, timesteps, states, return_dict=False)[0]
     return weighted_error(predicted, target, weight)
 
