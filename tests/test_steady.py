@@ -15,7 +15,7 @@ def noise(*shape: int, variance: float = FLICKER, seed: int = 0) -> torch.Tensor
 def test_noise_on_what_stands_still_is_averaged_over_the_frames_around():
     picture = noise(1, 4, 1, 16, 16, variance=1, seed=1)
     left = steady(picture + noise(1, 4, 40, 16, 16, variance=FLICKER / 2), FLICKER) - picture
-    assert left.diff(dim=2).square().mean() < 0.02 * FLICKER  # which independent frames would have
+    assert left.diff(dim=2).square().mean() < 0.02 * FLICKER  # a fiftieth of what independent frames have
     middle, expected = left[:, :, REACH:-REACH].square().mean(), FLICKER / 2 / (2 * REACH + 1)
     assert middle == pytest.approx(expected, rel=0.1)
 
