@@ -38,7 +38,8 @@ class Server:
         return Stranger(self.address)
 
     def files(self) -> set[Path]:
-        return {path for path in self.folder.rglob("*") if path.is_file()}
+        """All below its folder; the program may remove some meanwhile."""
+        return {Path(folder, name) for folder, _, names in os.walk(self.folder) for name in names}
 
 
 @contextmanager
@@ -182,7 +183,8 @@ class Process:
         return Stranger(self.address)
 
     def files(self) -> set[Path]:
-        return {path for path in self.folder.rglob("*") if path.is_file()}
+        """All below its folder; the program may remove some meanwhile."""
+        return {Path(folder, name) for folder, _, names in os.walk(self.folder) for name in names}
 
     def status(self, name: str) -> int:
         """A number in /proc/PID/status, such as VmRSS in kB or Threads."""
