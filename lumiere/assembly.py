@@ -36,6 +36,7 @@ class Parts:
     guided_above: float = 0.0
     growth: tuple[int, int] | None = None
     flicker: float = 0.0
+    drafts: int = 1
     cost: memory.Cost | None = None  # of parts that take turns on the device, which cannot be measured later
 
 
@@ -74,7 +75,7 @@ def assemble(
         take_turns([*parts.reader.encoders, lumiere, parts.vae], device)
     if model.preview:
         parts = replace(parts, preview=tiny_preview(model.preview, latents, dtype))
-    own = {name: getattr(model, name) for name in ("guided_above", "growth", "flicker")}
+    own = {name: getattr(model, name) for name in ("guided_above", "growth", "flicker", "drafts")}
     return replace(parts, device=device, **own)
 
 

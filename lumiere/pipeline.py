@@ -17,6 +17,7 @@ from . import memory
 from .allocator import give_back
 from .assembly import assemble, cost_of
 from .conditioning import Given, blend, channels, put_back, to_latents
+from .drafts import Draft, generators, unrest
 from .inflate import Lumiere
 from .lora import Styler
 from .preview import LatentPreview, Preview, synthetic_pictures
@@ -30,6 +31,7 @@ from .windows import going_on, grow, in_windows, joined, windows
 
 BATCH_LATENTS = 2**16  # clips up to here are denoised twofold in one call: 16 frames of 64 x 64
 WINDOW, OVERLAP = 128, 0.25  # frames denoised at once, and the share of them that two windows have in common
+GOES_ON = 0.7  # share of the steps that a part takes which is given what was before it
 SLICE_PIXELS = 2**18  # decoded at once: 16 frames of 128 x 128, or one of 512 x 512
 
 
@@ -78,7 +80,8 @@ class LumierePipeline:
     which guidance counts in a clip that begins as noise (Kynkäänniemi et al. 2024, arXiv 2404.07724): where
     motion is decided, and not where details are. growth: frames that are made at once, and how many before
     them they go on from, where longer clips are made part by part (`grow` in windows.py). flicker: variance
-    of latents over time that is taken out where nothing moves (steady.py). cost: of memory, measured when
+    of latents over time that is taken out where nothing moves (steady.py). drafts: of a clip that begins as
+    noise, made as far as guidance counts; one of them is finished (drafts.py). cost: of memory, measured when
     first asked for unless given.
     """
 
@@ -97,6 +100,7 @@ class LumierePipeline:
         guided_above: float = 0.0,
         growth: tuple[int, int] | None = None,
         flicker: float = 0.0,
+        drafts: int = 1,
         cost: memory.Cost | None = None,
     ):
         self.lumiere, self.vae, self.reader = lumiere, vae, reader
@@ -104,7 +108,7 @@ class LumierePipeline:
         weight = next(vae.parameters())
         self.device, self.dtype = device or weight.device, weight.dtype
         self.window, self.styler, self._cost = window, styler, cost
-        self.guided_above, self.growth, self.flicker = guided_above, growth, flicker
+        self.guided_above, self.growth, self.flicker, self.drafts = guided_above, growth, flicker, drafts
         self.preview = (preview or LatentPreview.fit(vae, synthetic_pictures())).to(self.device)
 
     @classmethod
@@ -212,28 +216,32 @@ class LumierePipeline:
         began = time.monotonic()
         known = self.encode_given(given, whole=request.strength < 1) if given else None
         text = self.encode_prompt(request)
-        generator = torch.Generator().manual_seed(request.seed)
-        correlation, config = self.lumiere.noise_correlation, self.scheduler_config
-        (begun, turns), each = self._turns(request, given), request.steps_run
-        steps, done, clip = each * len(turns), 0, known[0][:, :, :begun] if begun else None
-        for number, turn in enumerate(turns, 1):
-            sampler = Sampler(request.scheduler, config, request.steps, generator, correlation, last=each)
-            noise = self._noise(request, turn.stop - turn.start, generator)
-            sample = sampler.start(noise, known[0] if request.strength < 1 else None)
-            fixed, clean = going_on(clip, turn, known), None
-            for timestep in sampler.timesteps:
-                if stopped():
+        (begun, turns), later = self._turns(request, given), max(1, round(GOES_ON * request.steps))
+        steps = (later if begun else request.steps_run) + later * (len(turns) - 1)
+        draws, clip = list(generators(request.seed, self.drafts)), known[0][:, :, :begun] if begun else None
+        done = 0
+        for turn in turns:
+            fixed, goes_on = going_on(clip, turn, known), clip is not None
+            least = self._guided_down_to(request, goes_on)
+            drafts = self._begin(request, turn, draws, later if goes_on else None, known)
+            timesteps = drafts[0].sampler.timesteps
+            for timestep in timesteps:
+                if stopping := stopped():
                     break
-                told = self._told(timestep, text, request, goes_on=clip is not None)
-                sample, clean = self._step(sampler, sample, timestep, *told, fixed, clean)
+                early = timestep >= least
+                told = (text, request.guidance) if early or request.guidance <= 1 else (text.last(), 1.0)
+                for draft in drafts:
+                    self._step(draft, timestep, *told, fixed)
+                if len(drafts) > 1 and (not early or timestep == timesteps[-1]):
+                    drafts = [self._best(drafts, text.last(), fixed)]
                 done += 1
-                preview = partial(self.preview, joined(clip, clean, turn))
+                preview = partial(self.preview, joined(clip, drafts[0].clean, turn))
                 yield Progress(done, steps, time.monotonic() - began, turn.stop, preview)
-            whole = done == each * number
-            if clean is not None:
-                made = steady(sample if whole else clean, self.flicker)
+            draft = drafts[0]
+            if draft.clean is not None:
+                made = steady(draft.clean if stopping else draft.sample, self.flicker)
                 clip = joined(clip, blend(made, *fixed) if fixed else made, turn)
-            if not whole:
+            if stopping:
                 break
         if done:
             frames = self.decode(clip)
@@ -266,6 +274,36 @@ class LumierePipeline:
             latents[frame] = mean[0] * self.vae.config.scaling_factor
         return latents.transpose(0, 1)[None], mask.to(self.device)  # t c h w -> 1 c t h w
 
+    def _begin(
+        self,
+        request: Request,
+        turn: slice,
+        draws: list[torch.Generator],
+        later: int | None,
+        known: tuple[Tensor, Tensor] | None,
+    ) -> list[Draft]:
+        """The drafts of a window: one where it goes on, in so many steps, or where it begins as a clip."""
+        count = len(draws) if later is None and request.strength == 1 else 1
+        steps, last = (request.steps, request.steps_run) if later is None else (later, later)
+        drafts = []
+        for draw in draws[:count]:
+            correlation = self.lumiere.noise_correlation
+            sampler = Sampler(request.scheduler, self.scheduler_config, steps, draw, correlation, last)
+            noise = self._noise(request, turn.stop - turn.start, draw)
+            drafts.append(Draft(sampler, sampler.start(noise, known[0] if request.strength < 1 else None)))
+        return drafts
+
+    def _best(self, drafts: list[Draft], text: Text, known: tuple[Tensor, Tensor] | None) -> Draft:
+        """The draft that the model would change least, told the prompt alone."""
+
+        def unrest_of(draft: Draft) -> float:
+            def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
+                return self._predict(draft.sampler, noisy, timestep, text, 1.0, known)[1]
+
+            return unrest(draft, predict, self._timesteps)
+
+        return min(drafts, key=unrest_of)
+
     def _noise(self, request: Request, frames: int, generator: torch.Generator) -> Tensor:
         """Unit noise, float32 (1 c t h w), drawn on the CPU: it depends on the seed and the shape alone."""
         height, width = request.height // self._pixels, request.width // self._pixels
@@ -276,47 +314,63 @@ class LumierePipeline:
     @torch.inference_mode()
     def _step(
         self,
-        sampler: Sampler,
-        sample: Tensor,
+        draft: Draft,
         timestep: Tensor,
         text: Text,
         guidance: float,
         known: tuple[Tensor, Tensor] | None,
-        before: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """The next sample and the predicted clean latents, both float32 (1 c t h w).
+    ) -> None:
+        """Goes on with a draft by one step."""
+        model_input = draft.sampler.model_input(draft.sample, timestep)
+        output, draft.clean = self._predict(
+            draft.sampler, model_input, timestep, text, guidance, known, draft.clean
+        )
+        draft.sample = draft.sampler.step(output, timestep, draft.sample)
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)  # so that time and stop mean this step, not one queued
 
-        before: the clean latents that the step before predicted.
+    @torch.inference_mode()
+    def _predict(
+        self,
+        sampler: Sampler,
+        model_input: Tensor,
+        timestep: Tensor,
+        text: Text,
+        guidance: float,
+        known: tuple[Tensor, Tensor] | None,
+        before: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The model's output and the clean latents it stands for, with what is known of them put in.
+
+        All float32 (1 c t h w). before: the clean latents that the step before predicted.
         """
-        shown = model_input = sampler.model_input(sample, timestep)
-        before = before if self.lumiere.self_conditioned else None
+        shown, before = model_input, before if self.lumiere.self_conditioned else None
         if self.lumiere.given_channels and (known or before is not None):
-            nothing = torch.zeros_like(sample), torch.zeros_like(sample[0, 0], dtype=torch.bool)
-            shown = torch.cat([model_input, channels(*(known or nothing), before)], dim=1)
+            nothing = torch.zeros_like(shown), torch.zeros_like(shown[0, 0], dtype=torch.bool)
+            shown = torch.cat([shown, channels(*(known or nothing), before)], dim=1)
         output = in_windows(
-            lambda x: self._guided(x, timestep, text, guidance), shown, self.parts(sample.shape[2])
+            lambda x: self._guided(x, timestep, text, guidance), shown, self.parts(shown.shape[2])
         )
         clean = sampler.clean(output, model_input, timestep)
         if known:
             clean = blend(clean, *known)
             output = sampler.output(clean, model_input, timestep)
-        sample = sampler.step(output, timestep, sample)
-        if self.device.type != "cpu":
-            torch.accelerator.synchronize(self.device)  # so that time and stop mean this step, not one queued
-        return sample, clean
+        return output, clean
 
-    def _told(
-        self, timestep: Tensor, text: Text, request: Request, goes_on: bool = False
-    ) -> tuple[Text, float]:
-        """The text that the model is told at a timestep, and how much guidance counts.
+    def _guided_down_to(self, request: Request, goes_on: bool) -> float:
+        """The timestep from which on down the model is told the prompt alone.
 
-        In the upper half alone of the timesteps where it does, where a clip goes on: much is decided there.
+        Half as far down where a clip goes on: much is decided there.
         """
+        if request.strength < 1:
+            return 0.0
         share = (1 + self.guided_above) / 2 if goes_on else self.guided_above
-        least = share * self.scheduler_config.get("num_train_timesteps", 1000)
-        if request.guidance <= 1 or request.strength < 1 or timestep >= least:
-            return text, request.guidance
-        return text.last(), 1.0
+        return share * self._timesteps
+
+    @property
+    def _timesteps(self) -> int:
+        """Of the training."""
+        return self.scheduler_config.get("num_train_timesteps", 1000)
 
     def _turns(self, request: Request, given: Given | None) -> tuple[int, list[slice]]:
         """How many first frames there are already, and the windows that are made one after another."""

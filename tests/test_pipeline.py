@@ -12,6 +12,7 @@ import torch
 
 import lumiere.pipeline as module
 from lumiere.conditioning import Given
+from lumiere.drafts import LOOKS, generators
 from lumiere.pipeline import GenerationError, LumierePipeline, Progress, Result
 from lumiere.request import SCHEDULERS, Request
 from lumiere.table import Model
@@ -154,7 +155,7 @@ def test_guidance_counts_above_its_share_of_the_timesteps_alone(pipeline, monkey
     shown.clear()
     monkeypatch.setattr(pipeline, "growth", (4, 4))
     last(pipeline, replace(REQUEST, guidance=4.0))
-    assert shown == [guided, guided, alone, alone, guided, alone, alone, alone], "what goes on needs it less"
+    assert shown == [guided, guided, alone, alone, guided, alone, alone], "what goes on needs it less"
     monkeypatch.setattr(pipeline, "growth", None)
     shown.clear()
     last(pipeline, replace(REQUEST, guidance=0.0))
@@ -240,7 +241,9 @@ def test_weights_that_are_self_conditioned_are_shown_what_they_made(pipeline, pi
     monkeypatch.setattr(pipeline.lumiere, "self_conditioned", True)
     shown, made, step = [], [], pipeline._step
     monkeypatch.setattr(pipeline, "_guided", lambda clip, *_: shown.append(clip) or clip[:, :4] + len(shown))
-    monkeypatch.setattr(pipeline, "_step", lambda *args: made.append(step(*args)) or made[-1])
+    monkeypatch.setattr(
+        pipeline, "_step", lambda draft, *told: step(draft, *told) or made.append(draft.clean)
+    )
     mask = np.zeros((8, 64, 64), bool)
     mask[0] = True
     for given in (None, Given(picture, mask)):
@@ -249,7 +252,7 @@ def test_weights_that_are_self_conditioned_are_shown_what_they_made(pipeline, pi
         first, *later = shown
         assert first.shape[1] == (4 if given is None else 9)
         known = slice(1 if given else 0, None)
-        for seen, (_, before) in zip(later, made, strict=False):
+        for seen, before in zip(later, made, strict=False):
             assert torch.equal(seen[:, 4:8, known], before[:, :, known])
             assert (seen[:, 8, known] == 0).all()
             if given:
@@ -455,9 +458,9 @@ def test_a_clip_grows_part_by_part_each_going_on_from_those_before(pipeline, mon
     handle = pipeline.lumiere.register_forward_pre_hook(lambda m, args: seen.append(args[0].shape[2]))
     *steps, result = pipeline.generate(request)
     handle.remove()
-    assert seen == [8] * 4 + [12] * 8 and result.steps == result.steps_done == 12
-    assert [item.length for item in steps] == [8] * 4 + [16] * 4 + [24] * 4
-    assert steps[0].steps == 12 and steps[-1].preview().shape[0] == 24
+    assert seen == [8] * 4 + [12] * 6 and result.steps == result.steps_done == 10, "what goes on takes fewer"
+    assert [item.length for item in steps] == [8] * 4 + [16] * 3 + [24] * 3
+    assert steps[0].steps == 10 and steps[-1].preview().shape[0] == 24
     for fewer in (8, 16):  # so what comes later changes nothing of what was
         alone = last(pipeline, replace(request, frames=fewer)).frames.astype(int)
         assert np.abs(alone - result.frames[:fewer]).max() <= 1  # decoded in other slices, which round
@@ -470,7 +473,7 @@ def test_a_clip_that_is_stopped_while_it_grows_ends_where_it_was(pipeline, monke
         calls = []
         stop = lambda calls=calls, asked=asked: len(calls) >= asked or calls.append(1)  # noqa: E731
         result = list(pipeline.generate(replace(REQUEST, frames=24), stop))[-1]
-        assert result.stopped and (result.steps_done, result.steps) == (done, 12)
+        assert result.stopped and (result.steps_done, result.steps) == (done, 10)
         assert result.frames.shape == (frames, 64, 64, 3)
 
 
@@ -491,13 +494,56 @@ def test_flicker_is_taken_out_of_what_is_made_and_not_of_what_is_given(pipeline,
     assert loaded.flicker == 0.5
 
 
+def test_the_draft_that_would_change_least_is_finished(pipeline, picture, monkeypatch):
+    """Four steps are at 999, 749, 499 and 249: all drafts are made down to the first without guidance."""
+    request, alone = replace(REQUEST, guidance=4.0), []
+    monkeypatch.setattr(pipeline, "guided_above", 0.6)
+    for draw in generators(REQUEST.seed, 3):
+        monkeypatch.setattr(module, "generators", lambda seed, count, draw=draw: [draw])
+        alone.append(last(pipeline, request).frames)
+    monkeypatch.undo()
+    monkeypatch.setattr(pipeline, "guided_above", 0.6)
+    monkeypatch.setattr(pipeline, "drafts", 3)
+    calls, predict = [], pipeline._predict
+    monkeypatch.setattr(
+        pipeline, "_predict", lambda *told: calls.append((int(told[2]), told[4])) or predict(*told)
+    )
+    for wanted in range(3):
+        order = iter(range(3))
+        monkeypatch.setattr(module, "unrest", lambda *_, o=order, w=wanted: abs(next(o) - w))
+        calls.clear()
+        *steps, result = pipeline.generate(request)
+        assert np.array_equal(result.frames, alone[wanted]) and result.steps == len(steps) == 4
+        assert calls == [(999, 4.0)] * 3 + [(749, 4.0)] * 3 + [(499, 1.0)] * 3 + [(249, 1.0)]
+    monkeypatch.undo()
+    monkeypatch.setattr(pipeline, "drafts", 2)
+    stopped = list(pipeline.generate(request, iter([False, True]).__next__))[-1]
+    assert stopped.stopped and stopped.steps_done == 1
+    loaded = LumierePipeline.from_pretrained(replace(Model(str(pipeline.styler.folder)), drafts=2))
+    assert loaded.drafts == 2
+
+
+def test_only_what_begins_as_noise_is_drafted(pipeline, picture, monkeypatch):
+    monkeypatch.setattr(pipeline, "drafts", 2)
+    monkeypatch.setattr(pipeline, "growth", (8, 4))
+    shown = []
+    handle = pipeline.lumiere.register_forward_pre_hook(lambda m, args: shown.append(args[0].shape[2]))
+    list(pipeline.generate(replace(REQUEST, frames=16, steps=2)))
+    assert shown == [8] * (2 * 2 + 2 * LOOKS) + [12]
+    shown.clear()
+    nothing = Given(picture, np.zeros(picture.shape[:3], bool))
+    list(pipeline.generate(replace(REQUEST, steps=2, strength=0.5), given=nothing))
+    assert shown == [8], "what begins as another clip is one already"
+    handle.remove()
+
+
 def test_a_clip_grows_from_what_is_given_unless_that_is_its_end(pipeline, picture, monkeypatch):
     monkeypatch.setattr(pipeline, "growth", (4, 4))
     request = replace(REQUEST, frames=8, steps=2)
     beginning, end = (np.zeros((8, 64, 64), bool) for _ in range(2))
     beginning[:5], end[-1] = True, True
     *steps, result = pipeline.generate(request, given=Given(picture, beginning))
-    assert [item.length for item in steps] == [8, 8] and len(result.frames) == 8
+    assert [(item.length, item.steps) for item in steps] == [(8, 1)] and len(result.frames) == 8
     latents = pipeline.encode_given(Given(picture, beginning))[0]
     assert np.abs(result.frames[:5].astype(int) - pipeline.decode(latents)[:5]).max() <= 2
     *steps, result = pipeline.generate(request, given=Given(picture, end))

@@ -62,8 +62,8 @@ class Studio:
     @cached_property
     def fingerprint(self):
         """Of all that records depend on: weights, settings, and the code that judges."""
-        of_pipeline = [getattr(self.pipeline, name) for name in ("guided_above", "growth", "flicker")]
-        settings = [self._usual.saved(), *of_pipeline]
+        names = ("guided_above", "growth", "flicker", "drafts")
+        settings = [self._usual.saved(), *(getattr(self.pipeline, name) for name in names)]
         told = hashlib.sha256(json.dumps(settings).encode())
         code = [Path(__file__).with_name(f"{name}.py") for name in CODE]
         for file in (*code, *sorted(self.folder.rglob("*.safetensors"))):
