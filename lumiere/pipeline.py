@@ -81,8 +81,8 @@ class LumierePipeline:
     motion is decided, and not where details are. growth: frames that are made at once, and how many before
     them they go on from, where longer clips are made part by part (`grow` in windows.py). flicker: variance
     of latents over time that is taken out where nothing moves (steady.py). drafts: of a clip that begins as
-    noise, made as far as guidance counts; one of them is finished (drafts.py). cost: of memory, measured when
-    first asked for unless given.
+    noise and does not grow, made as far as guidance counts; one of them is finished (drafts.py). cost: of
+    memory, measured when first asked for unless given.
     """
 
     def __init__(
@@ -218,8 +218,9 @@ class LumierePipeline:
         text = self.encode_prompt(request)
         (begun, turns), later = self._turns(request, given), max(1, round(GOES_ON * request.steps))
         steps = (later if begun else request.steps_run) + later * (len(turns) - 1)
-        draws, clip = list(generators(request.seed, self.drafts)), known[0][:, :, :begun] if begun else None
-        done = 0
+        done, clip = 0, known[0][:, :, :begun] if begun else None
+        drafted = len(turns) == 1 and not begun and request.strength == 1
+        draws = list(generators(request.seed, self.drafts if drafted else 1))
         for turn in turns:
             fixed, goes_on = going_on(clip, turn, known), clip is not None
             least = self._guided_down_to(request, goes_on)
@@ -282,11 +283,10 @@ class LumierePipeline:
         later: int | None,
         known: tuple[Tensor, Tensor] | None,
     ) -> list[Draft]:
-        """The drafts of a window: one where it goes on, in so many steps, or where it begins as a clip."""
-        count = len(draws) if later is None and request.strength == 1 else 1
+        """A draft of a window for each generator. later: how many steps it takes where it goes on."""
         steps, last = (request.steps, request.steps_run) if later is None else (later, later)
         drafts = []
-        for draw in draws[:count]:
+        for draw in draws:
             correlation = self.lumiere.noise_correlation
             sampler = Sampler(request.scheduler, self.scheduler_config, steps, draw, correlation, last)
             noise = self._noise(request, turn.stop - turn.start, draw)

@@ -20,12 +20,12 @@ class Model:
     operator says otherwise (bounds.py), that counts. guided_above: share of the timesteps, above which
     guidance counts; below it a step takes half the time. growth: frames that are made at once, and how many
     before them they go on from, where longer clips are made part by part. flicker: variance over time that
-    the motion weights leave in latents where nothing moves, which is taken out. drafts: of each clip, made as
-    far as guidance counts; one of them is finished (drafts.py). text_width: of the bases that
-    the motion weights fit, which the weights do not tell. style: in the weights of the base. offload: parts
-    of the model wait beside the device for their turn. preview: folder or hub id of a tiny autoencoder that
-    shows the clip in the making, a linear map when None. gigabytes: of memory on a GPU, for a clip with these
-    settings: `python -m tests.benchmarks.bases full_size` counts it.
+    the motion weights leave in latents where nothing moves, which is taken out. drafts: of a clip that is
+    made at once, as far as guidance counts; one of them is finished (drafts.py). text_width: of the bases
+    that the motion weights fit, which the weights do not tell. style: in the weights of the base. offload:
+    parts of the model wait beside the device for their turn. preview: folder or hub id of a tiny autoencoder
+    that shows the clip in the making, a linear map when None. gigabytes: of memory on a GPU, for a clip with
+    these settings: `python -m tests.benchmarks.bases full_size` counts it.
     """
 
     source: str

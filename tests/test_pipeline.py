@@ -523,13 +523,16 @@ def test_the_draft_that_would_change_least_is_finished(pipeline, picture, monkey
     assert loaded.drafts == 2
 
 
-def test_only_what_begins_as_noise_is_drafted(pipeline, picture, monkeypatch):
+def test_only_what_begins_as_noise_and_does_not_grow_is_drafted(pipeline, picture, monkeypatch):
     monkeypatch.setattr(pipeline, "drafts", 2)
     monkeypatch.setattr(pipeline, "growth", (8, 4))
     shown = []
     handle = pipeline.lumiere.register_forward_pre_hook(lambda m, args: shown.append(args[0].shape[2]))
+    list(pipeline.generate(replace(REQUEST, frames=8, steps=2)))
+    assert shown == [8] * (2 * 2 + 2 * LOOKS)
+    shown.clear()
     list(pipeline.generate(replace(REQUEST, frames=16, steps=2)))
-    assert shown == [8] * (2 * 2 + 2 * LOOKS) + [12]
+    assert shown == [8] * 2 + [12]
     shown.clear()
     nothing = Given(picture, np.zeros(picture.shape[:3], bool))
     list(pipeline.generate(replace(REQUEST, steps=2, strength=0.5), given=nothing))
