@@ -15,7 +15,7 @@ from .loading import best_dtype, find_device, load_model, load_tiny
 from .lora import Styler
 from .preview import LatentPreview, Preview, TinyPreview
 from .request import Limits
-from .table import Model
+from .table import SAMPLING, Model
 from .text import TextReader
 
 
@@ -75,7 +75,7 @@ def assemble(
         take_turns([*parts.reader.encoders, lumiere, parts.vae], device)
     if model.preview:
         parts = replace(parts, preview=tiny_preview(model.preview, latents, dtype))
-    own = {name: getattr(model, name) for name in ("guided_above", "growth", "flicker", "drafts")}
+    own = {name: getattr(model, name) for name in SAMPLING}
     return replace(parts, device=device, **own)
 
 

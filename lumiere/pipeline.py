@@ -4,7 +4,7 @@ import copy
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -216,15 +216,16 @@ class LumierePipeline:
         began = time.monotonic()
         known = self.encode_given(given, whole=request.strength < 1) if given else None
         text = self.encode_prompt(request)
-        (begun, turns), later = self._turns(request, given), max(1, round(GOES_ON * request.steps))
-        steps = (later if begun else request.steps_run) + later * (len(turns) - 1)
-        done, clip = 0, known[0][:, :, :begun] if begun else None
+        begun, turns = self._turns(request, given)
+        later = replace(request, steps=max(1, round(GOES_ON * request.steps)))
+        asked = [later if begun or number else request for number in range(len(turns))]
+        steps, done = sum(each.steps_run for each in asked), 0
+        clip = known[0][:, :, :begun] if begun else None
         drafted = len(turns) == 1 and not begun and request.strength == 1
         draws = list(generators(request.seed, self.drafts if drafted else 1))
-        for turn in turns:
-            fixed, goes_on = going_on(clip, turn, known), clip is not None
-            least = self._guided_down_to(request, goes_on)
-            drafts = self._begin(request, turn, draws, later if goes_on else None, known)
+        for turn, each in zip(turns, asked, strict=True):
+            fixed, least = going_on(clip, turn, known), self._guided_down_to(request, clip is not None)
+            drafts = self._begin(each, turn, draws, known)
             timesteps = drafts[0].sampler.timesteps
             for timestep in timesteps:
                 if stopping := stopped():
@@ -280,27 +281,26 @@ class LumierePipeline:
         request: Request,
         turn: slice,
         draws: list[torch.Generator],
-        later: int | None,
         known: tuple[Tensor, Tensor] | None,
     ) -> list[Draft]:
-        """A draft of a window for each generator. later: how many steps it takes where it goes on."""
-        steps, last = (request.steps, request.steps_run) if later is None else (later, later)
-        drafts = []
+        """A draft of a window for each generator."""
+        config, correlation = self.scheduler_config, self.lumiere.noise_correlation
+        drafts, as_other = [], known[0] if request.strength < 1 else None
         for draw in draws:
-            correlation = self.lumiere.noise_correlation
-            sampler = Sampler(request.scheduler, self.scheduler_config, steps, draw, correlation, last)
+            sampler = Sampler(request.scheduler, config, request.steps, draw, correlation, request.steps_run)
             noise = self._noise(request, turn.stop - turn.start, draw)
-            drafts.append(Draft(sampler, sampler.start(noise, known[0] if request.strength < 1 else None)))
+            drafts.append(Draft(sampler, sampler.start(noise, as_other)))
         return drafts
 
     def _best(self, drafts: list[Draft], text: Text, known: tuple[Tensor, Tensor] | None) -> Draft:
         """The draft that the model would change least, told the prompt alone."""
 
         def unrest_of(draft: Draft) -> float:
-            def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
-                return self._predict(draft.sampler, noisy, timestep, text, 1.0, known)[1]
-
-            return unrest(draft, predict, self._timesteps)
+            return unrest(
+                draft,
+                lambda *shown: self._predict(draft.sampler, *shown, text, 1.0, known)[1],
+                self._timesteps,
+            )
 
         return min(drafts, key=unrest_of)
 

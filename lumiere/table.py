@@ -7,6 +7,8 @@ from pathlib import Path
 
 from .style import Style
 
+SAMPLING = ("guided_above", "growth", "flicker", "drafts")  # fields of a `Model` that its pipeline has, too
+
 
 @dataclass(frozen=True)
 class Model:

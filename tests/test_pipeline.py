@@ -494,7 +494,7 @@ def test_flicker_is_taken_out_of_what_is_made_and_not_of_what_is_given(pipeline,
     assert loaded.flicker == 0.5
 
 
-def test_the_draft_that_would_change_least_is_finished(pipeline, picture, monkeypatch):
+def test_the_draft_that_would_change_least_is_finished(pipeline, monkeypatch):
     """Four steps are at 999, 749, 499 and 249: all drafts are made down to the first without guidance."""
     request, alone = replace(REQUEST, guidance=4.0), []
     monkeypatch.setattr(pipeline, "guided_above", 0.6)

@@ -20,7 +20,7 @@ from .. import models
 from ..folder import locate
 from ..pipeline import LumierePipeline
 from ..request import Request
-from ..table import DEFAULT
+from ..table import DEFAULT, SAMPLING
 from .autoencoder import to_tensor
 from .captions import canonical
 from .grid import GRID, write_grid
@@ -62,8 +62,7 @@ class Studio:
     @cached_property
     def fingerprint(self):
         """Of all that records depend on: weights, settings, and the code that judges."""
-        names = ("guided_above", "growth", "flicker", "drafts")
-        settings = [self._usual.saved(), *(getattr(self.pipeline, name) for name in names)]
+        settings = [self._usual.saved(), *(getattr(self.pipeline, name) for name in SAMPLING)]
         told = hashlib.sha256(json.dumps(settings).encode())
         code = [Path(__file__).with_name(f"{name}.py") for name in CODE]
         for file in (*code, *sorted(self.folder.rglob("*.safetensors"))):

@@ -25,6 +25,11 @@ from .stranger import PATIENCE, Stranger
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def files_below(folder: Path) -> set[Path]:
+    """All of them; the program may remove some meanwhile."""
+    return {Path(where, name) for where, _, names in os.walk(folder) for name in names}
+
+
 @dataclass
 class Server:
     """A running page in this process. folder: where it keeps clips and uploads."""
@@ -38,8 +43,7 @@ class Server:
         return Stranger(self.address)
 
     def files(self) -> set[Path]:
-        """All below its folder; the program may remove some meanwhile."""
-        return {Path(folder, name) for folder, _, names in os.walk(self.folder) for name in names}
+        return files_below(self.folder)
 
 
 @contextmanager
@@ -183,8 +187,7 @@ class Process:
         return Stranger(self.address)
 
     def files(self) -> set[Path]:
-        """All below its folder; the program may remove some meanwhile."""
-        return {Path(folder, name) for folder, _, names in os.walk(self.folder) for name in names}
+        return files_below(self.folder)
 
     def status(self, name: str) -> int:
         """A number in /proc/PID/status, such as VmRSS in kB or Threads."""
