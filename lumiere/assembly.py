@@ -36,7 +36,7 @@ class Parts:
     guided_above: float = 0.0
     growth: tuple[int, int] | None = None
     flicker: float = 0.0
-    drafts: int = 1
+    revisions: int = 0
     cost: memory.Cost | None = None  # of parts that take turns on the device, which cannot be measured later
 
 

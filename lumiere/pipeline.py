@@ -17,11 +17,11 @@ from . import memory
 from .allocator import give_back
 from .assembly import assemble, cost_of
 from .conditioning import Given, blend, channels, put_back, to_latents
-from .drafts import Draft, generators, unrest
 from .inflate import Lumiere
 from .lora import Styler
 from .preview import LatentPreview, Preview, synthetic_pictures
 from .request import Limits, Request
+from .revisions import HIGH, passes
 from .sampling import Sampler
 from .steady import steady
 from .style import Style
@@ -80,9 +80,9 @@ class LumierePipeline:
     which guidance counts in a clip that begins as noise (Kynkäänniemi et al. 2024, arXiv 2404.07724): where
     motion is decided, and not where details are. growth: frames that are made at once, and how many before
     them they go on from, where longer clips are made part by part (`grow` in windows.py). flicker: variance
-    of latents over time that is taken out where nothing moves (steady.py). drafts: of a clip that begins as
-    noise and does not grow, made as far as guidance counts; one of them is finished (drafts.py). cost: of
-    memory, measured when first asked for unless given.
+    of latents over time that is taken out where nothing moves (steady.py). revisions: how often a clip that
+    begins as noise is denoised again where motion is decided (revisions.py). cost: of memory, measured when
+    first asked for unless given.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class LumierePipeline:
         guided_above: float = 0.0,
         growth: tuple[int, int] | None = None,
         flicker: float = 0.0,
-        drafts: int = 1,
+        revisions: int = 0,
         cost: memory.Cost | None = None,
     ):
         self.lumiere, self.vae, self.reader = lumiere, vae, reader
@@ -108,7 +108,8 @@ class LumierePipeline:
         weight = next(vae.parameters())
         self.device, self.dtype = device or weight.device, weight.dtype
         self.window, self.styler, self._cost = window, styler, cost
-        self.guided_above, self.growth, self.flicker, self.drafts = guided_above, growth, flicker, drafts
+        self.guided_above, self.growth, self.flicker = guided_above, growth, flicker
+        self.revisions = revisions
         self.preview = (preview or LatentPreview.fit(vae, synthetic_pictures())).to(self.device)
 
     @classmethod
@@ -217,31 +218,32 @@ class LumierePipeline:
         known = self.encode_given(given, whole=request.strength < 1) if given else None
         text = self.encode_prompt(request)
         begun, turns = self._turns(request, given)
+        clip = known[0][:, :, :begun] if begun else None
         later = replace(request, steps=max(1, round(GOES_ON * request.steps)))
         asked = [later if begun or number else request for number in range(len(turns))]
-        steps, done = sum(each.steps_run for each in asked), 0
-        clip = known[0][:, :, :begun] if begun else None
-        drafted = len(turns) == 1 and not begun and request.strength == 1
-        draws = list(generators(request.seed, self.drafts if drafted else 1))
-        for turn, each in zip(turns, asked, strict=True):
+        plans = [self._passes(each, again=each is request) for each in asked]
+        steps, done = sum(part.stop - part.start for plan in plans for part in plan), 0
+        generator = torch.Generator().manual_seed(request.seed)
+        for turn, each, plan in zip(turns, asked, plans, strict=True):
             fixed, least = going_on(clip, turn, known), self._guided_down_to(request, clip is not None)
-            drafts = self._begin(each, turn, draws, known)
-            timesteps = drafts[0].sampler.timesteps
-            for timestep in timesteps:
-                if stopping := stopped():
+            begins_as, clean = known[0] if request.strength < 1 else None, None
+            for part in plan:
+                sampler = self._sampler(each, generator, each.steps - part.start)
+                noise = self._noise(request, turn.stop - turn.start, generator)
+                sample = sampler.start(noise, begins_as if clean is None else clean)
+                for timestep in sampler.timesteps[: part.stop - part.start]:
+                    if stopping := stopped():
+                        break
+                    guided = timestep >= least or request.guidance <= 1
+                    told = (text, request.guidance) if guided else (text.last(), 1.0)
+                    sample, clean = self._step(sampler, sample, timestep, *told, fixed, clean)
+                    done += 1
+                    preview = partial(self.preview, joined(clip, clean, turn))
+                    yield Progress(done, steps, time.monotonic() - began, turn.stop, preview)
+                if stopping:
                     break
-                early = timestep >= least
-                told = (text, request.guidance) if early or request.guidance <= 1 else (text.last(), 1.0)
-                for draft in drafts:
-                    self._step(draft, timestep, *told, fixed)
-                if len(drafts) > 1 and (not early or timestep == timesteps[-1]):
-                    drafts = [self._best(drafts, text.last(), fixed)]
-                done += 1
-                preview = partial(self.preview, joined(clip, drafts[0].clean, turn))
-                yield Progress(done, steps, time.monotonic() - began, turn.stop, preview)
-            draft = drafts[0]
-            if draft.clean is not None:
-                made = steady(draft.clean if stopping else draft.sample, self.flicker)
+            if clean is not None:
+                made = steady(clean if stopping else sample, self.flicker)
                 clip = joined(clip, blend(made, *fixed) if fixed else made, turn)
             if stopping:
                 break
@@ -276,33 +278,22 @@ class LumierePipeline:
             latents[frame] = mean[0] * self.vae.config.scaling_factor
         return latents.transpose(0, 1)[None], mask.to(self.device)  # t c h w -> 1 c t h w
 
-    def _begin(
-        self,
-        request: Request,
-        turn: slice,
-        draws: list[torch.Generator],
-        known: tuple[Tensor, Tensor] | None,
-    ) -> list[Draft]:
-        """A draft of a window for each generator."""
-        config, correlation = self.scheduler_config, self.lumiere.noise_correlation
-        drafts, as_other = [], known[0] if request.strength < 1 else None
-        for draw in draws:
-            sampler = Sampler(request.scheduler, config, request.steps, draw, correlation, request.steps_run)
-            noise = self._noise(request, turn.stop - turn.start, draw)
-            drafts.append(Draft(sampler, sampler.start(noise, as_other)))
-        return drafts
+    def _sampler(self, request: Request, generator: torch.Generator, last: int) -> Sampler:
+        """One that runs the last so many steps of those that the request asks for."""
+        correlation = self.lumiere.noise_correlation
+        return Sampler(request.scheduler, self.scheduler_config, request.steps, generator, correlation, last)
 
-    def _best(self, drafts: list[Draft], text: Text, known: tuple[Tensor, Tensor] | None) -> Draft:
-        """The draft that the model would change least, told the prompt alone."""
+    def _passes(self, request: Request, again: bool) -> list[slice]:
+        """The steps of a part, in the order in which they are run, as slices of those asked for.
 
-        def unrest_of(draft: Draft) -> float:
-            return unrest(
-                draft,
-                lambda *shown: self._predict(draft.sampler, *shown, text, 1.0, known)[1],
-                self._timesteps,
-            )
-
-        return min(drafts, key=unrest_of)
+        again: whether it is revised, if it begins as noise.
+        """
+        first = request.steps - request.steps_run
+        if first or not again:
+            return [slice(first, request.steps)]
+        timesteps = self._sampler(request, torch.Generator(), request.steps).timesteps.tolist()
+        low = self._guided_down_to(request, goes_on=False)
+        return passes(timesteps, HIGH * self._timesteps, low, self.revisions)
 
     def _noise(self, request: Request, frames: int, generator: torch.Generator) -> Tensor:
         """Unit noise, float32 (1 c t h w), drawn on the CPU: it depends on the seed and the shape alone."""
@@ -314,37 +305,20 @@ class LumierePipeline:
     @torch.inference_mode()
     def _step(
         self,
-        draft: Draft,
-        timestep: Tensor,
-        text: Text,
-        guidance: float,
-        known: tuple[Tensor, Tensor] | None,
-    ) -> None:
-        """Goes on with a draft by one step."""
-        model_input = draft.sampler.model_input(draft.sample, timestep)
-        output, draft.clean = self._predict(
-            draft.sampler, model_input, timestep, text, guidance, known, draft.clean
-        )
-        draft.sample = draft.sampler.step(output, timestep, draft.sample)
-        if self.device.type != "cpu":
-            torch.accelerator.synchronize(self.device)  # so that time and stop mean this step, not one queued
-
-    @torch.inference_mode()
-    def _predict(
-        self,
         sampler: Sampler,
-        model_input: Tensor,
+        sample: Tensor,
         timestep: Tensor,
         text: Text,
         guidance: float,
         known: tuple[Tensor, Tensor] | None,
-        before: Tensor | None = None,
+        before: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """The model's output and the clean latents it stands for, with what is known of them put in.
+        """The next sample, and the clean latents predicted by this step; all float32 (1 c t h w).
 
-        All float32 (1 c t h w). before: the clean latents that the step before predicted.
+        before: the clean latents that the step before predicted.
         """
-        shown, before = model_input, before if self.lumiere.self_conditioned else None
+        shown = model_input = sampler.model_input(sample, timestep)
+        before = before if self.lumiere.self_conditioned else None
         if self.lumiere.given_channels and (known or before is not None):
             nothing = torch.zeros_like(shown), torch.zeros_like(shown[0, 0], dtype=torch.bool)
             shown = torch.cat([shown, channels(*(known or nothing), before)], dim=1)
@@ -355,7 +329,10 @@ class LumierePipeline:
         if known:
             clean = blend(clean, *known)
             output = sampler.output(clean, model_input, timestep)
-        return output, clean
+        following = sampler.step(output, timestep, sample)
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)  # so that time and stop mean this step, not one queued
+        return following, clean
 
     def _guided_down_to(self, request: Request, goes_on: bool) -> float:
         """The timestep from which on down the model is told the prompt alone.

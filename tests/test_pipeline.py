@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 import lumiere.pipeline as module
 from lumiere.conditioning import Given
-from lumiere.drafts import LOOKS, generators
 from lumiere.pipeline import GenerationError, LumierePipeline, Progress, Result
 from lumiere.request import SCHEDULERS, Request
 from lumiere.table import Model
@@ -494,49 +494,46 @@ def test_flicker_is_taken_out_of_what_is_made_and_not_of_what_is_given(pipeline,
     assert loaded.flicker == 0.5
 
 
-def test_the_draft_that_would_change_least_is_finished(pipeline, monkeypatch):
-    """Four steps are at 999, 749, 499 and 249: all drafts are made down to the first without guidance."""
-    request, alone = replace(REQUEST, guidance=4.0), []
+def test_a_clip_is_denoised_again_where_motion_is_decided(pipeline, monkeypatch):
+    """Six steps are at 999, 832, 666, 499, 332 and 166: guided down to 600, again from 850."""
+    request = replace(REQUEST, steps=6, guidance=4.0)
     monkeypatch.setattr(pipeline, "guided_above", 0.6)
-    for draw in generators(REQUEST.seed, 3):
-        monkeypatch.setattr(module, "generators", lambda seed, count, draw=draw: [draw])
-        alone.append(last(pipeline, request).frames)
-    monkeypatch.undo()
-    monkeypatch.setattr(pipeline, "guided_above", 0.6)
-    monkeypatch.setattr(pipeline, "drafts", 3)
-    calls, predict = [], pipeline._predict
-    monkeypatch.setattr(
-        pipeline, "_predict", lambda *told: calls.append((int(told[2]), told[4])) or predict(*told)
-    )
-    for wanted in range(3):
-        order = iter(range(3))
-        monkeypatch.setattr(module, "unrest", lambda *_, o=order, w=wanted: abs(next(o) - w))
-        calls.clear()
-        *steps, result = pipeline.generate(request)
-        assert np.array_equal(result.frames, alone[wanted]) and result.steps == len(steps) == 4
-        assert calls == [(999, 4.0)] * 3 + [(749, 4.0)] * 3 + [(499, 1.0)] * 3 + [(249, 1.0)]
-    monkeypatch.undo()
-    monkeypatch.setattr(pipeline, "drafts", 2)
-    stopped = list(pipeline.generate(request, iter([False, True]).__next__))[-1]
-    assert stopped.stopped and stopped.steps_done == 1
-    loaded = LumierePipeline.from_pretrained(replace(Model(str(pipeline.styler.folder)), drafts=2))
-    assert loaded.drafts == 2
+    monkeypatch.setattr(pipeline, "revisions", 2)
+    shown, cleans, step = [], [], pipeline._step
+
+    def watched(sampler, sample, timestep, *told):
+        shown.append((int(timestep), told[1], sampler.model_input(sample, timestep)))
+        sample, clean = step(sampler, sample, timestep, *told)
+        cleans.append(clean)
+        return sample, clean
+
+    monkeypatch.setattr(pipeline, "_step", watched)
+    *steps, result = pipeline.generate(request)
+    again = [(832, 4.0), (666, 4.0), (499, 1.0)]
+    assert [told[:2] for told in shown] == [(999, 4.0), *again, *again, *again, (332, 1.0), (166, 1.0)]
+    assert [(each.step, each.steps) for each in steps] == [(number, 12) for number in range(1, 13)]
+    assert result.steps == result.steps_done == 12
+    alpha = DDIMScheduler.from_config(pipeline.scheduler_config).alphas_cumprod[832].sqrt().item()
+    for begin in (4, 7):  # the noise left after the clip predicted last is taken away has its variance
+        noise = (shown[begin][2] - alpha * cleans[begin - 1]) / (1 - alpha**2) ** 0.5
+        assert noise.square().mean() == pytest.approx(1, rel=0.1)
+    stopped = list(pipeline.generate(request, iter([False] * 4 + [True]).__next__))[-1]
+    assert stopped.stopped and stopped.steps_done == 4
+    loaded = LumierePipeline.from_pretrained(replace(Model(str(pipeline.styler.folder)), revisions=2))
+    assert loaded.revisions == 2
 
 
-def test_only_what_begins_as_noise_and_does_not_grow_is_drafted(pipeline, picture, monkeypatch):
-    monkeypatch.setattr(pipeline, "drafts", 2)
-    monkeypatch.setattr(pipeline, "growth", (8, 4))
+def test_what_goes_on_or_begins_as_another_clip_is_not_denoised_again(pipeline, picture, monkeypatch):
+    for name, value in {"guided_above": 0.6, "revisions": 1, "growth": (8, 4)}.items():
+        monkeypatch.setattr(pipeline, name, value)
     shown = []
     handle = pipeline.lumiere.register_forward_pre_hook(lambda m, args: shown.append(args[0].shape[2]))
-    list(pipeline.generate(replace(REQUEST, frames=8, steps=2)))
-    assert shown == [8] * (2 * 2 + 2 * LOOKS)
-    shown.clear()
-    list(pipeline.generate(replace(REQUEST, frames=16, steps=2)))
-    assert shown == [8] * 2 + [12]
+    list(pipeline.generate(replace(REQUEST, frames=16, steps=6)))
+    assert shown == [8] * (6 + 3) + [12] * 4
     shown.clear()
     nothing = Given(picture, np.zeros(picture.shape[:3], bool))
-    list(pipeline.generate(replace(REQUEST, steps=2, strength=0.5), given=nothing))
-    assert shown == [8], "what begins as another clip is one already"
+    list(pipeline.generate(replace(REQUEST, steps=6, strength=0.5), given=nothing))
+    assert shown == [8] * 3
     handle.remove()
 
 
