@@ -37,6 +37,7 @@ class Parts:
     growth: tuple[int, int] | None = None
     flicker: float = 0.0
     revisions: int = 0
+    drafts: int = 1
     cost: memory.Cost | None = None  # of parts that take turns on the device, which cannot be measured later
 
 

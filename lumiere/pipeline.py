@@ -17,6 +17,7 @@ from . import memory
 from .allocator import give_back
 from .assembly import assemble, cost_of
 from .conditioning import Given, blend, channels, put_back, to_latents
+from .drafts import Draft, generators, unrest
 from .inflate import Lumiere
 from .lora import Styler
 from .preview import LatentPreview, Preview, synthetic_pictures
@@ -81,8 +82,9 @@ class LumierePipeline:
     motion is decided, and not where details are. growth: frames that are made at once, and how many before
     them they go on from, where longer clips are made part by part (`grow` in windows.py). flicker: variance
     of latents over time that is taken out where nothing moves (steady.py). revisions: how often a clip that
-    begins as noise is denoised again where motion is decided (revisions.py). cost: of memory, measured when
-    first asked for unless given.
+    begins as noise is denoised again where motion is decided (revisions.py). drafts: of a clip that begins
+    as noise and does not grow; one of them is revised and finished (drafts.py). cost: of memory, measured
+    when first asked for unless given.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class LumierePipeline:
         growth: tuple[int, int] | None = None,
         flicker: float = 0.0,
         revisions: int = 0,
+        drafts: int = 1,
         cost: memory.Cost | None = None,
     ):
         self.lumiere, self.vae, self.reader = lumiere, vae, reader
@@ -109,7 +112,7 @@ class LumierePipeline:
         self.device, self.dtype = device or weight.device, weight.dtype
         self.window, self.styler, self._cost = window, styler, cost
         self.guided_above, self.growth, self.flicker = guided_above, growth, flicker
-        self.revisions = revisions
+        self.revisions, self.drafts = revisions, drafts
         self.preview = (preview or LatentPreview.fit(vae, synthetic_pictures())).to(self.device)
 
     @classmethod
@@ -223,27 +226,34 @@ class LumierePipeline:
         asked = [later if begun or number else request for number in range(len(turns))]
         plans = [self._passes(each, again=each is request) for each in asked]
         steps, done = sum(part.stop - part.start for plan in plans for part in plan), 0
-        generator = torch.Generator().manual_seed(request.seed)
+        drafted = len(turns) == 1 and not begun and request.strength == 1
+        draws = list(generators(request.seed, self.drafts if drafted else 1))
         for turn, each, plan in zip(turns, asked, plans, strict=True):
             fixed, least = going_on(clip, turn, known), self._guided_down_to(request, clip is not None)
-            begins_as, clean = known[0] if request.strength < 1 else None, None
-            for part in plan:
-                sampler = self._sampler(each, generator, each.steps - part.start)
-                noise = self._noise(request, turn.stop - turn.start, generator)
-                sample = sampler.start(noise, begins_as if clean is None else clean)
-                for timestep in sampler.timesteps[: part.stop - part.start]:
+            begins_as = known[0] if request.strength < 1 else None
+            drafts = [self._begin(each, turn, plan[0], draw, begins_as) for draw in draws]
+            for number, part in enumerate(plan):
+                if number:
+                    clean = drafts[0].clean
+                    drafts = [replace(self._begin(each, turn, part, draws[0], clean), clean=clean)]
+                timesteps = drafts[0].sampler.timesteps[: part.stop - part.start]
+                for timestep in timesteps:
                     if stopping := stopped():
                         break
                     guided = timestep >= least or request.guidance <= 1
                     told = (text, request.guidance) if guided else (text.last(), 1.0)
-                    sample, clean = self._step(sampler, sample, timestep, *told, fixed, clean)
+                    for draft in drafts:
+                        self._step(draft, timestep, *told, fixed)
+                    if len(drafts) > 1 and timestep == timesteps[-1]:
+                        drafts = [self._best(drafts, text.last(), fixed)]
                     done += 1
-                    preview = partial(self.preview, joined(clip, clean, turn))
+                    preview = partial(self.preview, joined(clip, drafts[0].clean, turn))
                     yield Progress(done, steps, time.monotonic() - began, turn.stop, preview)
                 if stopping:
                     break
-            if clean is not None:
-                made = steady(clean if stopping else sample, self.flicker)
+            draft = drafts[0]
+            if draft.clean is not None:
+                made = steady(draft.clean if stopping else draft.sample, self.flicker)
                 clip = joined(clip, blend(made, *fixed) if fixed else made, turn)
             if stopping:
                 break
@@ -278,10 +288,36 @@ class LumierePipeline:
             latents[frame] = mean[0] * self.vae.config.scaling_factor
         return latents.transpose(0, 1)[None], mask.to(self.device)  # t c h w -> 1 c t h w
 
-    def _sampler(self, request: Request, generator: torch.Generator, last: int) -> Sampler:
-        """One that runs the last so many steps of those that the request asks for."""
-        correlation = self.lumiere.noise_correlation
-        return Sampler(request.scheduler, self.scheduler_config, request.steps, generator, correlation, last)
+    def _sampler(self, request: Request, generator: torch.Generator, first: int = 0) -> Sampler:
+        """One that runs the steps of the request from the numbered one on."""
+        config, correlation = self.scheduler_config, self.lumiere.noise_correlation
+        last = request.steps - first
+        return Sampler(request.scheduler, config, request.steps, generator, correlation, last)
+
+    def _begin(
+        self,
+        request: Request,
+        turn: slice,
+        part: slice,
+        generator: torch.Generator,
+        begins_as: Tensor | None,
+    ) -> Draft:
+        """A draft of a window at the first of some steps: noise, or clean latents with noise."""
+        sampler = self._sampler(request, generator, part.start)
+        noise = self._noise(request, turn.stop - turn.start, generator)
+        return Draft(sampler, sampler.start(noise, begins_as))
+
+    def _best(self, drafts: list[Draft], text: Text, known: tuple[Tensor, Tensor] | None) -> Draft:
+        """The draft that the model would change least, told the prompt alone."""
+
+        def unrest_of(draft: Draft) -> float:
+            return unrest(
+                draft,
+                lambda *shown: self._predict(draft.sampler, *shown, text, 1.0, known)[1],
+                self._timesteps,
+            )
+
+        return min(drafts, key=unrest_of)
 
     def _passes(self, request: Request, again: bool) -> list[slice]:
         """The steps of a part, in the order in which they are run, as slices of those asked for.
@@ -291,7 +327,7 @@ class LumierePipeline:
         first = request.steps - request.steps_run
         if first or not again:
             return [slice(first, request.steps)]
-        timesteps = self._sampler(request, torch.Generator(), request.steps).timesteps.tolist()
+        timesteps = self._sampler(request, torch.Generator()).timesteps.tolist()
         low = self._guided_down_to(request, goes_on=False)
         return passes(timesteps, HIGH * self._timesteps, low, self.revisions)
 
@@ -305,20 +341,37 @@ class LumierePipeline:
     @torch.inference_mode()
     def _step(
         self,
-        sampler: Sampler,
-        sample: Tensor,
+        draft: Draft,
         timestep: Tensor,
         text: Text,
         guidance: float,
         known: tuple[Tensor, Tensor] | None,
-        before: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """The next sample, and the clean latents predicted by this step; all float32 (1 c t h w).
+    ) -> None:
+        """Goes on with a draft by one step."""
+        model_input = draft.sampler.model_input(draft.sample, timestep)
+        output, draft.clean = self._predict(
+            draft.sampler, model_input, timestep, text, guidance, known, draft.clean
+        )
+        draft.sample = draft.sampler.step(output, timestep, draft.sample)
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)  # so that time and stop mean this step, not one queued
 
-        before: the clean latents that the step before predicted.
+    @torch.inference_mode()
+    def _predict(
+        self,
+        sampler: Sampler,
+        model_input: Tensor,
+        timestep: Tensor,
+        text: Text,
+        guidance: float,
+        known: tuple[Tensor, Tensor] | None,
+        before: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The model's output and the clean latents it stands for, with what is known of them put in.
+
+        All float32 (1 c t h w). before: the clean latents that the step before predicted.
         """
-        shown = model_input = sampler.model_input(sample, timestep)
-        before = before if self.lumiere.self_conditioned else None
+        shown, before = model_input, before if self.lumiere.self_conditioned else None
         if self.lumiere.given_channels and (known or before is not None):
             nothing = torch.zeros_like(shown), torch.zeros_like(shown[0, 0], dtype=torch.bool)
             shown = torch.cat([shown, channels(*(known or nothing), before)], dim=1)
@@ -329,10 +382,7 @@ class LumierePipeline:
         if known:
             clean = blend(clean, *known)
             output = sampler.output(clean, model_input, timestep)
-        following = sampler.step(output, timestep, sample)
-        if self.device.type != "cpu":
-            torch.accelerator.synchronize(self.device)  # so that time and stop mean this step, not one queued
-        return following, clean
+        return output, clean
 
     def _guided_down_to(self, request: Request, goes_on: bool) -> float:
         """The timestep from which on down the model is told the prompt alone.

@@ -56,6 +56,11 @@ class Sampler:
         """The sample as the model was trained to see it: alpha * clean + sigma * noise."""
         return self._scheduler.scale_model_input(sample, timestep)
 
+    def noisy(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+        """What the model would be shown at any timestep, of clean latents and unit noise as in `start`."""
+        alpha, sigma = _alpha_sigma(self._scheduler.alphas_cumprod, timestep)
+        return alpha * clean + sigma * correlated(noise, self._correlation)
+
     def clean(self, output: Tensor, model_input: Tensor, timestep: Tensor) -> Tensor:
         """The clean latents (x0) that the model's output at this timestep predicts."""
         return predict_clean(self._scheduler, output, model_input, timestep)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .style import Style
 
-SAMPLING = ("guided_above", "growth", "flicker", "revisions")  # fields of a `Model` and of its pipeline
+SAMPLING = ("guided_above", "growth", "flicker", "revisions", "drafts")  # of a `Model` and its pipeline
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,11 @@ class Model:
     guidance counts; below it a step takes half the time. growth: frames that are made at once, and how many
     before them they go on from, where longer clips are made part by part. flicker: variance over time that
     the motion weights leave in latents where nothing moves, which is taken out. revisions: how often a clip
-    is denoised again where motion is decided (revisions.py). text_width: of the bases that the motion weights
-    fit, which the weights do not tell. style: in the weights of the base. offload: parts of the model wait
-    beside the device for their turn. preview: folder or hub id of a tiny autoencoder that shows the clip in
-    the making, a linear map when None. gigabytes: of memory on a GPU, for a clip with these settings:
+    is denoised again where motion is decided (revisions.py). drafts: of a clip that is made at once; one of
+    them is revised and finished (drafts.py). text_width: of the bases that the motion weights fit, which the
+    weights do not tell. style: in the weights of the base. offload: parts of the model wait beside the device
+    for their turn. preview: folder or hub id of a tiny autoencoder that shows the clip in the making, a
+    linear map when None. gigabytes: of memory on a GPU, for a clip with these settings:
     `python -m tests.benchmarks.bases full_size` counts it.
     """
 
@@ -43,6 +44,7 @@ class Model:
     growth: tuple[int, int] | None = None
     flicker: float = 0.0
     revisions: int = 0
+    drafts: int = 1
     frames: int = 16
     fps: int = 16
     window: int | None = None
@@ -87,6 +89,7 @@ MODELS = {
         growth=(16, 16),
         flicker=0.005,
         revisions=2,
+        drafts=3,
         licence="MIT",
     ),
     "sd15-animatediff": replace(

@@ -13,6 +13,7 @@ from diffusers import DDIMScheduler
 
 import lumiere.pipeline as module
 from lumiere.conditioning import Given
+from lumiere.drafts import LOOKS
 from lumiere.pipeline import GenerationError, LumierePipeline, Progress, Result
 from lumiere.request import SCHEDULERS, Request
 from lumiere.table import Model
@@ -501,11 +502,10 @@ def test_a_clip_is_denoised_again_where_motion_is_decided(pipeline, monkeypatch)
     monkeypatch.setattr(pipeline, "revisions", 2)
     shown, cleans, step = [], [], pipeline._step
 
-    def watched(sampler, sample, timestep, *told):
-        shown.append((int(timestep), told[1], sampler.model_input(sample, timestep)))
-        sample, clean = step(sampler, sample, timestep, *told)
-        cleans.append(clean)
-        return sample, clean
+    def watched(draft, timestep, *told):
+        shown.append((int(timestep), told[1], draft.sampler.model_input(draft.sample, timestep)))
+        step(draft, timestep, *told)
+        cleans.append(draft.clean)
 
     monkeypatch.setattr(pipeline, "_step", watched)
     *steps, result = pipeline.generate(request)
@@ -523,17 +523,53 @@ def test_a_clip_is_denoised_again_where_motion_is_decided(pipeline, monkeypatch)
     assert loaded.revisions == 2
 
 
-def test_what_goes_on_or_begins_as_another_clip_is_not_denoised_again(pipeline, picture, monkeypatch):
-    for name, value in {"guided_above": 0.6, "revisions": 1, "growth": (8, 4)}.items():
+def test_the_draft_that_would_change_least_is_revised_and_finished(pipeline, monkeypatch):
+    request = replace(REQUEST, steps=6, guidance=4.0)
+    for name, value in {"guided_above": 0.6, "revisions": 1, "drafts": 3}.items():
+        monkeypatch.setattr(pipeline, name, value)
+    made, began, predict, begin = [], [], pipeline._predict, pipeline._begin
+    monkeypatch.setattr(pipeline, "_predict", lambda *told: made.append(int(told[2])) or predict(*told))
+    gone_on_from = []
+
+    def beginning(*told):
+        gone_on_from.append(told[-1])
+        began.append(begin(*told))
+        return began[-1]
+
+    monkeypatch.setattr(pipeline, "_begin", beginning)
+    for wanted in range(3):
+        order, judged = iter(range(3)), []
+
+        def judge(draft, *_, order=order, judged=judged, wanted=wanted):
+            judged.append(draft)
+            return abs(next(order) - wanted)
+
+        monkeypatch.setattr(module, "unrest", judge)
+        made.clear(), began.clear()
+        *steps, result = pipeline.generate(request)
+        assert made == [999] * 3 + [832] * 3 + [666] * 3 + [499] * 3 + [832, 666, 499, 332, 166]
+        assert result.steps == len(steps) == 9 and judged == began[:3]
+        assert len(began) == 4 and gone_on_from[-1] is judged[wanted].clean
+    stopped = list(pipeline.generate(request, iter([False, True]).__next__))[-1]
+    assert stopped.stopped and stopped.steps_done == 1
+    loaded = LumierePipeline.from_pretrained(replace(Model(str(pipeline.styler.folder)), drafts=2))
+    assert loaded.drafts == 2
+
+
+def test_only_what_begins_as_noise_is_revised_and_drafted_if_it_does_not_grow(pipeline, picture, monkeypatch):
+    for name, value in {"guided_above": 0.6, "revisions": 1, "drafts": 2, "growth": (8, 4)}.items():
         monkeypatch.setattr(pipeline, name, value)
     shown = []
     handle = pipeline.lumiere.register_forward_pre_hook(lambda m, args: shown.append(args[0].shape[2]))
+    list(pipeline.generate(replace(REQUEST, frames=8, steps=6)))
+    assert shown == [8] * (2 * 4 + 2 * LOOKS + 5)
+    shown.clear()
     list(pipeline.generate(replace(REQUEST, frames=16, steps=6)))
     assert shown == [8] * (6 + 3) + [12] * 4
     shown.clear()
     nothing = Given(picture, np.zeros(picture.shape[:3], bool))
     list(pipeline.generate(replace(REQUEST, steps=6, strength=0.5), given=nothing))
-    assert shown == [8] * 3
+    assert shown == [8] * 3, "what begins as another clip is one already"
     handle.remove()
 
 
