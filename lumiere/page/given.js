@@ -12,6 +12,7 @@ const views = {};
 let brush = 0.16; // of the longer side
 let drawn = false;
 let last = null;
+let awaited = 0; // pictures on their way to the easel
 
 const say = (text) => document.dispatchEvent(new CustomEvent("lumiere:say", { detail: text }));
 const make = (tag, attributes = {}, ...children) => {
@@ -61,7 +62,9 @@ async function smaller(file) {
 
 async function take(name, file) {
   const { box } = views[name];
+  const drawnOn = Number(name !== "last_image");
   box.dataset.busy = "";
+  expect(drawnOn);
   try {
     if (name !== "clip") file = await smaller(file);
     if (file.size > props.most_bytes) return say(props.too_large);
@@ -70,6 +73,7 @@ async function take(name, file) {
   } catch {
     say(props.lost);
   } finally {
+    expect(-drawnOn);
     delete box.dataset.busy;
     views[name].input.value = "";
   }
@@ -94,22 +98,37 @@ async function put(name, file) {
 
 // The region is drawn on the picture, or on the first frame of the clip.
 async function easelFrom(name, file) {
-  if (!file) return lay(0, 0);
-  if (name === "image") {
-    under.src = file.url;
-    await under.decode().catch(() => {});
-    return lay(under.naturalWidth, under.naturalHeight);
-  }
-  const film = make("video", { muted: true, playsInline: true, preload: "auto", src: file.url });
-  film.addEventListener("loadeddata", async () => {
-    const sheet = make("canvas", { width: film.videoWidth, height: film.videoHeight });
-    sheet.getContext("2d").drawImage(film, 0, 0);
-    under.src = sheet.toDataURL("image/png");
-    await under.decode().catch(() => {});
-    lay(film.videoWidth, film.videoHeight);
-  });
-  film.load();
+  expect(1);
+  const size = file ? await (name === "image" ? picture(file.url) : firstFrame(file.url)).catch(() => [0, 0]) : [0, 0];
+  if (value[name] === file) lay(...size);
+  expect(-1);
 }
+
+async function picture(url) {
+  under.src = url;
+  await under.decode();
+  return [under.naturalWidth, under.naturalHeight];
+}
+
+async function firstFrame(url) {
+  const film = make("video", { muted: true, playsInline: true, preload: "auto", src: url });
+  await new Promise((done, failed) => {
+    film.addEventListener("loadeddata", done);
+    film.addEventListener("error", failed);
+    film.load();
+  });
+  const sheet = make("canvas", { width: film.videoWidth, height: film.videoHeight });
+  sheet.getContext("2d").drawImage(film, 0, 0);
+  return picture(sheet.toDataURL("image/png"));
+}
+
+// Nothing is drawn while another picture is on its way: it would be wiped with the picture under it.
+function expect(more) {
+  awaited += more;
+  easel.toggleAttribute("data-busy", awaited > 0);
+}
+
+const ready = () => easel.hasAttribute("data-ready") && !awaited;
 
 function lay(width, height) {
   const scale = MASK / Math.max(width, height, 1);
@@ -129,6 +148,7 @@ function clean() {
 }
 
 function block(x, y, width, height) {
+  if (!ready()) return;
   paint.fillStyle = "white";
   paint.fillRect(x * canvas.width, y * canvas.height, width * canvas.width, height * canvas.height);
   finish();
@@ -157,7 +177,7 @@ function stroke(to) {
 }
 
 canvas.addEventListener("pointerdown", (event) => {
-  if (!easel.hasAttribute("data-ready")) return;
+  if (!ready()) return;
   canvas.setPointerCapture(event.pointerId);
   last = null;
   stroke(place(event));

@@ -33,6 +33,12 @@ NOTE = """() => {
   document.addEventListener("lumiere:made", ({ detail }) => (window.made = detail));
 }"""
 
+# Holds back what the page sends until `go` is called.
+LATE = """() => {
+  window.usual = fetch;
+  window.fetch = (...call) => new Promise((go) => (window.go = go)).then(() => usual(...call));
+}"""
+
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory) -> dict[str, Path]:
@@ -76,18 +82,22 @@ def give(page, given, mode):
             draw(page)
             continue
         page.locator(f".slot.{name} input").set_input_files(given[name])
-        page.wait_for_function(f"document.querySelector('.slot.{name}').hasAttribute('data-full')")
+        page.wait_for_selector(f".slot.{name}[data-full]:not([data-busy])")
 
 
 def draw(page):
-    page.wait_for_function("document.querySelector('.easel').hasAttribute('data-ready')")
+    page.wait_for_selector(".easel[data-ready]:not([data-busy])")
+    stroke(page)
+    page.wait_for_selector(".easel[data-drawn]")
+
+
+def stroke(page):
     page.locator(".easel canvas").scroll_into_view_if_needed()
     box = page.locator(".easel canvas").bounding_box()
     page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.3)
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] * 0.7, box["y"] + box["height"] * 0.6, steps=6)
     page.mouse.up()
-    page.wait_for_function("document.querySelector('.easel').hasAttribute('data-drawn')")
 
 
 def type_number(page, name, value):
@@ -239,6 +249,25 @@ def gallery(page, picture):
     if page.locator(".knows").count():
         page.locator(".knows summary").click()
         page.locator(".knows button").first.click()
+
+
+def test_nothing_is_drawn_while_another_picture_is_on_its_way(visit, given):
+    page = visit()
+    page.evaluate(NOTE)
+    fill(page, **QUICK)
+    choose(page, "cinemagraph")
+    page.locator(".slot.image input").set_input_files(given["image"])
+    page.wait_for_selector(".easel[data-ready]:not([data-busy])")
+    page.evaluate(LATE)
+    page.locator(".slot.image input").set_input_files(given["image"])
+    page.wait_for_function("window.go")
+    stroke(page)
+    press(page, ".tools", words.AREAS["middle"])
+    assert not page.locator(".easel[data-drawn]").count()
+    page.evaluate("() => { window.fetch = usual; go(); }")
+    draw(page)
+    generate(page)
+    assert made(page)["settings"]["mode"] == "cinemagraph"
 
 
 def test_link_restores_every_setting(visit):
