@@ -69,6 +69,24 @@ class Result:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Turn:
+    """Frames that are made at once.
+
+    request: with the steps that they take. passes: those steps in the order in which they are run.
+    guided_down_to: the timestep below which the model is told the prompt alone.
+    """
+
+    request: Request
+    window: slice
+    passes: list[slice]
+    guided_down_to: float
+
+    @property
+    def steps(self) -> int:
+        return sum(part.stop - part.start for part in self.passes)
+
+
 class LumierePipeline:
     """A space-time model with its text encoders and autoencoder, ready to make clips.
 
@@ -192,8 +210,8 @@ class LumierePipeline:
         latents = request.frames * size[0] * size[1]
         if self.device.type == "cpu" and latents <= BATCH_LATENTS:
             return
-        _, turns = self._turns(request, given)
-        frames = max(x.stop - x.start for turn in turns for x in self.parts(turn.stop - turn.start))
+        _, made = self._windows(request, given)
+        frames = max(x.stop - x.start for window in made for x in self.parts(window.stop - window.start))
         rows = 2 if request.guidance != 1 and frames * size[0] * size[1] <= BATCH_LATENTS else 1
         memory.check(self.cost.of(rows, frames, *size), self.device)
 
@@ -222,45 +240,57 @@ class LumierePipeline:
         text = self.encode_prompt(request)
         begun, turns = self._turns(request, given)
         clip = known[0][:, :, :begun] if begun else None
-        later = replace(request, steps=max(1, round(GOES_ON * request.steps)))
-        asked = [later if begun or number else request for number in range(len(turns))]
-        plans = [self._passes(each, again=each is request) for each in asked]
-        steps, done = sum(part.stop - part.start for plan in plans for part in plan), 0
+        steps, done = sum(turn.steps for turn in turns), 0
         drafted = len(turns) == 1 and not begun and request.strength == 1
         draws = list(generators(request.seed, self.drafts if drafted else 1))
-        for turn, each, plan in zip(turns, asked, plans, strict=True):
-            fixed, least = going_on(clip, turn, known), self._guided_down_to(request, clip is not None)
+        for turn in turns:
+            fixed, window, draft = going_on(clip, turn.window, known), turn.window, None
+            end = done + turn.steps
             begins_as = known[0] if request.strength < 1 else None
-            drafts = [self._begin(each, turn, plan[0], draw, begins_as) for draw in draws]
-            for number, part in enumerate(plan):
-                if number:
-                    clean = drafts[0].clean
-                    drafts = [replace(self._begin(each, turn, part, draws[0], clean), clean=clean)]
-                timesteps = drafts[0].sampler.timesteps[: part.stop - part.start]
-                for timestep in timesteps:
-                    if stopping := stopped():
-                        break
-                    guided = timestep >= least or request.guidance <= 1
-                    told = (text, request.guidance) if guided else (text.last(), 1.0)
-                    for draft in drafts:
-                        self._step(draft, timestep, *told, fixed)
-                    if len(drafts) > 1 and timestep == timesteps[-1]:
-                        drafts = [self._best(drafts, text.last(), fixed)]
-                    done += 1
-                    preview = partial(self.preview, joined(clip, drafts[0].clean, turn))
-                    yield Progress(done, steps, time.monotonic() - began, turn.stop, preview)
-                if stopping:
-                    break
-            draft = drafts[0]
-            if draft.clean is not None:
-                made = steady(draft.clean if stopping else draft.sample, self.flicker)
-                clip = joined(clip, blend(made, *fixed) if fixed else made, turn)
-            if stopping:
+            for draft in self._denoised(turn, text, draws, begins_as, fixed, stopped):
+                done += 1
+                preview = partial(self.preview, joined(clip, draft.clean, window))
+                yield Progress(done, steps, time.monotonic() - began, window.stop, preview)
+            if draft is not None:
+                made = steady(draft.sample if done == end else draft.clean, self.flicker)
+                clip = joined(clip, blend(made, *fixed) if fixed else made, window)
+            if done < end:
                 break
         if done:
             frames = self.decode(clip)
             frames = put_back(frames, given) if given else frames
             yield Result(frames, request, steps, done, done < steps, time.monotonic() - began)
+
+    def _denoised(
+        self,
+        turn: Turn,
+        text: Text,
+        draws: list[torch.Generator],
+        begins_as: Tensor | None,
+        known: tuple[Tensor, Tensor] | None,
+        stopped: Callable[[], bool],
+    ) -> Iterator[Draft]:
+        """Yields the draft that there is after each step: the first of several while they are made together.
+
+        Each pass begins with the clean clip of the one before it and new noise.
+        """
+        guidance = turn.request.guidance
+        drafts = [self._begin(turn, turn.passes[0], draw, begins_as) for draw in draws]
+        for number, part in enumerate(turn.passes):
+            if number:
+                clean = drafts[0].clean
+                drafts = [replace(self._begin(turn, part, draws[0], clean), clean=clean)]
+            timesteps = drafts[0].sampler.timesteps[: part.stop - part.start]
+            for timestep in timesteps:
+                if stopped():
+                    return
+                guided = timestep >= turn.guided_down_to or guidance <= 1
+                told = (text, guidance) if guided else (text.last(), 1.0)
+                for draft in drafts:
+                    self._step(draft, timestep, *told, known)
+                if len(drafts) > 1 and timestep == timesteps[-1]:
+                    drafts = [self._best(drafts, text.last(), known)]
+                yield drafts[0]
 
     def unknown_words(self, prompt: str) -> list[str]:
         """The words that the model will not see: not in its vocabulary, or past the end of what it takes."""
@@ -294,17 +324,10 @@ class LumierePipeline:
         last = request.steps - first
         return Sampler(request.scheduler, config, request.steps, generator, correlation, last)
 
-    def _begin(
-        self,
-        request: Request,
-        turn: slice,
-        part: slice,
-        generator: torch.Generator,
-        begins_as: Tensor | None,
-    ) -> Draft:
+    def _begin(self, turn: Turn, part: slice, generator: torch.Generator, begins_as: Tensor | None) -> Draft:
         """A draft of a window at the first of some steps: noise, or clean latents with noise."""
-        sampler = self._sampler(request, generator, part.start)
-        noise = self._noise(request, turn.stop - turn.start, generator)
+        sampler = self._sampler(turn.request, generator, part.start)
+        noise = self._noise(turn.request, turn.window.stop - turn.window.start, generator)
         return Draft(sampler, sampler.start(noise, begins_as))
 
     def _best(self, drafts: list[Draft], text: Text, known: tuple[Tensor, Tensor] | None) -> Draft:
@@ -319,16 +342,15 @@ class LumierePipeline:
 
         return min(drafts, key=unrest_of)
 
-    def _passes(self, request: Request, again: bool) -> list[slice]:
-        """The steps of a part, in the order in which they are run, as slices of those asked for.
+    def _passes(self, request: Request, low: float, again: bool) -> list[slice]:
+        """The steps of a turn, in the order in which they are run, as slices of those asked for.
 
-        again: whether it is revised, if it begins as noise.
+        again: whether it is revised down to the timestep `low`, if it begins as noise.
         """
         first = request.steps - request.steps_run
         if first or not again:
             return [slice(first, request.steps)]
         timesteps = self._sampler(request, torch.Generator()).timesteps.tolist()
-        low = self._guided_down_to(request, goes_on=False)
         return passes(timesteps, HIGH * self._timesteps, low, self.revisions)
 
     def _noise(self, request: Request, frames: int, generator: torch.Generator) -> Tensor:
@@ -399,8 +421,19 @@ class LumierePipeline:
         """Of the training."""
         return self.scheduler_config.get("num_train_timesteps", 1000)
 
-    def _turns(self, request: Request, given: Given | None) -> tuple[int, list[slice]]:
+    def _turns(self, request: Request, given: Given | None) -> tuple[int, list[Turn]]:
         """How many first frames there are already, and the windows that are made one after another."""
+        begun, made = self._windows(request, given)
+        later = replace(request, steps=max(1, round(GOES_ON * request.steps)))
+        turns = []
+        for number, window in enumerate(made):
+            goes_on = bool(begun or number)
+            own, least = later if goes_on else request, self._guided_down_to(request, goes_on)
+            turns.append(Turn(own, window, self._passes(own, least, again=not goes_on), least))
+        return begun, turns
+
+    def _windows(self, request: Request, given: Given | None) -> tuple[int, list[slice]]:
+        """How many first frames there are already, and the frames made one after another."""
         if self.growth is None or request.strength < 1 or (given is not None and given.mask[-1].any()):
             return 0, [slice(0, request.frames)]
         new, before = self.growth
