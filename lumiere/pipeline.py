@@ -17,7 +17,7 @@ from . import memory
 from .allocator import give_back
 from .assembly import assemble, cost_of
 from .conditioning import Given, blend, channels, put_back, to_latents
-from .drafts import Draft, generators, unrest
+from .drafts import LOOKS, Draft, generators, unrest
 from .inflate import Lumiere
 from .lora import Styler
 from .preview import LatentPreview, Preview, synthetic_pictures
@@ -73,13 +73,14 @@ class Result:
 class Turn:
     """Frames that are made at once.
 
-    request: with the steps that they take. passes: those steps in the order in which they are run.
-    guided_down_to: the timestep below which the model is told the prompt alone.
+    request: with the steps that they take. passes: those steps in the order in which they are run; there are
+    several drafts in the first. guided_down_to: the timestep below which the model is told the prompt alone.
     """
 
     request: Request
     window: slice
     passes: list[slice]
+    drafts: int
     guided_down_to: float
 
     @property
@@ -241,8 +242,7 @@ class LumierePipeline:
         begun, turns = self._turns(request, given)
         clip = known[0][:, :, :begun] if begun else None
         steps, done = sum(turn.steps for turn in turns), 0
-        drafted = len(turns) == 1 and not begun and request.strength == 1
-        draws = list(generators(request.seed, self.drafts if drafted else 1))
+        draws = list(generators(request.seed, turns[0].drafts))
         for turn in turns:
             fixed, window, draft = going_on(clip, turn.window, known), turn.window, None
             end = done + turn.steps
@@ -425,11 +425,12 @@ class LumierePipeline:
         """How many first frames there are already, and the windows that are made one after another."""
         begun, made = self._windows(request, given)
         later = replace(request, steps=max(1, round(GOES_ON * request.steps)))
+        drafts = self.drafts if len(made) == 1 and not begun and request.strength == 1 else 1
         turns = []
         for number, window in enumerate(made):
             goes_on = bool(begun or number)
             own, least = later if goes_on else request, self._guided_down_to(request, goes_on)
-            turns.append(Turn(own, window, self._passes(own, least, again=not goes_on), least))
+            turns.append(Turn(own, window, self._passes(own, least, again=not goes_on), drafts, least))
         return begun, turns
 
     def _windows(self, request: Request, given: Given | None) -> tuple[int, list[slice]]:
@@ -439,6 +440,16 @@ class LumierePipeline:
         new, before = self.growth
         begun = 0 if given is None else int(given.mask.all((1, 2)).cumprod().sum()) // new * new
         return begun, grow(request.frames, new, before, begun)
+
+    def frames_shown(self, request: Request, given: Given | None = None) -> int:
+        """Frames that the model sees at most while it makes a clip: in all steps, drafts and texts."""
+        shown, texts = 0, 1 if request.guidance == 1 else 2
+        for turn in self._turns(request, given)[1]:
+            frames = sum(part.stop - part.start for part in self.parts(turn.window.stop - turn.window.start))
+            first, more = turn.passes[0], turn.drafts - 1
+            steps = turn.steps + more * (first.stop - first.start)
+            shown += frames * (texts * steps + (LOOKS * turn.drafts if more else 0))
+        return shown
 
     def seams(self, frames: int) -> list[int]:
         """The frames at which something else begins to be denoised, in a clip of which nothing is given."""

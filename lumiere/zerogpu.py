@@ -20,7 +20,9 @@ from .request import Request
 
 HERE = os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "true", "yes")
 START_SECONDS, MOST_SECONDS = 10, 120  # of a call: for the weights to come, and all that a visitor may have
-PIXEL_SECONDS = 1e-7  # for each pixel, frame and step: a guess on the safe side, as no such GPU was at hand
+PIXEL_SECONDS = (
+    1e-7  # for each pixel that the model sees: a guess on the safe side, as no such GPU was at hand
+)
 
 
 class ZeroGPU:
@@ -31,7 +33,7 @@ class ZeroGPU:
 
         self._pipeline = models.get(model)
         self._stopped = multiprocessing.get_context("fork").Event()  # of the one job that runs at a time
-        self._call = spaces.GPU(duration=seconds)(self._clip)
+        self._call = spaces.GPU(duration=self.seconds)(self._clip)
 
     def generate(self, request: Request, given=None) -> Callable[[threading.Event], Iterator]:
         """The work of a `jobs.Job`: `LumierePipeline.generate`, whose checks are made at once.
@@ -57,6 +59,11 @@ class ZeroGPU:
 
         return run
 
+    def seconds(self, request: Request, given=None) -> int:
+        """How long a call may take; who asks for less waits less."""
+        pixels = self._pipeline.frames_shown(request, given) * request.height * request.width
+        return min(MOST_SECONDS, round(START_SECONDS + PIXEL_SECONDS * pixels))
+
     def _clip(self, request: Request, given) -> Iterator:
         """In the forked process: progress with previews made, then the result, or an error to be raised."""
         from .pipeline import GenerationError
@@ -78,10 +85,3 @@ class ZeroGPU:
 def work(pipeline, request: Request, given, zero: ZeroGPU | None) -> Callable[[threading.Event], Iterator]:
     """What a `jobs.Job` runs: the pipeline, or where there is ZeroGPU, that. Raises ValueError."""
     return zero.generate(request, given) if zero else lambda stop: pipeline.generate(request, stop, given)
-
-
-def seconds(request: Request, given=None) -> int:
-    """How long a call may take; who asks for less waits less."""
-    pixels = request.frames * request.height * request.width * request.steps_run
-    twice = 1 if request.guidance == 1 else 2
-    return min(MOST_SECONDS, round(START_SECONDS + PIXEL_SECONDS * pixels * twice))

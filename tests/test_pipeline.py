@@ -573,6 +573,21 @@ def test_only_what_begins_as_noise_is_revised_and_drafted_if_it_does_not_grow(pi
     handle.remove()
 
 
+def test_frames_shown_are_those_of_all_steps_drafts_and_texts(pipeline, monkeypatch):
+    for name, value in {"guided_above": 0.6, "revisions": 1, "drafts": 2, "growth": (8, 4)}.items():
+        monkeypatch.setattr(pipeline, name, value)
+    shown = []
+    handle = pipeline.lumiere.register_forward_pre_hook(lambda m, args: shown.append(args[0][:, 0, :, 0, 0]))
+    for frames in (8, 16):
+        for guidance, most in ((1.0, 1), (4.0, 2)):
+            request = replace(REQUEST, frames=frames, steps=6, guidance=guidance)
+            list(pipeline.generate(request))
+            seen, told = sum(each.numel() for each in shown), pipeline.frames_shown(request)
+            assert seen <= told < most * seen + 1, "told the prompt alone below, and twice at most"
+            shown.clear()
+    handle.remove()
+
+
 def test_a_clip_grows_from_what_is_given_unless_that_is_its_end(pipeline, picture, monkeypatch):
     monkeypatch.setattr(pipeline, "growth", (4, 4))
     request = replace(REQUEST, frames=8, steps=2)

@@ -45,7 +45,7 @@ def test_a_job_gives_previews_and_the_clip_of_the_pipeline(zero, tiny_model):
     assert updates[-1].ended and any(update.preview is not None for update in updates)
     *_, expected = LumierePipeline.from_pretrained(tiny_model, device="cpu").generate(REQUEST)
     assert np.array_equal(updates[-1].result.frames, expected.frames)
-    assert zero.asked == [zerogpu.seconds(REQUEST)]
+    assert zero.asked == [zero.seconds(REQUEST)]
 
 
 def test_refusals_come_before_the_call_and_errors_keep_their_words(zero, monkeypatch):
@@ -73,10 +73,8 @@ def test_stop_crosses_the_fork_and_keeps_the_clip_so_far(zero):
     assert not again.stopped
 
 
-def test_longer_work_asks_for_more_seconds_up_to_all_there_are():
-    asked = [
-        zerogpu.seconds(replace(REQUEST, frames=frames, height=512, width=512)) for frames in (8, 16, 64)
-    ]
+def test_longer_work_asks_for_more_seconds_up_to_all_there_are(zero):
+    asked = [zero.seconds(replace(REQUEST, frames=frames, height=512, width=512)) for frames in (8, 16, 64)]
     assert zerogpu.START_SECONDS < asked[0] < asked[1] < asked[2] <= zerogpu.MOST_SECONDS
-    assert zerogpu.seconds(replace(REQUEST, frames=128, height=1024, width=1024, steps=150)) == 120
+    assert zero.seconds(replace(REQUEST, frames=128, height=1024, width=1024, steps=150)) == 120
     assert not zerogpu.HERE
