@@ -20,14 +20,7 @@ from torch import Tensor
 from lumiere.conditioning import random_mask
 
 LATENTS, WEIGHTS, CAPTIONS, FILES = "latents.npy", "weights.npy", "captions.jsonl", "latents"
-ORDER, CLIP, TIMES, MASK, LENGTH, REMADE = (
-    1,
-    2,
-    3,
-    4,
-    5,
-    6,
-)  # what random numbers are for: no two may be the same
+ORDER, CLIP, TIMES, MASK, LENGTH = 1, 2, 3, 4, 5  # what random numbers are for: no two may be the same
 
 
 @dataclass(frozen=True)

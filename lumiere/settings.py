@@ -45,13 +45,6 @@ class Settings:
     continued: float = option(
         0.2, CLIPS, "share of those that go on from their beginning, up to three quarters of them", 0, most=1
     )
-    remade: float = option(
-        0.0,
-        CLIPS,
-        "share of those of which what is given was made by the model, as where its own go on",
-        0,
-        most=1,
-    )
 
     factor: int = option(4, FRESH, "frames are this many times fewer on the coarsest level", 1)
     attention_depth: int = option(2, FRESH, "attention layers over time at each place", 1)

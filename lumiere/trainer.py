@@ -18,7 +18,6 @@ from functools import cached_property
 from itertools import count
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from diffusers import DDIMScheduler
@@ -31,7 +30,7 @@ from lumiere.assembly import complete
 from lumiere.clipfolder import Size, encode_clips
 from lumiere.conditioning import channels
 from lumiere.curves import plot_losses
-from lumiere.data import CAPTIONS, LATENTS, REMADE, Batch, LatentClips, draw_length
+from lumiere.data import CAPTIONS, LATENTS, Batch, LatentClips, draw_length
 from lumiere.folder import check, locate, locate_motion, read_json, read_limits
 from lumiere.inflate import Lumiere
 from lumiere.loading import load_model
@@ -51,7 +50,6 @@ CHECKPOINT, METRICS, MOTION = "checkpoint.pt", "metrics.jsonl", "motion"
 PLOT, SAMPLES = "loss.png", "samples"
 NOISE_CORRELATION = 0.9  # of fresh weights: what frames share, the base makes the same of in each of them
 RECENT = 100  # steps, whose mean loss is told
-REMADE_NOISE = 0.2, 0.7  # shares of the timesteps: what the model makes of less is right, of more is nothing
 
 
 def train(settings: Settings) -> Iterator[dict]:
@@ -212,7 +210,7 @@ class Trainer:
         s = self.settings
         names = (
             "frames shortest batch learning_rate decay ema shift spread min_snr caption_dropout given "
-            "continued remade subject_weight common_weight precision"
+            "continued subject_weight common_weight precision"
         )
         return {
             "base": Path(s.model).name if Path(s.model).is_dir() else s.model,
@@ -326,8 +324,6 @@ class Trainer:
         s, device = self.settings, self.accelerator.device
         clean, noise, subject = (x.to(device) for x in (batch.latents, batch.noise, batch.subject))
         noise = correlated(noise, self.lumiere.noise_correlation)
-        if self.lumiere.given_channels and s.remade:
-            clean = self._remade(clips, clean, batch.given.to(device), batch.texts)
         times = noise_levels(batch.times, s.shift, s.spread)
         timesteps = (times * self.scheduler.config.num_train_timesteps).long().to(device)
         noisy, target = noise_and_target(self.scheduler, clean, noise, timesteps)
@@ -347,31 +343,6 @@ class Trainer:
             loss = weighted_error(predicted, target, 1 + s.subject_weight * subject, count) / s.accumulation
             self.accelerator.backward(loss)
         return loss.detach()
-
-    def _remade(self, clips: range, clean: Tensor, given: Tensor, texts: list[str]) -> Tensor:
-        """Clean clips `b c t h w` in which what is given of some is as the model made it, of moderate noise.
-
-        A clip that grows goes on from what the model made: weights that have seen only what is right take
-        each fault of it for motion, and faults add up (exposure bias, as in Huang et al. 2025, arXiv
-        2506.08009).
-        """
-        s = self.settings
-        draws = [np.random.default_rng((REMADE, s.seed, self.step * s.batch + clip)) for clip in clips]
-        chosen = [i for i, draw in enumerate(draws) if draw.random() < s.remade and given[i].any()]
-        if not chosen:
-            return clean
-        times = torch.tensor([draws[i].uniform(*REMADE_NOISE) for i in chosen])
-        timesteps = (times * self.scheduler.config.num_train_timesteps).long().to(clean.device)
-        drawn = np.stack([draws[i].standard_normal(clean.shape[1:], np.float32) for i in chosen])
-        noise = correlated(torch.from_numpy(drawn).to(clean.device), self.lumiere.noise_correlation)
-        noisy, nothing = (
-            self.scheduler.add_noise(clean[chosen], noise, timesteps),
-            torch.zeros_like(given[chosen]),
-        )
-        made = self._made_of(noisy, clean[chosen], nothing, timesteps, [texts[i] for i in chosen])
-        clean = clean.clone()
-        clean[chosen] = torch.where(given[chosen].unsqueeze(1), made, clean[chosen])
-        return clean
 
     @torch.no_grad()
     def _made_of(

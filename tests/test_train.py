@@ -208,31 +208,6 @@ def test_self_conditioning_is_kept_unless_said_otherwise(settings):
     assert found == [True, True, False]
 
 
-def test_what_is_given_may_be_as_the_model_made_it_whoever_takes_which_clips(settings):
-    run = trainer(settings(batch=4, given=1.0, continued=1.0, remade=0.5))
-    clean, given = torch.randn(8, 4, 8, 8, 8), torch.zeros(8, 8, 8, 8, dtype=torch.bool)
-    given[:6, :3] = True
-    shown, forward = [], run.lumiere.forward
-
-    def watched(video, *args, **kwargs):
-        output = forward(video, *args, **kwargs)
-        shown.append((video, args[0], output[0].detach()))
-        return output
-
-    run.lumiere.forward = watched
-    remade = run._remade(range(8), clean, given, [""] * 8)
-    (video, times, output) = shown[0]
-    made = predict_clean(run.scheduler, output, video[:, :4], times)
-    assert not video[:, 4:].any(), "of these nothing is given"
-    changed = [i for i in range(8) if not torch.equal(remade[i], clean[i])]
-    assert 0 < len(changed) < 6 and len(made) == len(changed)
-    torch.testing.assert_close(remade[changed, :, :3], made[:, :, :3])
-    assert torch.equal(remade[:, :, 3:], clean[:, :, 3:]) and ((200 <= times) & (times <= 700)).all()
-    half = run._remade(range(4, 8), clean[4:], given[4:], [""] * 4)
-    torch.testing.assert_close(half, remade[4:])
-    assert torch.equal(run._remade(range(6, 8), clean[6:], given[6:], [""] * 2), clean[6:])
-
-
 @pytest.mark.slow
 def test_losses_are_plotted_and_clips_are_made_on_the_way(settings):
     made = settings(steps=4, sample_steps=2)
