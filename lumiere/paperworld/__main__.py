@@ -42,7 +42,6 @@ def main(argv=None):
         if name == "base":
             command.add_argument("--further", action="store_true", help="begin with the base that is there")
             command.add_argument("--batch", type=int, default=BATCH, help="stills a step (%(default)s)")
-            command.add_argument("--shift", type=float, default=1.0, help="above 1: more noise (%(default)s)")
     motion = add("motion", "put what lumiere.train made into the model", _motion)
     _add_folders(motion)
     motion.add_argument("--run", required=True, help="the folder named --out in that training")

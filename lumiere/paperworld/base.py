@@ -7,7 +7,7 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 
 from ..loading import find_device
-from ..loss import noise_and_target, noise_levels, weighted_error
+from ..loss import noise_and_target, weighted_error
 from ..optimizer import faster_autocast
 from .captions import caption_with_truth
 from .dataset import read_scenes
@@ -55,12 +55,11 @@ def new_scheduler():
     )
 
 
-def train_base(data, text_encoder, tokenizer, run, steps, unet=None, batch=BATCH, shift=1.0):
+def train_base(data, text_encoder, tokenizer, run, steps, unet=None, batch=BATCH):
     """Train on the latents of ``data`` (latents.npy float16 (n t 4 h w), weights.npy, scenes.jsonl).
 
-    unet: one that was trained before, which begins at half the rate; a new one unless given. shift: above 1
-    there is more noise, as in `noise_levels`. On the first accelerator there is, or the CPU, where the result
-    is in any case.
+    unet: one that was trained before, which begins at half the rate; a new one unless given. On the first
+    accelerator there is, or the CPU, where the result is in any case.
     """
     device = find_device(None)
     latents = np.load(Path(data) / "latents.npy", mmap_mode="r")
@@ -83,17 +82,17 @@ def train_base(data, text_encoder, tokenizer, run, steps, unet=None, batch=BATCH
         with torch.no_grad():
             states = text_encoder(tokenize(tokenizer, texts).to(device)).last_hidden_state
         clean, weight = clean.to(device), weight.to(device)
-        return denoising_loss(model, scheduler, clean, states, weight, generator, shift), {}
+        return denoising_loss(model, scheduler, clean, states, weight, generator), {}
 
     return fit(unet, loss, Schedule(steps, rate, decay=0.6, ema=0.9985), run).cpu().eval()
 
 
-def denoising_loss(model, scheduler, clean, states, weight, generator, shift=1.0):
+def denoising_loss(model, scheduler, clean, states, weight, generator):
     """Weighted error of the answers to ``clean`` (b 4 h w) with noise, at stratified random timesteps."""
     batch = len(clean)
-    even = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
-    times = noise_levels(even[torch.randperm(batch, generator=generator)], shift, spread=1.0)
-    timesteps = (times * scheduler.config.num_train_timesteps).long().to(clean.device)
+    spread = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
+    spread = spread[torch.randperm(batch, generator=generator)]
+    timesteps = (spread * scheduler.config.num_train_timesteps).long().to(clean.device)
     noise = torch.randn(clean.shape, generator=generator).to(clean.device)
     noisy, target = noise_and_target(scheduler, clean, noise, timesteps)
     with faster_autocast(clean.device):

@@ -33,10 +33,10 @@ def latents(model, data):
     encode_dataset(data, load_vae(model))
 
 
-def base(model, data, run, steps=STEPS["base"], further=False, batch=BATCH, shift=1.0):
+def base(model, data, run, steps=STEPS["base"], further=False, batch=BATCH):
     """On the stills in `data` and their latents; `further`, beginning with the base that is there."""
     unet = load_base(model) if further else None
-    save_component(model, "unet", train_base(data, *load_text(model), run, steps, unet, batch, shift))
+    save_component(model, "unet", train_base(data, *load_text(model), run, steps, unet, batch))
 
 
 def preview(model, data):
