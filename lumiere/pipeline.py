@@ -73,8 +73,8 @@ class Result:
 class Turn:
     """Frames that are made at once.
 
-    request: with the steps that they take. passes: those steps in the order in which they are run; there are
-    several drafts in the first. guided_down_to: the timestep below which the model is told the prompt alone.
+    request: with the steps that they take. passes: those steps in the order in which they are run. drafts:
+    made in the first of them. guided_down_to: the timestep below which the model is told the prompt alone.
     """
 
     request: Request
@@ -82,6 +82,10 @@ class Turn:
     passes: list[slice]
     drafts: int
     guided_down_to: float
+
+    @property
+    def frames(self) -> int:
+        return self.window.stop - self.window.start
 
     @property
     def steps(self) -> int:
@@ -243,10 +247,10 @@ class LumierePipeline:
         clip = known[0][:, :, :begun] if begun else None
         steps, done = sum(turn.steps for turn in turns), 0
         draws = list(generators(request.seed, turns[0].drafts))
+        begins_as = known[0] if request.strength < 1 else None
         for turn in turns:
-            fixed, window, draft = going_on(clip, turn.window, known), turn.window, None
-            end = done + turn.steps
-            begins_as = known[0] if request.strength < 1 else None
+            window, end, draft = turn.window, done + turn.steps, None
+            fixed = going_on(clip, window, known)
             for draft in self._denoised(turn, text, draws, begins_as, fixed, stopped):
                 done += 1
                 preview = partial(self.preview, joined(clip, draft.clean, window))
@@ -327,7 +331,7 @@ class LumierePipeline:
     def _begin(self, turn: Turn, part: slice, generator: torch.Generator, begins_as: Tensor | None) -> Draft:
         """A draft of a window at the first of some steps: noise, or clean latents with noise."""
         sampler = self._sampler(turn.request, generator, part.start)
-        noise = self._noise(turn.request, turn.window.stop - turn.window.start, generator)
+        noise = self._noise(turn.request, turn.frames, generator)
         return Draft(sampler, sampler.start(noise, begins_as))
 
     def _best(self, drafts: list[Draft], text: Text, known: tuple[Tensor, Tensor] | None) -> Draft:
@@ -445,7 +449,7 @@ class LumierePipeline:
         """Frames that the model sees at most while it makes a clip: in all steps, drafts and texts."""
         shown, texts = 0, 1 if request.guidance == 1 else 2
         for turn in self._turns(request, given)[1]:
-            frames = sum(part.stop - part.start for part in self.parts(turn.window.stop - turn.window.start))
+            frames = sum(part.stop - part.start for part in self.parts(turn.frames))
             first, more = turn.passes[0], turn.drafts - 1
             steps = turn.steps + more * (first.stop - first.start)
             shown += frames * (texts * steps + (LOOKS * turn.drafts if more else 0))

@@ -20,9 +20,7 @@ from .request import Request
 
 HERE = os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "true", "yes")
 START_SECONDS, MOST_SECONDS = 10, 120  # of a call: for the weights to come, and all that a visitor may have
-PIXEL_SECONDS = (
-    1e-7  # for each pixel that the model sees: a guess on the safe side, as no such GPU was at hand
-)
+PIXEL_SECONDS = 1e-7  # for each that the model sees: a guess on the safe side, as no such GPU was at hand
 
 
 class ZeroGPU:
