@@ -10,8 +10,9 @@ from torch import nn
 from . import memory
 from .adapters import load_weights, schedule_for
 from .folder import PREVIEW, check, locate, locate_motion, locate_tiny, read_json, read_limits
+from .forecaster import Forecaster
 from .inflate import Lumiere
-from .loading import best_dtype, find_device, load_model, load_tiny
+from .loading import best_dtype, find_device, load_forecaster, load_model, load_tiny
 from .lora import Styler
 from .preview import LatentPreview, Preview, TinyPreview
 from .request import Limits
@@ -33,6 +34,7 @@ class Parts:
     notes: tuple[str, ...]
     device: torch.device
     styler: Styler
+    forecaster: Forecaster | None
     guided_above: float = 0.0
     growth: tuple[int, int] | None = None
     flicker: float = 0.0
@@ -108,6 +110,7 @@ def complete(
         replaced(config, needed),
         device,
         styler,
+        load_forecaster(folder, lumiere.dtype),
     )
 
 

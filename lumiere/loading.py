@@ -9,7 +9,8 @@ import transformers
 from safetensors import SafetensorError
 from torch import nn
 
-from .folder import component_class, variant
+from .folder import ADAPTER, FORECASTER, component_class, variant
+from .forecaster import Forecaster
 
 
 def load_model(folder: Path, name: str, dtype: torch.dtype) -> nn.Module:
@@ -24,6 +25,13 @@ def load_model(folder: Path, name: str, dtype: torch.dtype) -> nn.Module:
 def load_tiny(folder: Path, dtype: torch.dtype) -> nn.Module:
     """A tiny autoencoder for previews, as `load_model`."""
     return _whole(diffusers.AutoencoderTiny, folder, dtype, "preview", folder)
+
+
+def load_forecaster(folder: Path, dtype: torch.dtype) -> Forecaster | None:
+    """That of a model folder, as `load_model`; None where it has none."""
+    if not (folder / FORECASTER / ADAPTER[0]).is_file():
+        return None
+    return _whole(Forecaster, folder / FORECASTER, dtype, FORECASTER, folder)
 
 
 def _whole(

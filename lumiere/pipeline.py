@@ -18,6 +18,7 @@ from .allocator import give_back
 from .assembly import assemble, cost_of
 from .conditioning import Given, blend, channels, put_back, to_latents
 from .drafts import LOOKS, Draft, generators, unrest
+from .forecaster import BEGINS, Forecaster
 from .inflate import Lumiere
 from .lora import Styler
 from .preview import LatentPreview, Preview, synthetic_pictures
@@ -100,7 +101,8 @@ class LumierePipeline:
     window: frames denoised at once where a clip has more than the motion weights can tell apart, or for those
     that can tell any number apart, more than this. notes: what was changed to fit the parts to each other, in
     sentences for whoever starts the program. device: where runs happen, if that is not where the autoencoder
-    is. styler: what loaded the parts, for `restyle`. guided_above: share of the timesteps, 0 to 1, above
+    is. styler: what loaded the parts, for `restyle`. forecaster: what a part that goes on begins as, instead
+    of noise (forecaster.py). guided_above: share of the timesteps, 0 to 1, above
     which guidance counts in a clip that begins as noise (Kynkäänniemi et al. 2024, arXiv 2404.07724): where
     motion is decided, and not where details are. growth: frames that are made at once, and how many before
     them they go on from, where longer clips are made part by part (`grow` in windows.py). flicker: variance
@@ -122,6 +124,7 @@ class LumierePipeline:
         notes: tuple[str, ...] = (),
         device: torch.device | None = None,
         styler: Styler | None = None,
+        forecaster: Forecaster | None = None,
         guided_above: float = 0.0,
         growth: tuple[int, int] | None = None,
         flicker: float = 0.0,
@@ -136,6 +139,7 @@ class LumierePipeline:
         self.window, self.styler, self._cost = window, styler, cost
         self.guided_above, self.growth, self.flicker = guided_above, growth, flicker
         self.revisions, self.drafts = revisions, drafts
+        self.forecaster = forecaster.to(self.device) if forecaster else None
         self.preview = (preview or LatentPreview.fit(vae, synthetic_pictures())).to(self.device)
 
     @classmethod
@@ -247,10 +251,10 @@ class LumierePipeline:
         clip = known[0][:, :, :begun] if begun else None
         steps, done = sum(turn.steps for turn in turns), 0
         draws = list(generators(request.seed, turns[0].drafts))
-        begins_as = known[0] if request.strength < 1 else None
         for turn in turns:
             window, end, draft = turn.window, done + turn.steps, None
             fixed = going_on(clip, window, known)
+            begins_as = known[0] if request.strength < 1 else self._forecast(clip, turn)
             for draft in self._denoised(turn, text, draws, begins_as, fixed, stopped):
                 done += 1
                 preview = partial(self.preview, joined(clip, draft.clean, window))
@@ -354,8 +358,20 @@ class LumierePipeline:
         first = request.steps - request.steps_run
         if first or not again:
             return [slice(first, request.steps)]
-        timesteps = self._sampler(request, torch.Generator()).timesteps.tolist()
-        return passes(timesteps, HIGH * self._timesteps, low, self.revisions)
+        return passes(self._steps_of(request), HIGH * self._timesteps, low, self.revisions)
+
+    def _steps_of(self, request: Request) -> list[float]:
+        """The timesteps of a request that begins as noise, the first ones highest."""
+        return self._sampler(request, torch.Generator()).timesteps.tolist()
+
+    @torch.inference_mode()
+    def _forecast(self, clip: Tensor | None, turn: Turn) -> Tensor | None:
+        """What a turn begins as that does not begin with its first step: the clip so far and its forecast."""
+        if turn.passes[0].start == 0:
+            return None
+        seen = clip[:, :, -self.forecaster.config.frames :]
+        told = self.forecaster(seen.to(self.dtype)).to(clip)
+        return joined(clip, told, slice(clip.shape[2], None))[:, :, turn.window]
 
     def _noise(self, request: Request, frames: int, generator: torch.Generator) -> Tensor:
         """Unit noise, float32 (1 c t h w), drawn on the CPU: it depends on the seed and the shape alone."""
@@ -434,8 +450,20 @@ class LumierePipeline:
         for number, window in enumerate(made):
             goes_on = bool(begun or number)
             own, least = later if goes_on else request, self._guided_down_to(request, goes_on)
-            turns.append(Turn(own, window, self._passes(own, least, again=not goes_on), drafts, least))
+            parts = self._passes(own, least, again=not goes_on)
+            if goes_on and self._foretells(window, turns[-1].window.stop if turns else begun):
+                high = BEGINS * self._timesteps
+                skipped = sum(timestep > high for timestep in self._steps_of(own))
+                parts = [slice(min(skipped, own.steps - 1), own.steps)]
+            turns.append(Turn(own, window, parts, drafts, least))
         return begun, turns
+
+    def _foretells(self, window: slice, begun: int) -> bool:
+        """Whether a forecaster can tell the frames of a window beyond those `begun`."""
+        if self.forecaster is None:
+            return False
+        frames = self.forecaster.config.frames
+        return begun >= frames and window.stop - begun <= frames
 
     def _windows(self, request: Request, given: Given | None) -> tuple[int, list[slice]]:
         """How many first frames there are already, and the frames made one after another."""

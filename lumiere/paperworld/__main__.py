@@ -9,6 +9,7 @@ TRAINED = {
     "autoencoder": "train the autoencoder on rendered stills",
     "text": "train the text encoder and its tokenizer on captions",
     "base": "train the base text-to-image UNet on encoded stills",
+    "forecaster": "train what tells how clips go on, on encoded clips of 32 frames or more",
 }
 
 
@@ -22,7 +23,8 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         prog="python -m lumiere.paperworld",
         description=__doc__,
-        epilog="`make` does all: render, autoencoder, text, encode, base, preview, `lumiere.train`, motion.",
+        epilog="`make` does all: render, autoencoder, text, encode, base, preview, `lumiere.train`, motion, "
+        "forecaster.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -36,7 +38,8 @@ def main(argv=None):
     _add_folders(encode, data="folder made by render")
     for name, words in TRAINED.items():
         command = add(name, words, _train)
-        _add_folders(command, data=None if name == "text" else "folder made by render (and encode)")
+        several = {"nargs": "+"} if name == "forecaster" else {}
+        _add_folders(command, None if name == "text" else "folder made by render (and encode)", **several)
         command.add_argument("--run", required=True, help="folder for checkpoint and metrics, to resume from")
         command.add_argument("--steps", type=int, default=STEPS[name], help="(%(default)s)")
         if name == "base":
@@ -55,12 +58,12 @@ def main(argv=None):
     return arguments.do(arguments)
 
 
-def _add_folders(command, data=None):
+def _add_folders(command, data=None, **options):
     from .model_folder import EMBEDDED
 
     command.add_argument("--model", default=EMBEDDED, help="model folder to write into (the embedded one)")
     if data:
-        command.add_argument("--data", required=True, help=data)
+        command.add_argument("--data", required=True, help=data, **options)
 
 
 def _add_render_arguments(command):

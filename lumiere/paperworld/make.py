@@ -32,15 +32,33 @@ class Budget:
     frames: int
     motion: int
     batch: int
+    forecaster: int
     workers: int = 2
 
 
 BUDGETS = {
     "tiny": Budget(
-        stills=64, autoencoder=4, text=20, base=4, clips=4, frames=16, motion=2, batch=2, workers=1
+        stills=64,
+        autoencoder=4,
+        text=20,
+        base=4,
+        clips=4,
+        frames=32,
+        motion=2,
+        batch=2,
+        forecaster=2,
+        workers=1,
     ),
     "full": Budget(
-        stills=40_000, autoencoder=2800, text=400, base=6400, clips=12_000, frames=24, motion=10_000, batch=12
+        stills=40_000,
+        autoencoder=2800,
+        text=400,
+        base=6400,
+        clips=12_000,
+        frames=32,
+        motion=10_000,
+        batch=12,
+        forecaster=2000,
     ),
 }
 
@@ -66,6 +84,7 @@ class Maker:
             ),
             "clips, encoded": lambda: parts.latents(model, self.clips),
             "motion": self._motion,
+            "forecaster": lambda: parts.forecaster(model, [self.clips], at / "forecaster", b.forecaster),
         }
 
     def make(self) -> dict[str, float]:

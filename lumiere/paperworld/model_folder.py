@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import AutoTokenizer, CLIPTextModel
 
-from ..folder import PREVIEW
+from ..folder import FORECASTER, PREVIEW
 from ..loading import load_model
 from ..motion import load_motion, read_facts, save_motion
 from ..preview import LatentPreview
@@ -68,6 +68,12 @@ def save_motion_of(folder, run):
     base, motion = load_model(Path(folder), "unet", torch.float32), Path(run) / MOTION
     lumiere = load_motion(base, motion)
     save_motion(lumiere, Path(folder) / MOTION, read_facts(motion), torch.float16, SHARD_BYTES)
+
+
+def save_forecaster(folder, forecaster):
+    """Put it into the folder, in half precision."""
+    forecaster = copy.deepcopy(forecaster).half()
+    forecaster.save_pretrained(Path(folder) / FORECASTER, max_shard_size=SHARD_BYTES)
 
 
 def save_preview(folder, pixels):

@@ -8,12 +8,13 @@ from ..data import CAPTIONS
 from .autoencoder import encode_dataset, train_autoencoder
 from .base import BATCH, train_base
 from .dataset import PIXELS, render_dataset
-from .model_folder import load_base, load_text, load_vae, save_component, save_preview
+from .forecaster import train_forecaster
+from .model_folder import load_base, load_text, load_vae, save_component, save_forecaster, save_preview
 from .text import train_text_encoder
 
 STILLS_SEED, CLIPS_SEED = 11, 12  # evaluation draws its scenes from another
 PREVIEW_PICTURES = 256
-STEPS = {"autoencoder": 2800, "text": 400, "base": 6400}
+STEPS = {"autoencoder": 2800, "text": 400, "base": 6400, "forecaster": 2000}
 
 
 def autoencoder(model, data, run, steps=STEPS["autoencoder"]):
@@ -37,6 +38,11 @@ def base(model, data, run, steps=STEPS["base"], further=False, batch=BATCH):
     """On the stills in `data` and their latents; `further`, beginning with the base that is there."""
     unet = load_base(model) if further else None
     save_component(model, "unet", train_base(data, *load_text(model), run, steps, unet, batch))
+
+
+def forecaster(model, data, run, steps=STEPS["forecaster"]):
+    """On the latents of the clips in `data`, one folder or several."""
+    save_forecaster(model, train_forecaster(data, run, steps))
 
 
 def preview(model, data):

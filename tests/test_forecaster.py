@@ -1,0 +1,122 @@
+"""What tells how a clip goes on: what it learns, how it is kept, and what the pipeline makes of it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lumiere.conditioning import Given
+from lumiere.forecaster import Forecaster
+from lumiere.loading import load_forecaster
+from lumiere.pipeline import LumierePipeline
+from lumiere.request import Request
+
+SMALL = {"widths": (16, 16), "depths": (1, 1), "groups": 4}
+REQUEST = Request("a red ball", frames=12, height=64, width=64, steps=10, seed=3, guidance=1.0)
+
+
+@pytest.fixture
+def forecaster() -> Forecaster:
+    torch.manual_seed(0)
+    forecaster = Forecaster(frames=4, **SMALL)
+    torch.nn.init.normal_(forecaster.conv_out.weight, std=0.1)
+    return forecaster.eval()
+
+
+@pytest.fixture
+def pipeline(tiny_model) -> LumierePipeline:
+    pipeline = LumierePipeline.from_pretrained(tiny_model, device="cpu")
+    pipeline.growth = (4, 4)
+    return pipeline
+
+
+def drifting(count: int, generator: torch.Generator) -> torch.Tensor:
+    """Clips (n 2 8 8 8) of a bright row that moves by a cell a frame, up or down, and beyond the edge."""
+    start = torch.randint(8, (count,), generator=generator)
+    way = 2 * torch.randint(2, (count,), generator=generator) - 1
+    rows = (start[:, None] + way[:, None] * torch.arange(8)) % 8  # n t
+    clips = torch.zeros(count, 2, 8, 8, 8)
+    clips[:] = torch.nn.functional.one_hot(rows, 8)[:, None, :, :, None]
+    return clips
+
+
+def test_a_fresh_one_tells_the_mean_of_what_was():
+    clip = torch.randn(2, 4, 4, 8, 6)
+    told = Forecaster(frames=4, **SMALL)(clip)
+    assert torch.allclose(told, clip.mean(2, keepdim=True).expand_as(clip))
+
+
+def test_it_learns_where_a_thing_goes_and_that_it_comes_in_again_at_the_other_edge():
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    forecaster = Forecaster(channels=2, frames=4, **SMALL)
+    optimizer = torch.optim.Adam(forecaster.parameters(), 3e-3)
+    for _ in range(150):
+        clip = drifting(16, generator)
+        error = (forecaster(clip[:, :, :4]) - clip[:, :, 4:]).square().mean()
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+    clip = drifting(64, generator)
+    before, after = clip[:, :, :4], clip[:, :, 4:]
+    told = forecaster(before)
+    assert (told.mean((1, 4)).argmax(-1) == after.mean((1, 4)).argmax(-1)).float().mean() > 0.95
+    assert (told - after).square().mean() < 0.2 * (before.mean(2, keepdim=True) - after).square().mean()
+
+
+def test_other_numbers_of_frames_are_refused(forecaster):
+    with pytest.raises(ValueError, match="told from 4; received 3"):
+        forecaster(torch.zeros(1, 4, 3, 8, 8))
+
+
+def test_it_is_kept_in_the_folder_of_a_model(forecaster, tmp_path):
+    assert load_forecaster(tmp_path, torch.float32) is None
+    forecaster.save_pretrained(tmp_path / "forecaster")
+    again = load_forecaster(tmp_path, torch.float32)
+    clip = torch.randn(1, 4, 4, 8, 8)
+    assert torch.equal(again(clip), forecaster(clip)) and not again.training
+    (tmp_path / "forecaster" / "diffusion_pytorch_model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(OSError, match="cannot read the forecaster in"):
+        load_forecaster(tmp_path, torch.float32)
+
+
+def test_a_part_that_goes_on_begins_as_its_forecast(pipeline, forecaster, monkeypatch):
+    plain = list(pipeline.generate(REQUEST))[-1]
+    pipeline.forecaster = forecaster
+    began, begin = [], pipeline._begin
+    monkeypatch.setattr(pipeline, "_begin", lambda *told: began.append(told) or begin(*told))
+    seen = []
+    handle = forecaster.register_forward_hook(lambda module, given, told: seen.append((given[0], told)))
+    *steps, result = pipeline.generate(REQUEST)
+    handle.remove()
+    assert [part.start for _, part, _, _ in began] == [0, 1, 1], "of 7 steps the first is above 860"
+    assert began[0][3] is None and result.steps == len(steps) == 10 + 6 + 6
+    for (_, _, _, begins_as), (before, told) in zip(began[1:], seen, strict=True):
+        assert torch.equal(begins_as, torch.cat([before, told], dim=2))
+    assert np.array_equal(result.frames[:4], plain.frames[:4])
+    assert not np.array_equal(result.frames[4:], plain.frames[4:])
+    assert pipeline.frames_shown(REQUEST) == 4 * 10 + 2 * 8 * 6
+    short = list(pipeline.generate(replace(REQUEST, steps=1)))[-1]
+    assert short.steps == 3, "a part has a step at least"
+
+
+def test_a_part_begins_as_noise_where_too_little_is_seen_or_told(pipeline, forecaster):
+    pipeline.forecaster = forecaster
+    pipeline.growth = (8, 8)
+    assert list(pipeline.generate(replace(REQUEST, frames=16)))[-1].steps == 10 + 7, "it tells 4 of 8"
+    pipeline.growth, pipeline.forecaster = (4, 4), Forecaster(frames=8, **SMALL)
+    assert list(pipeline.generate(REQUEST))[-1].steps == 10 + 7 + 6, "it sees 4 of 8 at first"
+
+
+def test_a_clip_that_is_continued_is_forecast_from_what_is_given(pipeline, forecaster):
+    pipeline.forecaster = forecaster
+    frames = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), np.uint8)
+    given = Given(frames, np.zeros((8, 64, 64), bool))
+    given.mask[:4] = True
+    seen = []
+    handle = forecaster.register_forward_pre_hook(lambda module, told: seen.append(told[0]))
+    *steps, _ = pipeline.generate(replace(REQUEST, frames=8), given=given)
+    handle.remove()
+    assert len(steps) == 6
+    assert torch.equal(seen[0], pipeline.encode_given(given)[0][:, :, :4])
