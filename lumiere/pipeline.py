@@ -101,15 +101,15 @@ class LumierePipeline:
     window: frames denoised at once where a clip has more than the motion weights can tell apart, or for those
     that can tell any number apart, more than this. notes: what was changed to fit the parts to each other, in
     sentences for whoever starts the program. device: where runs happen, if that is not where the autoencoder
-    is. styler: what loaded the parts, for `restyle`. forecaster: what a part that goes on begins as, instead
-    of noise (forecaster.py). guided_above: share of the timesteps, 0 to 1, above
-    which guidance counts in a clip that begins as noise (Kynkäänniemi et al. 2024, arXiv 2404.07724): where
-    motion is decided, and not where details are. growth: frames that are made at once, and how many before
-    them they go on from, where longer clips are made part by part (`grow` in windows.py). flicker: variance
-    of latents over time that is taken out where nothing moves (steady.py). revisions: how often a clip that
-    begins as noise is denoised again where motion is decided (revisions.py). drafts: of a clip that begins
-    as noise and does not grow; one of them is revised and finished (drafts.py). cost: of memory, measured
-    when first asked for unless given.
+    is. styler: what loaded the parts, for `restyle`. forecaster: tells what a part that goes on begins as,
+    instead of noise (forecaster.py). guided_above: share of the timesteps, 0 to 1, above which guidance
+    counts in a clip that begins as noise (Kynkäänniemi et al. 2024, arXiv 2404.07724): where motion is decided, and
+    not where details are. growth: frames that are made at once, and how many before them they go on from,
+    where longer clips are made part by part (`grow` in windows.py). flicker: variance of latents over time
+    that is taken out where nothing moves (steady.py). revisions: how often what begins as noise is denoised
+    again where motion is decided (revisions.py). drafts: of a clip that begins as noise, or of its first
+    part; one of them is revised and finished (drafts.py). cost: of memory, measured when first asked for
+    unless given.
     """
 
     def __init__(
@@ -283,7 +283,7 @@ class LumierePipeline:
         Each pass begins with the clean clip of the one before it and new noise.
         """
         guidance = turn.request.guidance
-        drafts = [self._begin(turn, turn.passes[0], draw, begins_as) for draw in draws]
+        drafts = [self._begin(turn, turn.passes[0], draw, begins_as) for draw in draws[: turn.drafts]]
         for number, part in enumerate(turn.passes):
             if number:
                 clean = drafts[0].clean
@@ -445,7 +445,6 @@ class LumierePipeline:
         """How many first frames there are already, and the windows that are made one after another."""
         begun, made = self._windows(request, given)
         later = replace(request, steps=max(1, round(GOES_ON * request.steps)))
-        drafts = self.drafts if len(made) == 1 and not begun and request.strength == 1 else 1
         turns = []
         for number, window in enumerate(made):
             goes_on = bool(begun or number)
@@ -455,6 +454,7 @@ class LumierePipeline:
                 high = BEGINS * self._timesteps
                 skipped = sum(timestep > high for timestep in self._steps_of(own))
                 parts = [slice(min(skipped, own.steps - 1), own.steps)]
+            drafts = 1 if goes_on or request.strength < 1 else self.drafts
             turns.append(Turn(own, window, parts, drafts, least))
         return begun, turns
 

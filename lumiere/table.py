@@ -23,7 +23,7 @@ class Model:
     guidance counts; below it a step takes half the time. growth: frames that are made at once, and how many
     before them they go on from, where longer clips are made part by part. flicker: variance over time that
     the motion weights leave in latents where nothing moves, which is taken out. revisions: how often a clip
-    is denoised again where motion is decided (revisions.py). drafts: of a clip that is made at once; one of
+    is denoised again where motion is decided (revisions.py). drafts: of a clip or its first part; one of
     them is revised and finished (drafts.py). text_width: of the bases that the motion weights fit, which the
     weights do not tell. style: in the weights of the base. offload: parts of the model wait beside the device
     for their turn. preview: folder or hub id of a tiny autoencoder that shows the clip in the making, a
