@@ -103,13 +103,13 @@ class LumierePipeline:
     sentences for whoever starts the program. device: where runs happen, if that is not where the autoencoder
     is. styler: what loaded the parts, for `restyle`. forecaster: tells what a part that goes on begins as,
     instead of noise (forecaster.py). guided_above: share of the timesteps, 0 to 1, above which guidance
-    counts in a clip that begins as noise (Kynkäänniemi et al. 2024, arXiv 2404.07724): where motion is decided, and
-    not where details are. growth: frames that are made at once, and how many before them they go on from,
-    where longer clips are made part by part (`grow` in windows.py). flicker: variance of latents over time
-    that is taken out where nothing moves (steady.py). revisions: how often what begins as noise is denoised
-    again where motion is decided (revisions.py). drafts: of a clip that begins as noise, or of its first
-    part; one of them is revised and finished (drafts.py). cost: of memory, measured when first asked for
-    unless given.
+    counts in a clip that begins as noise (Kynkäänniemi et al. 2024, arXiv 2404.07724): where motion is
+    decided, and not where details are. growth: frames that are made at once, and how many before them they go
+    on from, where longer clips are made part by part (`grow` in windows.py). flicker: variance of latents
+    over time that is taken out where nothing moves (steady.py). revisions: how often what begins as noise is
+    denoised again where motion is decided (revisions.py). drafts: of a clip that begins as noise, or of its
+    first part; one of them is revised and finished (drafts.py). cost: of memory, measured when first asked
+    for unless given.
     """
 
     def __init__(
