@@ -74,8 +74,9 @@ class Result:
 class Turn:
     """Frames that are made at once.
 
-    request: with the steps that they take. passes: those steps in the order in which they are run. drafts:
-    made in the first of them. guided_down_to: the timestep below which the model is told the prompt alone.
+    request: with the steps that they take. passes: those steps in the order in which they are run, without
+    the first of them where frames begin as a forecast. drafts: made in the first pass. guided_down_to: the
+    timestep below which the model is told the prompt alone.
     """
 
     request: Request
@@ -449,21 +450,26 @@ class LumierePipeline:
         for number, window in enumerate(made):
             goes_on = bool(begun or number)
             own, least = later if goes_on else request, self._guided_down_to(request, goes_on)
-            parts = self._passes(own, least, again=not goes_on)
-            if goes_on and self._foretells(window, turns[-1].window.stop if turns else begun):
-                high = BEGINS * self._timesteps
-                skipped = sum(timestep > high for timestep in self._steps_of(own))
-                parts = [slice(min(skipped, own.steps - 1), own.steps)]
+            if self._foretells(window, turns[-1].window.stop if turns else begun):
+                steps = [self._after_forecast(own)]
+            else:
+                steps = self._passes(own, least, again=not goes_on)
             drafts = 1 if goes_on or request.strength < 1 else self.drafts
-            turns.append(Turn(own, window, parts, drafts, least))
+            turns.append(Turn(own, window, steps, drafts, least))
         return begun, turns
 
     def _foretells(self, window: slice, begun: int) -> bool:
-        """Whether a forecaster can tell the frames of a window beyond those `begun`."""
+        """Whether there is a forecaster that can tell what a window adds to the frames begun."""
         if self.forecaster is None:
             return False
         frames = self.forecaster.config.frames
         return begun >= frames and window.stop - begun <= frames
+
+    def _after_forecast(self, request: Request) -> slice:
+        """The steps of what begins as a forecast: one at least."""
+        high = BEGINS * self._timesteps
+        skipped = sum(timestep > high for timestep in self._steps_of(request))
+        return slice(min(skipped, request.steps - 1), request.steps)
 
     def _windows(self, request: Request, given: Given | None) -> tuple[int, list[slice]]:
         """How many first frames there are already, and the frames made one after another."""

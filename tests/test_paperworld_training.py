@@ -9,6 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from lumiere.data import write_captions
+from lumiere.folder import FORECASTER
+from lumiere.loading import load_forecaster
 from lumiere.motion import read_facts
 from lumiere.paperworld.__main__ import main
 from lumiere.paperworld.autoencoder import encode, encode_dataset, new_autoencoder, train_autoencoder
@@ -31,13 +34,15 @@ def line_loss(model, generator):
     return (model(x) - x.sum(1, keepdim=True)).square().mean(), {}
 
 
-def test_fit_resumes_with_the_same_weights_as_an_unbroken_run(tmp_path):
+@pytest.mark.parametrize("muon", [False, True])
+def test_fit_resumes_with_the_same_weights_as_an_unbroken_run(tmp_path, muon):
     def trained(folder, *lengths):
         for steps in lengths:
             torch.manual_seed(0)
             model = nn.Linear(3, 1)
             # A constant rate: with the decay the schedule would depend on the length.
-            averaged = fit(model, line_loss, Schedule(steps, 0.05, warmup=5, decay=0.0), folder)
+            schedule = Schedule(steps, 0.05, warmup=5, decay=0.0, muon=muon)
+            averaged = fit(model, line_loss, schedule, folder)
         return model, averaged
 
     whole, whole_average = trained(tmp_path / "whole", 60)
@@ -125,6 +130,25 @@ def test_motion_of_a_run_is_put_into_the_model_in_half_precision(tiny_model, tmp
     assert whole.keys() == half.keys() and {weight.dtype for weight in half.values()} == {torch.float16}
     assert all(torch.equal(weight.half(), half[key]) for key, weight in whole.items())
     assert read_facts(model / "motion") == read_facts(run / "motion")
+
+
+def test_a_forecaster_is_trained_on_several_folders_and_put_into_the_model_in_half_precision(tmp_path):
+    rng, folders = np.random.default_rng(0), [tmp_path / "short", tmp_path / "long"]
+    for folder, frames in zip(folders, (32, 40), strict=True):
+        folder.mkdir()
+        np.save(folder / "latents.npy", rng.standard_normal((3, frames, 4, 4, 4)).astype(np.float16))
+        write_captions(folder, [["a red ball"]] * 3)
+    model, run = tmp_path / "model", tmp_path / "run"
+    command = ["forecaster", "--model", str(model), "--run", str(run), "--data", *map(str, folders)]
+    assert main([*command, "--steps", "2"]) is None
+    trained, kept = load_file(run / "averaged.safetensors"), load_forecaster(model, torch.float32)
+    assert all(torch.equal(weight.half().float(), kept.state_dict()[key]) for key, weight in trained.items())
+    assert trained["conv_out.weight"].abs().max() > 0, "it began as zero"
+    files = list((model / FORECASTER).glob("*.safetensors"))
+    assert len(files) == 2 and max(file.stat().st_size for file in files) <= 10_000_000
+    np.save(folders[0] / "latents.npy", np.zeros((3, 31, 4, 4, 4), np.float16))
+    with pytest.raises(ValueError, match="31 frames; training on 32"):
+        main([*command, "--steps", "9"])
 
 
 def test_base_sees_text_everywhere_and_has_three_levels():
