@@ -18,7 +18,7 @@ from .allocator import give_back
 from .assembly import assemble, cost_of
 from .conditioning import Given, blend, channels, put_back, to_latents
 from .drafts import LOOKS, Draft, generators, unrest
-from .forecaster import BEGINS, Forecaster
+from .forecaster import BEGINS, Forecaster, with_what_stands_still
 from .inflate import Lumiere
 from .lora import Styler
 from .preview import LatentPreview, Preview, synthetic_pictures
@@ -92,6 +92,11 @@ class Turn:
     @property
     def steps(self) -> int:
         return sum(part.stop - part.start for part in self.passes)
+
+    @property
+    def is_forecast(self) -> bool:
+        """Whether the frames begin as what is told of them."""
+        return self.passes[0].start > 0 and self.request.strength == 1
 
 
 class LumierePipeline:
@@ -255,7 +260,10 @@ class LumierePipeline:
         for turn in turns:
             window, end, draft = turn.window, done + turn.steps, None
             fixed = going_on(clip, window, known)
-            begins_as = known[0] if request.strength < 1 else self._forecast(clip, turn)
+            begins_as = known[0] if request.strength < 1 else None
+            if turn.is_forecast:
+                begins_as = self._forecast(clip, window)
+                fixed = with_what_stands_still(begins_as, *fixed)
             for draft in self._denoised(turn, text, draws, begins_as, fixed, stopped):
                 done += 1
                 preview = partial(self.preview, joined(clip, draft.clean, window))
@@ -366,13 +374,11 @@ class LumierePipeline:
         return self._sampler(request, torch.Generator()).timesteps.tolist()
 
     @torch.inference_mode()
-    def _forecast(self, clip: Tensor | None, turn: Turn) -> Tensor | None:
-        """What a turn begins as that does not begin with its first step: the clip so far and its forecast."""
-        if turn.passes[0].start == 0:
-            return None
+    def _forecast(self, clip: Tensor, window: slice) -> Tensor:
+        """The frames of a window: those that the clip has so far, and what is told of those after them."""
         seen = clip[:, :, -self.forecaster.config.frames :]
         told = self.forecaster(seen.to(self.dtype)).to(clip)
-        return joined(clip, told, slice(clip.shape[2], None))[:, :, turn.window]
+        return joined(clip, told, slice(clip.shape[2], None))[:, :, window]
 
     def _noise(self, request: Request, frames: int, generator: torch.Generator) -> Tensor:
         """Unit noise, float32 (1 c t h w), drawn on the CPU: it depends on the seed and the shape alone."""

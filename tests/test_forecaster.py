@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lumiere.conditioning import Given
-from lumiere.forecaster import Forecaster
+from lumiere.forecaster import Forecaster, with_what_stands_still
 from lumiere.loading import load_forecaster
 from lumiere.pipeline import LumierePipeline
 from lumiere.request import Request
@@ -90,13 +90,13 @@ def test_a_part_that_goes_on_begins_as_its_forecast(pipeline, forecaster, monkey
     handle = forecaster.register_forward_hook(lambda module, given, told: seen.append((given[0], told)))
     *steps, result = pipeline.generate(REQUEST)
     handle.remove()
-    assert [part.start for _, part, _, _ in began] == [0, 1, 1], "of 7 steps the first is above 860"
-    assert began[0][3] is None and result.steps == len(steps) == 10 + 6 + 6
+    assert [part.start for _, part, _, _ in began] == [0, 4, 4], "of 7 steps four are above 500"
+    assert began[0][3] is None and result.steps == len(steps) == 10 + 3 + 3
     for (_, _, _, begins_as), (before, told) in zip(began[1:], seen, strict=True):
         assert torch.equal(begins_as, torch.cat([before, told], dim=2))
     assert np.array_equal(result.frames[:4], plain.frames[:4])
     assert not np.array_equal(result.frames[4:], plain.frames[4:])
-    assert pipeline.frames_shown(REQUEST) == 4 * 10 + 2 * 8 * 6
+    assert pipeline.frames_shown(REQUEST) == 4 * 10 + 2 * 8 * 3
     short = list(pipeline.generate(replace(REQUEST, steps=1)))[-1]
     assert short.steps == 3, "a part has a step at least"
 
@@ -106,7 +106,30 @@ def test_a_part_begins_as_noise_where_too_little_is_seen_or_told(pipeline, forec
     pipeline.growth = (8, 8)
     assert list(pipeline.generate(replace(REQUEST, frames=16)))[-1].steps == 10 + 7, "it tells 4 of 8"
     pipeline.growth, pipeline.forecaster = (4, 4), Forecaster(frames=8, **SMALL)
-    assert list(pipeline.generate(REQUEST))[-1].steps == 10 + 7 + 6, "it sees 4 of 8 at first"
+    assert list(pipeline.generate(REQUEST))[-1].steps == 10 + 7 + 3, "it sees 4 of 8 at first"
+
+
+def test_what_stands_still_in_a_forecast_is_given_but_not_next_to_what_moves():
+    generator = torch.Generator().manual_seed(0)
+    told = torch.randn(1, 4, 1, 6, 8, generator=generator).repeat(1, 1, 4, 1, 1)
+    told += 0.01 * torch.randn(told.shape, generator=generator)
+    told[:, 0, :, 2, 1] += torch.tensor([0.0, 0.5, 1.0, 0.5])
+    latents, mask = torch.zeros_like(told), torch.zeros(4, 6, 8, dtype=torch.bool)
+    mask[0], latents[:, :, 0] = True, 7.0
+    known, given = with_what_stands_still(told, latents, mask)
+    assert torch.equal(known[:, :, 0], latents[:, :, 0]) and torch.equal(known[:, :, 1:], told[:, :, 1:])
+    moves = torch.zeros(6, 8, dtype=torch.bool)
+    moves[1:4, 0:3] = True
+    assert given[0].all() and all(torch.equal(frame, ~moves) for frame in given[1:])
+
+
+def test_what_stands_still_stays_as_it_is_forecast(pipeline, forecaster, monkeypatch):
+    monkeypatch.setattr(pipeline, "forecaster", Forecaster(frames=4, **SMALL))  # tells the mean
+    frames = np.full((8, 64, 64, 3), 90, np.uint8)
+    given = Given(frames, np.zeros((8, 64, 64), bool))
+    given.mask[:4] = True
+    *_, result = pipeline.generate(replace(REQUEST, frames=8), given=given)
+    assert np.abs(result.frames[4:].astype(int) - result.frames[0]).max() <= 1
 
 
 def test_a_clip_that_is_continued_is_forecast_from_what_is_given(pipeline, forecaster):
@@ -118,5 +141,5 @@ def test_a_clip_that_is_continued_is_forecast_from_what_is_given(pipeline, forec
     handle = forecaster.register_forward_pre_hook(lambda module, told: seen.append(told[0]))
     *steps, _ = pipeline.generate(replace(REQUEST, frames=8), given=given)
     handle.remove()
-    assert len(steps) == 6
+    assert len(steps) == 3
     assert torch.equal(seen[0], pipeline.encode_given(given)[0][:, :, :4])
