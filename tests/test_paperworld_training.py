@@ -18,7 +18,7 @@ from lumiere.paperworld.autoencoder import encode, encode_dataset, new_autoencod
 from lumiere.paperworld.base import denoising_loss, new_scheduler, new_unet
 from lumiere.paperworld.dataset import read_scenes, render_dataset
 from lumiere.paperworld.fit import Schedule, fit
-from lumiere.paperworld.scene import HELD_OUT
+from lumiere.paperworld.scene import HELD_OUT, render
 from lumiere.paperworld.text import train_text_encoder
 
 
@@ -72,6 +72,14 @@ def test_rendered_data_can_move_as_asked(tmp_path):
     main(["render", "--data", str(tmp_path), "--scenes", "24", "--workers", "1", *wanted])
     motions = [scene.motion for scene in read_scenes(tmp_path)]
     assert set(motions) == {"spinning", "left"} and motions.count("spinning") > motions.count("left")
+
+
+def test_rendered_data_can_be_at_other_paces(tmp_path):
+    asked = ["render", "--data", str(tmp_path), "--scenes", "3", "--frames", "8", "--workers", "1"]
+    main([*asked, "--motions", "left", "circling", "--paces", "1.3", "1.3"])
+    for scene, clip in zip(read_scenes(tmp_path), np.load(tmp_path / "pixels.npy"), strict=True):
+        faster, usual = render(scene, 8, pace=1.3)[0], render(scene, 8)[0]
+        assert np.abs(clip - faster.astype(int)).max() <= 1 and np.abs(clip - usual.astype(int)).max() > 50
 
 
 def test_encoded_data_are_the_scaled_latents_of_each_frame(stills):

@@ -42,8 +42,9 @@ def main(argv=None):
         _add_folders(command, None if name == "text" else "folder made by render (and encode)", **several)
         command.add_argument("--run", required=True, help="folder for checkpoint and metrics, to resume from")
         command.add_argument("--steps", type=int, default=STEPS[name], help="(%(default)s)")
+        if name in ("base", "forecaster"):
+            command.add_argument("--further", action="store_true", help="begin with the one that is there")
         if name == "base":
-            command.add_argument("--further", action="store_true", help="begin with the base that is there")
             command.add_argument("--batch", type=int, default=BATCH, help="stills a step (%(default)s)")
     motion = add("motion", "put what lumiere.train made into the model", _motion)
     _add_folders(motion)
@@ -82,13 +83,21 @@ def _add_render_arguments(command):
         metavar="MOTION",
         help=f"only such; one that is named twice is drawn twice as often: {', '.join(MOTIONS)}",
     )
+    command.add_argument(
+        "--paces",
+        type=float,
+        nargs=2,
+        default=(1, 1),
+        metavar="X",
+        help="how many times as fast as its speed says each is, from and to, as for a forecaster (1 1)",
+    )
     command.add_argument("--workers", type=int, default=2, help="processes (%(default)s)")
 
 
 def _render(a):
     from .dataset import render_dataset
 
-    render_dataset(a.data, a.scenes, a.frames, a.seed, a.held_out, a.workers, a.motions)
+    render_dataset(a.data, a.scenes, a.frames, a.seed, a.held_out, a.workers, a.motions, a.paces)
 
 
 def _encode(a):

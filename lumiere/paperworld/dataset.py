@@ -14,19 +14,19 @@ CELL = 8  # pixels per latent cell
 PIXELS = "pixels.npy"
 
 
-def render_dataset(folder, count, frames, seed, held_out=False, workers=2, motions=MOTIONS):
+def render_dataset(folder, count, frames, seed, held_out=False, workers=2, motions=MOTIONS, paces=(1, 1)):
     """Render ``count`` scenes of ``frames`` frames into ``folder``, which move in one of these ways.
 
     Writes pixels.npy uint8 (n t h w c), weights.npy uint8 (n t h/8 w/8), the share of each latent cell that
-    shows the subject or its marks, and scenes.jsonl. Scene ``i`` depends on ``seed``, ``i``, ``held_out`` and
-    ``motions`` only.
+    shows the subject or its marks, and scenes.jsonl. Each is as many times as fast as its speed says as is
+    drawn between the two ``paces``. Scene ``i`` depends on ``seed``, ``i`` and the last arguments only.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     cells = SIZE // CELL
     pixels = _create(folder / PIXELS, (count, frames, SIZE, SIZE, 3))
     weights = _create(folder / "weights.npy", (count, frames, cells, cells))
-    jobs = [(seed, index, frames, held_out, motions) for index in range(count)]
+    jobs = [(seed, index, frames, held_out, motions, paces) for index in range(count)]
     with contextlib.ExitStack() as stack:
         lines = stack.enter_context(open(folder / "scenes.jsonl", "w"))
         rendered = map(_render_one, jobs)
@@ -47,9 +47,10 @@ def _create(path, shape):
 
 
 def _render_one(job):
-    seed, index, frames, held_out, motions = job
-    scene = sample_scene(np.random.default_rng((seed, index)), held_out, motions)
-    clip, covered = render(scene, frames)
+    seed, index, frames, held_out, motions, paces = job
+    rng = np.random.default_rng((seed, index))
+    scene = sample_scene(rng, held_out, motions)
+    clip, covered = render(scene, frames, pace=np.exp(rng.uniform(*np.log(paces))))
     cells = SIZE // CELL
     share = covered.reshape(frames, cells, CELL, cells, CELL).mean((2, 4))  # t h w -> t h/8 w/8
     return scene, clip, np.round(share * 255).astype(np.uint8)

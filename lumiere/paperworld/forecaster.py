@@ -14,12 +14,15 @@ SUBJECT_WEIGHT = 3.0
 NOISE = 0.2  # at most, standard deviation: what is gone on from is made, and not as clean as a render
 
 
-def train_forecaster(data, run, steps, batch=BATCH):
-    """Train on windows of clips, forward and backward. data: folders as `LatentClips` reads them."""
+def train_forecaster(data, run, steps, model=None, batch=BATCH):
+    """Train on windows of clips, forward and backward. data: folders as `LatentClips` reads them.
+
+    model: one that was trained before, which begins at half the rate; a new one unless given.
+    """
     folders = [LatentClips(folder) for folder in data]
     frames = np.array([len(clips) * clips.frames for clips in folders])
     torch.manual_seed(0)
-    model = Forecaster()
+    rate, model = (0.02, Forecaster()) if model is None else (0.01, model.train())
     seen = model.config.frames
 
     def loss(model, generator):
@@ -37,5 +40,5 @@ def train_forecaster(data, run, steps, batch=BATCH):
         weight = 1 + SUBJECT_WEIGHT * subject[:, :, seen:]
         return weighted_error(told, clip[:, :, seen:], weight), {}
 
-    schedule = Schedule(steps, 0.02, decay=0.5, ema=0.995, muon=True)
+    schedule = Schedule(steps, rate, decay=0.5, ema=0.995, muon=True)
     return fit(model, loss, schedule, run).eval()

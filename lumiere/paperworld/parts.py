@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ..data import CAPTIONS
+from ..loading import load_forecaster
 from .autoencoder import encode_dataset, train_autoencoder
 from .base import BATCH, train_base
 from .dataset import PIXELS, render_dataset
@@ -40,9 +42,10 @@ def base(model, data, run, steps=STEPS["base"], further=False, batch=BATCH):
     save_component(model, "unet", train_base(data, *load_text(model), run, steps, unet, batch))
 
 
-def forecaster(model, data, run, steps=STEPS["forecaster"]):
-    """On the latents of the clips in `data`, one folder or several."""
-    save_forecaster(model, train_forecaster(data, run, steps))
+def forecaster(model, data, run, steps=STEPS["forecaster"], further=False):
+    """On latents of clips, in several folders; `further`, beginning with the forecaster that is there."""
+    begun = load_forecaster(Path(model), torch.float32) if further else None
+    save_forecaster(model, train_forecaster(data, run, steps, begun))
 
 
 def preview(model, data):
