@@ -152,6 +152,11 @@ def test_a_forecaster_is_trained_on_several_folders_and_put_into_the_model_in_ha
     trained, kept = load_file(run / "averaged.safetensors"), load_forecaster(model, torch.float32)
     assert all(torch.equal(weight.half().float(), kept.state_dict()[key]) for key, weight in trained.items())
     assert trained["conv_out.weight"].abs().max() > 0, "it began as zero"
+    assert main([*command, "--steps", "1", "--further", "--run", str(tmp_path / "further")]) is None
+    moved = load_forecaster(model, torch.float32).state_dict()
+    moved = [(weight - moved[key]).abs().max() for key, weight in kept.state_dict().items()]
+    assert 0 < max(moved) < 2e-3, "a new one would be elsewhere"
+    assert str(tmp_path) not in (model / FORECASTER / "config.json").read_text()
     files = list((model / FORECASTER).glob("*.safetensors"))
     assert len(files) == 2 and max(file.stat().st_size for file in files) <= 10_000_000
     np.save(folders[0] / "latents.npy", np.zeros((3, 31, 4, 4, 4), np.float16))

@@ -22,7 +22,7 @@ def train_forecaster(data, run, steps, model=None, batch=BATCH):
     folders = [LatentClips(folder) for folder in data]
     frames = np.array([len(clips) * clips.frames for clips in folders])
     torch.manual_seed(0)
-    rate, model = (0.02, Forecaster()) if model is None else (0.01, model.train())
+    rate, model = (0.02, Forecaster()) if model is None else (0.01, model)
     seen = model.config.frames
 
     def loss(model, generator):

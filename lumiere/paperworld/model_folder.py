@@ -9,7 +9,8 @@ from diffusers import AutoencoderKL
 from transformers import AutoTokenizer, CLIPTextModel
 
 from ..folder import FORECASTER, PREVIEW
-from ..loading import load_model
+from ..forecaster import Forecaster
+from ..loading import load_forecaster, load_model
 from ..motion import load_motion, read_facts, save_motion
 from ..preview import LatentPreview
 from .autoencoder import to_tensor
@@ -54,6 +55,13 @@ def load_base(folder):
     unet = new_unet()
     unet.load_state_dict(load_model(Path(folder), "unet", torch.float32).state_dict())
     return unet
+
+
+def load_begun_forecaster(folder):
+    """The forecaster in single precision, to be trained; as `load_base`."""
+    forecaster = Forecaster()
+    forecaster.load_state_dict(load_forecaster(Path(folder), torch.float32).state_dict())
+    return forecaster
 
 
 def load_text(folder):

@@ -3,15 +3,21 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ..data import CAPTIONS
-from ..loading import load_forecaster
 from .autoencoder import encode_dataset, train_autoencoder
 from .base import BATCH, train_base
 from .dataset import PIXELS, render_dataset
 from .forecaster import train_forecaster
-from .model_folder import load_base, load_text, load_vae, save_component, save_forecaster, save_preview
+from .model_folder import (
+    load_base,
+    load_begun_forecaster,
+    load_text,
+    load_vae,
+    save_component,
+    save_forecaster,
+    save_preview,
+)
 from .text import train_text_encoder
 
 STILLS_SEED, CLIPS_SEED = 11, 12  # evaluation draws its scenes from another
@@ -44,7 +50,7 @@ def base(model, data, run, steps=STEPS["base"], further=False, batch=BATCH):
 
 def forecaster(model, data, run, steps=STEPS["forecaster"], further=False):
     """On latents of clips, in several folders; `further`, beginning with the forecaster that is there."""
-    begun = load_forecaster(Path(model), torch.float32) if further else None
+    begun = load_begun_forecaster(model) if further else None
     save_forecaster(model, train_forecaster(data, run, steps, begun))
 
 
