@@ -32,6 +32,7 @@ class Budget:
     frames: int
     motion: int
     batch: int
+    paced: int
     forecaster: int
     workers: int = 2
 
@@ -46,6 +47,7 @@ BUDGETS = {
         frames=32,
         motion=2,
         batch=2,
+        paced=2,
         forecaster=2,
         workers=1,
     ),
@@ -58,6 +60,7 @@ BUDGETS = {
         frames=32,
         motion=10_000,
         batch=12,
+        paced=6000,
         forecaster=2000,
     ),
 }
@@ -68,7 +71,7 @@ class Maker:
 
     def __init__(self, model: str | Path, work: str | Path, budget: Budget, tell: Callable = print):
         self.model, self.work, self.budget, self.tell = Path(model), Path(work), budget, tell
-        self.stills, self.clips = self.work / "stills", self.work / "clips"
+        self.stills, self.clips, self.paced = (self.work / name for name in ("stills", "clips", "paced"))
         b, at = budget, self.work
         self.parts = {
             "stills, rendered": lambda: render_dataset(
@@ -84,7 +87,13 @@ class Maker:
             ),
             "clips, encoded": lambda: parts.latents(model, self.clips),
             "motion": self._motion,
-            "forecaster": lambda: parts.forecaster(model, [self.clips], at / "forecaster", b.forecaster),
+            "clips at other paces, rendered": lambda: render_dataset(
+                self.paced, b.paced, b.frames, parts.PACED_SEED, workers=b.workers, paces=parts.PACES
+            ),
+            "clips at other paces, encoded": lambda: parts.latents(model, self.paced),
+            "forecaster": lambda: parts.forecaster(
+                model, [self.clips, self.paced], at / "forecaster", b.forecaster
+            ),
         }
 
     def make(self) -> dict[str, float]:
