@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from lumiere import models
+from lumiere.conditioning import Given
 from lumiere.motion import read_facts
 from lumiere.page import examples
 from lumiere.paperworld.captions import canonical
 from lumiere.paperworld.judge import judge
-from lumiere.paperworld.scene import sample_scene
+from lumiere.paperworld.scene import MOTIONS, render, sample_scene
 from lumiere.request import Request
 
 FOLDER = Path(__file__).parents[1] / "assets/models/paper-world"
@@ -89,3 +90,16 @@ def test_the_base_is_an_ordinary_base_model_of_diffusers():
 
 def test_the_examples_of_the_page_use_words_it_knows(pipeline):
     assert [word for text, _ in examples.EXAMPLES for word in pipeline.unknown_words(text)] == []
+
+
+@torch.inference_mode()
+def test_its_forecaster_knows_how_each_thing_goes_on(pipeline):
+    """In clips of no training; the mean of what was is what it told before it learnt anything."""
+    for motion in MOTIONS:
+        scene = sample_scene(np.random.default_rng(2_000_003), motions=[motion])
+        frames = render(scene, 32)[0]
+        latents, _ = pipeline.encode_given(Given(frames, np.ones(frames.shape[:3], bool)))
+        before, after = latents[:, :, :16], latents[:, :, 16:]
+        mean, told = before.mean(2, keepdim=True), pipeline.forecaster(before)
+        errors = [(x - after).square().mean().item() for x in (told, mean)]
+        assert errors[0] < (2e-3 if motion == "still" else 0.4 * errors[1]), (motion, errors)
