@@ -13,7 +13,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-BEGINS = 0.5  # share of the timesteps from which a forecast is denoised
+BEGINS = 0.79  # share of the timesteps from which a forecast is denoised
 STILL = 0.01  # variance over time, at most, of latents where nothing moves
 
 
