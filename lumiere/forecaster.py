@@ -13,6 +13,8 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from .layers import zeros_
+
 BEGINS = 0.79  # share of the timesteps from which a forecast is denoised
 STILL = 0.01  # variance over time, at most, of latents where nothing moves
 
@@ -88,8 +90,3 @@ def with_what_stands_still(told: Tensor, latents: Tensor, mask: Tensor) -> tuple
     moves = (told.var(2).mean(1) > STILL).float()
     still = F.max_pool2d(moves, 3, stride=1, padding=1)[0] == 0  # h w
     return torch.where(mask, latents, told), mask | still
-
-
-def zeros_(conv: nn.Conv2d) -> None:
-    nn.init.zeros_(conv.weight)
-    nn.init.zeros_(conv.bias)

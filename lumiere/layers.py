@@ -114,8 +114,7 @@ class ConvolutionInflationBlock(TemporalLayer):
             nn.SiLU(),
         )
         self.proj_out = nn.Conv1d(dim, dim, 1)
-        nn.init.zeros_(self.proj_out.weight)
-        nn.init.zeros_(self.proj_out.bias)
+        zeros_(self.proj_out)
         self.norm, self.embedding_dim = norm, embedding_dim
         self.modulation = zero_linear(embedding_dim, 2 * dim) if embedding_dim else None
 
@@ -278,9 +277,13 @@ class AttentionInflationBlock(TemporalLayer):
 
 def zero_linear(inputs: int, outputs: int) -> nn.Linear:
     linear = nn.Linear(inputs, outputs)
-    nn.init.zeros_(linear.weight)
-    nn.init.zeros_(linear.bias)
+    zeros_(linear)
     return linear
+
+
+def zeros_(layer: nn.Linear | nn.Conv1d | nn.Conv2d) -> None:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
 
 
 def rotary_angles(frames: Tensor, dim: int) -> Tensor:

@@ -123,8 +123,8 @@ def test_what_stands_still_in_a_forecast_is_given_but_not_next_to_what_moves():
     assert given[0].all() and all(torch.equal(frame, ~moves) for frame in given[1:])
 
 
-def test_what_stands_still_stays_as_it_is_forecast(pipeline, forecaster, monkeypatch):
-    monkeypatch.setattr(pipeline, "forecaster", Forecaster(frames=4, **SMALL))  # tells the mean
+def test_what_stands_still_stays_as_it_is_forecast(pipeline):
+    pipeline.forecaster = Forecaster(frames=4, **SMALL)  # tells the mean
     frames = np.full((8, 64, 64, 3), 90, np.uint8)
     given = Given(frames, np.zeros((8, 64, 64), bool))
     given.mask[:4] = True

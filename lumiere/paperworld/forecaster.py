@@ -14,7 +14,7 @@ SUBJECT_WEIGHT = 3.0
 NOISE = 0.2  # at most, standard deviation: what is gone on from is made, and not as clean as a render
 
 
-def train_forecaster(data, run, steps, model=None, batch=BATCH):
+def train_forecaster(data, run, steps, model=None):
     """Train on windows of clips, forward and backward. data: folders as `LatentClips` reads them.
 
     model: one that was trained before, which begins at half the rate; a new one unless given.
@@ -29,12 +29,12 @@ def train_forecaster(data, run, steps, model=None, batch=BATCH):
         step = generator.initial_seed()
         rng = np.random.default_rng(step)
         clips = folders[rng.choice(len(folders), p=frames / frames.sum())]
-        drawn = clips.draw(step, range(batch), batch, 2 * seen, seed=0, caption_dropout=0)
-        backward = torch.from_numpy(rng.random(batch) < 0.5)[:, None, None, None, None]
+        drawn = clips.draw(step, range(BATCH), BATCH, 2 * seen, seed=0, caption_dropout=0)
+        backward = torch.from_numpy(rng.random(BATCH) < 0.5)[:, None, None, None, None]
         clip, noise, subject = (
             torch.where(backward, x.flip(2), x) for x in (drawn.latents, drawn.noise, drawn.subject)
         )
-        level = torch.from_numpy(NOISE * rng.random(batch, np.float32))[:, None, None, None, None]
+        level = torch.from_numpy(NOISE * rng.random(BATCH, np.float32))[:, None, None, None, None]
         with faster_autocast(torch.device("cpu")):
             told = model((clip + level * noise)[:, :, :seen])
         weight = 1 + SUBJECT_WEIGHT * subject[:, :, seen:]
