@@ -18,22 +18,21 @@ from .allocator import give_back
 from .assembly import assemble, cost_of
 from .conditioning import Given, blend, channels, put_back, to_latents
 from .drafts import LOOKS, Draft, generators, unrest
-from .forecaster import BEGINS, Forecaster, with_what_stands_still
+from .forecaster import Forecaster, with_what_stands_still
 from .inflate import Lumiere
 from .lora import Styler
 from .preview import LatentPreview, Preview, synthetic_pictures
 from .request import Limits, Request
-from .revisions import HIGH, passes
 from .sampling import Sampler
 from .steady import steady
 from .style import Style
 from .table import Model
 from .text import Text, TextReader
+from .turns import Planner, Turn
 from .windows import going_on, grow, in_windows, joined, windows
 
 BATCH_LATENTS = 2**16  # clips up to here are denoised twofold in one call: 16 frames of 64 x 64
 WINDOW, OVERLAP = 128, 0.25  # frames denoised at once, and the share of them that two windows have in common
-GOES_ON = 0.7  # share of the steps that a part takes which is given what was before it
 SLICE_PIXELS = 2**18  # decoded at once: 16 frames of 128 x 128, or one of 512 x 512
 
 
@@ -68,35 +67,6 @@ class Result:
     steps_done: int
     stopped: bool
     seconds: float
-
-
-@dataclass(frozen=True)
-class Turn:
-    """Frames that are made at once.
-
-    request: with the steps that they take. passes: those steps in the order in which they are run, without
-    the first of them where frames begin as a forecast. drafts: made in the first pass. guided_down_to: the
-    timestep below which the model is told the prompt alone.
-    """
-
-    request: Request
-    window: slice
-    passes: list[slice]
-    drafts: int
-    guided_down_to: float
-
-    @property
-    def frames(self) -> int:
-        return self.window.stop - self.window.start
-
-    @property
-    def steps(self) -> int:
-        return sum(part.stop - part.start for part in self.passes)
-
-    @property
-    def is_forecast(self) -> bool:
-        """Whether the frames begin as what is told of them."""
-        return self.passes[0].start > 0 and self.request.strength == 1
 
 
 class LumierePipeline:
@@ -225,7 +195,7 @@ class LumierePipeline:
         latents = request.frames * size[0] * size[1]
         if self.device.type == "cpu" and latents <= BATCH_LATENTS:
             return
-        _, made = self._windows(request, given)
+        _, made = self._planner.windows(request, given)
         frames = max(x.stop - x.start for window in made for x in self.parts(window.stop - window.start))
         rows = 2 if request.guidance != 1 and frames * size[0] * size[1] <= BATCH_LATENTS else 1
         memory.check(self.cost.of(rows, frames, *size), self.device)
@@ -253,7 +223,7 @@ class LumierePipeline:
         began = time.monotonic()
         known = self.encode_given(given, whole=request.strength < 1) if given else None
         text = self.encode_prompt(request)
-        begun, turns = self._turns(request, given)
+        begun, turns = self._planner.turns(request, given)
         clip = known[0][:, :, :begun] if begun else None
         steps, done = sum(turn.steps for turn in turns), 0
         draws = list(generators(request.seed, turns[0].drafts))
@@ -354,24 +324,10 @@ class LumierePipeline:
             return unrest(
                 draft,
                 lambda *shown: self._predict(draft.sampler, *shown, text, 1.0, known)[1],
-                self._timesteps,
+                self._planner.timesteps,
             )
 
         return min(drafts, key=unrest_of)
-
-    def _passes(self, request: Request, low: float, again: bool) -> list[slice]:
-        """The steps of a turn, in the order in which they are run, as slices of those asked for.
-
-        again: whether it is revised down to the timestep `low`, if it begins as noise.
-        """
-        first = request.steps - request.steps_run
-        if first or not again:
-            return [slice(first, request.steps)]
-        return passes(self._steps_of(request), HIGH * self._timesteps, low, self.revisions)
-
-    def _steps_of(self, request: Request) -> list[float]:
-        """The timesteps of a request that begins as noise, the first ones highest."""
-        return self._sampler(request, torch.Generator()).timesteps.tolist()
 
     @torch.inference_mode()
     def _forecast(self, clip: Tensor, window: slice) -> Tensor:
@@ -433,62 +389,16 @@ class LumierePipeline:
             output = sampler.output(clean, model_input, timestep)
         return output, clean
 
-    def _guided_down_to(self, request: Request, goes_on: bool) -> float:
-        """The timestep from which on down the model is told the prompt alone.
-
-        Half as far down where a clip goes on: much is decided there.
-        """
-        if request.strength < 1:
-            return 0.0
-        share = (1 + self.guided_above) / 2 if goes_on else self.guided_above
-        return share * self._timesteps
-
     @property
-    def _timesteps(self) -> int:
-        """Of the training."""
-        return self.scheduler_config.get("num_train_timesteps", 1000)
-
-    def _turns(self, request: Request, given: Given | None) -> tuple[int, list[Turn]]:
-        """How many first frames there are already, and the windows that are made one after another."""
-        begun, made = self._windows(request, given)
-        later = replace(request, steps=max(1, round(GOES_ON * request.steps)))
-        turns = []
-        for number, window in enumerate(made):
-            goes_on = bool(begun or number)
-            own, least = later if goes_on else request, self._guided_down_to(request, goes_on)
-            if self._foretells(window, turns[-1].window.stop if turns else begun):
-                steps = [self._after_forecast(own)]
-            else:
-                steps = self._passes(own, least, again=not goes_on)
-            drafts = 1 if goes_on or request.strength < 1 else self.drafts
-            turns.append(Turn(own, window, steps, drafts, least))
-        return begun, turns
-
-    def _foretells(self, window: slice, begun: int) -> bool:
-        """Whether there is a forecaster that can tell what a window adds to the frames begun."""
-        if self.forecaster is None:
-            return False
-        frames = self.forecaster.config.frames
-        return begun >= frames and window.stop - begun <= frames
-
-    def _after_forecast(self, request: Request) -> slice:
-        """The steps of what begins as a forecast: one at least."""
-        high = BEGINS * self._timesteps
-        skipped = sum(timestep > high for timestep in self._steps_of(request))
-        return slice(min(skipped, request.steps - 1), request.steps)
-
-    def _windows(self, request: Request, given: Given | None) -> tuple[int, list[slice]]:
-        """How many first frames there are already, and the frames made one after another."""
-        if self.growth is None or request.strength < 1 or (given is not None and given.mask[-1].any()):
-            return 0, [slice(0, request.frames)]
-        new, before = self.growth
-        begun = 0 if given is None else int(given.mask.all((1, 2)).cumprod().sum()) // new * new
-        return begun, grow(request.frames, new, before, begun)
+    def _planner(self) -> Planner:
+        foretold = self.forecaster.config.frames if self.forecaster else 0
+        settings = self.growth, self.guided_above, self.revisions, self.drafts
+        return Planner(self.scheduler_config, *settings, foretold)
 
     def frames_shown(self, request: Request, given: Given | None = None) -> int:
         """Frames that the model sees at most while it makes a clip: in all steps, drafts and texts."""
         shown, texts = 0, 1 if request.guidance == 1 else 2
-        for turn in self._turns(request, given)[1]:
+        for turn in self._planner.turns(request, given)[1]:
             frames = sum(part.stop - part.start for part in self.parts(turn.frames))
             first, more = turn.passes[0], turn.drafts - 1
             steps = turn.steps + more * (first.stop - first.start)

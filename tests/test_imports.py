@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ORDER = (
     "allocator bounds request fetch folder style table layers places hooks inflate motion adapters "
     "conditioning windows steady preview video images forecaster loading lora text memory sampling drafts "
-    "revisions assembly pipeline modes models zerogpu batch jobs data clipfolder curves optimizer loss "
+    "revisions turns assembly pipeline modes models zerogpu batch jobs data clipfolder curves optimizer loss "
     "settings textcache trainer paperworld train page __main__ app"
 ).split()
 WITHOUT_TORCH = (

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from .. import models
+from .. import drafts, forecaster, models, revisions, turns
 from ..folder import locate
 from ..pipeline import LumierePipeline
 from ..request import Request
@@ -29,6 +29,7 @@ from .model_folder import EMBEDDED
 from .rows import ROWS, pairs, scene_of
 
 INTERRUPTED = 130
+SAMPLED = (turns.GOES_ON, forecaster.BEGINS, forecaster.STILL, revisions.HIGH, drafts.LOOKS, drafts.LEVEL)
 CODE = ("captions", "judge", "measures", "rows", "scene", "sight", "tracks")  # what records depend on, too
 
 
@@ -62,7 +63,7 @@ class Studio:
     @cached_property
     def fingerprint(self):
         """Of all that records depend on: weights, settings, and the code that judges."""
-        settings = [self._usual.saved(), *(getattr(self.pipeline, name) for name in SAMPLING)]
+        settings = [self._usual.saved(), *(getattr(self.pipeline, name) for name in SAMPLING), *SAMPLED]
         told = hashlib.sha256(json.dumps(settings).encode())
         code = [Path(__file__).with_name(f"{name}.py") for name in CODE]
         for file in (*code, *sorted(self.folder.rglob("*.safetensors"))):

@@ -1,0 +1,116 @@
+"""The turns in which a clip is made: windows of frames one after another, each in passes over the steps."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from .conditioning import Given
+from .forecaster import BEGINS
+from .request import Request
+from .revisions import HIGH, passes
+from .sampling import Sampler
+from .windows import grow
+
+GOES_ON = 0.7  # share of the steps that a turn takes which is given what was before it
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Frames that are made at once.
+
+    request: with the steps that they take. passes: those steps in the order in which they are run, without
+    the first of them where frames begin as a forecast. drafts: made in the first pass. guided_down_to: the
+    timestep below which the model is told the prompt alone.
+    """
+
+    request: Request
+    window: slice
+    passes: list[slice]
+    drafts: int
+    guided_down_to: float
+
+    @property
+    def frames(self) -> int:
+        return self.window.stop - self.window.start
+
+    @property
+    def steps(self) -> int:
+        return sum(part.stop - part.start for part in self.passes)
+
+    @property
+    def is_forecast(self) -> bool:
+        """Whether the frames begin as what is told of them."""
+        return self.passes[0].start > 0 and self.request.strength == 1
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Divides clips into turns, by the settings of a `LumierePipeline`.
+
+    scheduler_config, growth, guided_above, revisions, drafts: as there. foretold: frames that a forecaster
+    tells from as many before them; 0 without one.
+    """
+
+    scheduler_config: dict
+    growth: tuple[int, int] | None = None
+    guided_above: float = 0.0
+    revisions: int = 0
+    drafts: int = 1
+    foretold: int = 0
+
+    def turns(self, request: Request, given: Given | None) -> tuple[int, list[Turn]]:
+        """How many first frames there are already, and what is made after them."""
+        begun, made = self.windows(request, given)
+        later = replace(request, steps=max(1, round(GOES_ON * request.steps)))
+        turns, there = [], begun
+        for window in made:
+            turns.append(self._turn(later if there else request, window, there))
+            there = window.stop
+        return begun, turns
+
+    def windows(self, request: Request, given: Given | None) -> tuple[int, list[slice]]:
+        """How many first frames there are already, and the frames made one after another."""
+        if self.growth is None or request.strength < 1 or (given is not None and given.mask[-1].any()):
+            return 0, [slice(0, request.frames)]
+        new, before = self.growth
+        begun = 0 if given is None else int(given.mask.all((1, 2)).cumprod().sum()) // new * new
+        return begun, grow(request.frames, new, before, begun)
+
+    def _turn(self, request: Request, window: slice, there: int) -> Turn:
+        """there: frames that the clip has by then; if any, the window goes on from them."""
+        low = self._guided_down_to(request, goes_on=there > 0)
+        # What begins as another clip runs the last steps; only what begins as noise is drafted and revised.
+        begun_as_noise = request.strength == 1 and not there
+        if there and self.foretold and there >= self.foretold >= window.stop - there:
+            steps = [self._after_forecast(request)]
+        elif begun_as_noise:
+            steps = passes(self._steps_of(request), HIGH * self.timesteps, low, self.revisions)
+        else:
+            steps = [slice(request.steps - request.steps_run, request.steps)]
+        return Turn(request, window, steps, self.drafts if begun_as_noise else 1, low)
+
+    def _guided_down_to(self, request: Request, goes_on: bool) -> float:
+        """The timestep from which on down the model is told the prompt alone.
+
+        Half as far down where a clip goes on: much is decided there.
+        """
+        if request.strength < 1:
+            return 0.0
+        share = (1 + self.guided_above) / 2 if goes_on else self.guided_above
+        return share * self.timesteps
+
+    def _after_forecast(self, request: Request) -> slice:
+        """The steps of what begins as a forecast: one at least."""
+        high = BEGINS * self.timesteps
+        skipped = sum(timestep > high for timestep in self._steps_of(request))
+        return slice(min(skipped, request.steps - 1), request.steps)
+
+    def _steps_of(self, request: Request) -> list[float]:
+        """The timesteps of a request that begins as noise, the first ones highest."""
+        sampler = Sampler(request.scheduler, self.scheduler_config, request.steps, torch.Generator())
+        return sampler.timesteps.tolist()
+
+    @property
+    def timesteps(self) -> int:
+        """Of the training."""
+        return self.scheduler_config.get("num_train_timesteps", 1000)
