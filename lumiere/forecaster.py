@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .layers import zeros_
 
-BEGINS = 0.79  # share of the timesteps from which a forecast is denoised
+BEGINS = 0.65  # share of the timesteps from which a forecast is denoised
 STILL = 0.01  # variance over time, at most, of latents where nothing moves
 
 
