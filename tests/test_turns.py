@@ -28,7 +28,7 @@ def told(planner: Planner, request: Request = REQUEST, given: Given | None = Non
 
 def test_what_begins_as_noise_is_drafted_and_revised_and_what_goes_on_begins_as_a_forecast():
     first = (slice(0, 16), 10, [slice(0, 5), slice(1, 10)], 3, 600.0, False)
-    later = (7, [slice(1, 7)], 1, 800.0, True)
+    later = (7, [slice(2, 7)], 1, 800.0, True)
     assert told(PLANNER) == [first, (slice(0, 32), *later), (slice(16, 48), *later)]
 
 

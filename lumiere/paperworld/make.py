@@ -61,7 +61,7 @@ BUDGETS = {
         motion=10_000,
         batch=12,
         paced=6000,
-        forecaster=2000,
+        forecaster=6000,
     ),
 }
 

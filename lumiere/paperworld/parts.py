@@ -23,7 +23,7 @@ from .text import train_text_encoder
 STILLS_SEED, CLIPS_SEED, PACED_SEED = 11, 12, 13  # evaluation draws its scenes from another
 PACES = 0.7, 1.45  # as a model moves things that knows a slow and a fast pace, one twice the other
 PREVIEW_PICTURES = 256
-STEPS = {"autoencoder": 2800, "text": 400, "base": 6400, "forecaster": 2000}
+STEPS = {"autoencoder": 2800, "text": 400, "base": 6400, "forecaster": 6000}
 
 
 def autoencoder(model, data, run, steps=STEPS["autoencoder"]):
