@@ -81,7 +81,7 @@ class Planner:
         low = self._guided_down_to(request, goes_on=there > 0)
         # What begins as another clip runs the last steps; only what begins as noise is drafted and revised.
         begun_as_noise = request.strength == 1 and not there
-        if there and self.foretold and there >= self.foretold >= window.stop - there:
+        if there >= self.foretold >= window.stop - there:  # enough is seen, and all of it is told
             steps = [self._after_forecast(request)]
         elif begun_as_noise:
             steps = passes(self._steps_of(request), HIGH * self.timesteps, low, self.revisions)

@@ -19,8 +19,8 @@ def render_dataset(folder, count, frames, seed, held_out=False, workers=2, motio
 
     Writes pixels.npy uint8 (n t h w c), weights.npy uint8 (n t h/8 w/8), the share of each latent cell that
     shows the subject or its marks, and scenes.jsonl. Each is as many times as fast as its speed says as is
-    drawn between the two ``paces``. Scene ``i`` depends on ``seed``, ``i``,
-    ``held_out``, ``motions`` and ``paces`` only.
+    drawn between the two ``paces``. Scene ``i`` depends on ``seed``, ``i``, ``held_out``,
+    ``motions`` and ``paces`` only.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
