@@ -12,8 +12,9 @@ from .adapters import load_weights, schedule_for
 from .folder import PREVIEW, check, locate, locate_motion, locate_tiny, read_json, read_limits
 from .forecaster import Forecaster
 from .inflate import Lumiere
-from .loading import best_dtype, find_device, load_forecaster, load_model, load_tiny
+from .loading import best_dtype, find_device, load_forecaster, load_model, load_opener, load_tiny
 from .lora import Styler
+from .opener import Opener
 from .preview import LatentPreview, Preview, TinyPreview
 from .request import Limits
 from .table import SAMPLING, Model
@@ -35,6 +36,7 @@ class Parts:
     device: torch.device
     styler: Styler
     forecaster: Forecaster | None
+    opener: Opener | None
     guided_above: float = 0.0
     growth: tuple[int, int] | None = None
     flicker: float = 0.0
@@ -111,6 +113,7 @@ def complete(
         device,
         styler,
         load_forecaster(folder, lumiere.dtype),
+        load_opener(folder, lumiere.dtype),
     )
 
 

@@ -14,11 +14,16 @@ APART = 0x9E3779B97F4A7C15  # between the seeds of drafts, so that they are none
 
 @dataclass
 class Draft:
-    """A clip in the making: latents with noise, and the clean ones predicted last, float32 `1 c t h w`."""
+    """A clip in the making: latents with noise, and clean ones, float32 `1 c t h w`.
+
+    clean: what it began as, and after a step what was predicted last. known: latents that are given, and
+    which of them are, bool (t h w).
+    """
 
     sampler: Sampler
     sample: Tensor
     clean: Tensor | None = None
+    known: tuple[Tensor, Tensor] | None = None
 
 
 def generators(seed: int, count: int) -> Iterator[torch.Generator]:

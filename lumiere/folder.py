@@ -41,7 +41,7 @@ MOTION_INDEX = "motion.safetensors.index.json"  # of the shards, where the weigh
 SHARD = r"motion-\d{5}-of-\d{5}\.safetensors"
 ADAPTER = ("config.json", "diffusion_pytorch_model.safetensors")  # of one part in a folder of diffusers
 PREVIEW = "preview.safetensors"
-FORECASTER = "forecaster"  # folder of what tells how clips go on, where a model has such
+FORECASTER, OPENER = "forecaster", "opener"  # of what tells how clips go on and begin, where a model has such
 HALF = "fp16"  # the variant that some models store beside the whole one, or instead of it
 HUB_ID = r"[\w.-]+/[\w.-]+"
 

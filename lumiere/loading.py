@@ -9,8 +9,9 @@ import transformers
 from safetensors import SafetensorError
 from torch import nn
 
-from .folder import ADAPTER, FORECASTER, component_class, variant
+from .folder import ADAPTER, FORECASTER, OPENER, component_class, variant
 from .forecaster import Forecaster
+from .opener import Opener
 
 
 def load_model(folder: Path, name: str, dtype: torch.dtype) -> nn.Module:
@@ -29,9 +30,17 @@ def load_tiny(folder: Path, dtype: torch.dtype) -> nn.Module:
 
 def load_forecaster(folder: Path, dtype: torch.dtype) -> Forecaster | None:
     """That of a model folder, as `load_model`; None where it has none."""
-    if not (folder / FORECASTER / ADAPTER[0]).is_file():
-        return None
-    return _whole(Forecaster, folder / FORECASTER, dtype, FORECASTER, folder)
+    return _if_there(Forecaster, folder, FORECASTER, dtype)
+
+
+def load_opener(folder: Path, dtype: torch.dtype) -> Opener | None:
+    """That of a model folder, as `load_model`; None where it has none."""
+    return _if_there(Opener, folder, OPENER, dtype)
+
+
+def _if_there(klass, folder: Path, name: str, dtype: torch.dtype) -> nn.Module | None:
+    there = (folder / name / ADAPTER[0]).is_file()
+    return _whole(klass, folder / name, dtype, name, folder) if there else None
 
 
 def _whole(

@@ -4,7 +4,7 @@ import copy
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -21,14 +21,16 @@ from .drafts import LOOKS, Draft, generators, unrest
 from .forecaster import Forecaster, with_what_stands_still
 from .inflate import Lumiere
 from .lora import Styler
+from .opener import Opener
 from .preview import LatentPreview, Preview, synthetic_pictures
 from .request import Limits, Request
 from .sampling import Sampler
 from .steady import steady
+from .stills import draw_still, guided
 from .style import Style
 from .table import Model
 from .text import Text, TextReader
-from .turns import Planner, Turn
+from .turns import Beginning, Planner, Turn
 from .windows import going_on, grow, in_windows, joined, windows
 
 BATCH_LATENTS = 2**16  # clips up to here are denoised twofold in one call: 16 frames of 64 x 64
@@ -78,7 +80,8 @@ class LumierePipeline:
     that can tell any number apart, more than this. notes: what was changed to fit the parts to each other, in
     sentences for whoever starts the program. device: where runs happen, if that is not where the autoencoder
     is. styler: what loaded the parts, for `restyle`. forecaster: tells what a part that goes on begins as,
-    instead of noise (forecaster.py). guided_above: share of the timesteps, 0 to 1, above which guidance
+    instead of noise (forecaster.py). opener: tells what the first part of a clip begins as, from a still by
+    the base (opener.py). guided_above: share of the timesteps, 0 to 1, above which guidance
     counts in a clip that begins as noise (Kynkäänniemi et al. 2024, arXiv 2404.07724): where motion is
     decided, and not where details are. growth: frames that are made at once, and how many before them they go
     on from, where longer clips are made part by part (`grow` in windows.py). flicker: variance of latents
@@ -101,6 +104,7 @@ class LumierePipeline:
         device: torch.device | None = None,
         styler: Styler | None = None,
         forecaster: Forecaster | None = None,
+        opener: Opener | None = None,
         guided_above: float = 0.0,
         growth: tuple[int, int] | None = None,
         flicker: float = 0.0,
@@ -115,7 +119,7 @@ class LumierePipeline:
         self.window, self.styler, self._cost = window, styler, cost
         self.guided_above, self.growth, self.flicker = guided_above, growth, flicker
         self.revisions, self.drafts = revisions, drafts
-        self.forecaster = forecaster.to(self.device) if forecaster else None
+        self.forecaster, self.opener = (net and net.to(self.device) for net in (forecaster, opener))
         self.preview = (preview or LatentPreview.fit(vae, synthetic_pictures())).to(self.device)
 
     @classmethod
@@ -229,18 +233,13 @@ class LumierePipeline:
         draws = list(generators(request.seed, turns[0].drafts))
         for turn in turns:
             window, end, draft = turn.window, done + turn.steps, None
-            fixed = going_on(clip, window, known)
-            begins_as = known[0] if request.strength < 1 else None
-            if turn.is_forecast:
-                begins_as = self._forecast(clip, window)
-                fixed = with_what_stands_still(begins_as, *fixed)
-            for draft in self._denoised(turn, text, draws, begins_as, fixed, stopped):
+            for draft in self._denoised(turn, clip, known, text, draws, stopped):
                 done += 1
                 preview = partial(self.preview, joined(clip, draft.clean, window))
                 yield Progress(done, steps, time.monotonic() - began, window.stop, preview)
             if draft is not None:
                 made = steady(draft.sample if done == end else draft.clean, self.flicker)
-                clip = joined(clip, blend(made, *fixed) if fixed else made, window)
+                clip = joined(clip, blend(made, *draft.known) if draft.known else made, window)
             if done < end:
                 break
         if done:
@@ -251,22 +250,30 @@ class LumierePipeline:
     def _denoised(
         self,
         turn: Turn,
+        clip: Tensor | None,
+        known: tuple[Tensor, Tensor] | None,
         text: Text,
         draws: list[torch.Generator],
-        begins_as: Tensor | None,
-        known: tuple[Tensor, Tensor] | None,
         stopped: Callable[[], bool],
     ) -> Iterator[Draft]:
         """Yields the draft that there is after each step: the first of several while they are made together.
 
-        Each pass begins with the clean clip of the one before it and new noise.
+        Each pass begins with the clean clip of the one before it and new noise. clip: what there is before
+        the turn. known: what is given of the whole.
         """
-        guidance = turn.request.guidance
-        drafts = [self._begin(turn, turn.passes[0], draw, begins_as) for draw in draws[: turn.drafts]]
+        guidance, opening = turn.request.guidance, turn.beginning is Beginning.OPENING
+        drafts = []
+        for draw in draws[: turn.drafts]:
+            still = self._still(turn, text, draw, stopped) if opening else None
+            if opening and still is None:
+                return
+            start = self._start(turn, clip, known, text, still)
+            drafts.append(self._begin(turn, turn.passes[0], draw, *start))
+        if opening:
+            yield drafts[0]
         for number, part in enumerate(turn.passes):
             if number:
-                clean = drafts[0].clean
-                drafts = [replace(self._begin(turn, part, draws[0], clean), clean=clean)]
+                drafts = [self._begin(turn, part, draws[0], drafts[0].clean, drafts[0].known)]
             timesteps = drafts[0].sampler.timesteps[: part.stop - part.start]
             for timestep in timesteps:
                 if stopped():
@@ -274,9 +281,9 @@ class LumierePipeline:
                 guided = timestep >= turn.guided_down_to or guidance <= 1
                 told = (text, guidance) if guided else (text.last(), 1.0)
                 for draft in drafts:
-                    self._step(draft, timestep, *told, known)
+                    self._step(draft, timestep, *told)
                 if len(drafts) > 1 and timestep == timesteps[-1]:
-                    drafts = [self._best(drafts, text.last(), known)]
+                    drafts = [self._best(drafts, text.last())]
                 yield drafts[0]
 
     def unknown_words(self, prompt: str) -> list[str]:
@@ -311,30 +318,63 @@ class LumierePipeline:
         last = request.steps - first
         return Sampler(request.scheduler, config, request.steps, generator, correlation, last)
 
-    def _begin(self, turn: Turn, part: slice, generator: torch.Generator, begins_as: Tensor | None) -> Draft:
+    @torch.inference_mode()
+    def _still(
+        self, turn: Turn, text: Text, generator: torch.Generator, stopped: Callable[[], bool]
+    ) -> Tensor | None:
+        """Clean latents (1 c 1 h w), by the base alone, of what is asked for at rest; None when stopped."""
+        sampler, noise = self._sampler(turn.request, generator), self._noise(turn.request, 1, generator)
+        text = text.with_last(self.opener.rest(text.last().states))
+        return draw_still(self.lumiere.model, sampler, noise, text, turn.request.guidance, stopped)
+
+    @torch.inference_mode()
+    def _start(
+        self,
+        turn: Turn,
+        clip: Tensor | None,
+        known: tuple[Tensor, Tensor] | None,
+        text: Text,
+        still: Tensor | None,
+    ) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:
+        """What the frames of a turn begin as, clean latents or None for noise, and what of them is given.
+
+        clip: the frames before. known: what is given of the whole clip. still: what an opening begins with.
+        """
+        match turn.beginning:
+            case Beginning.FORECAST:
+                told = self.forecaster.window(clip, turn.window)
+            case Beginning.OPENING:
+                told = self.opener.likeliest(still, text.last().states)[:, :, turn.window]
+            case Beginning.GIVEN:
+                return known[0], going_on(clip, turn.window, known)
+            case Beginning.NOISE:
+                return None, going_on(clip, turn.window, known)
+        return told, with_what_stands_still(told, going_on(clip, turn.window, known))
+
+    def _begin(
+        self,
+        turn: Turn,
+        part: slice,
+        generator: torch.Generator,
+        begins_as: Tensor | None,
+        known: tuple[Tensor, Tensor] | None,
+    ) -> Draft:
         """A draft of a window at the first of some steps: noise, or clean latents with noise."""
         sampler = self._sampler(turn.request, generator, part.start)
         noise = self._noise(turn.request, turn.frames, generator)
-        return Draft(sampler, sampler.start(noise, begins_as))
+        return Draft(sampler, sampler.start(noise, begins_as), begins_as, known)
 
-    def _best(self, drafts: list[Draft], text: Text, known: tuple[Tensor, Tensor] | None) -> Draft:
+    def _best(self, drafts: list[Draft], text: Text) -> Draft:
         """The draft that the model would change least, told the prompt alone."""
 
         def unrest_of(draft: Draft) -> float:
             return unrest(
                 draft,
-                lambda *shown: self._predict(draft.sampler, *shown, text, 1.0, known)[1],
+                lambda *shown: self._predict(draft.sampler, *shown, text, 1.0, draft.known)[1],
                 self._planner.timesteps,
             )
 
         return min(drafts, key=unrest_of)
-
-    @torch.inference_mode()
-    def _forecast(self, clip: Tensor, window: slice) -> Tensor:
-        """The frames of a window: those that the clip has so far, and what is told of those after them."""
-        seen = clip[:, :, -self.forecaster.config.frames :]
-        told = self.forecaster(seen.to(self.dtype)).to(clip)
-        return joined(clip, told, slice(clip.shape[2], None))[:, :, window]
 
     def _noise(self, request: Request, frames: int, generator: torch.Generator) -> Tensor:
         """Unit noise, float32 (1 c t h w), drawn on the CPU: it depends on the seed and the shape alone."""
@@ -350,12 +390,11 @@ class LumierePipeline:
         timestep: Tensor,
         text: Text,
         guidance: float,
-        known: tuple[Tensor, Tensor] | None,
     ) -> None:
         """Goes on with a draft by one step."""
         model_input = draft.sampler.model_input(draft.sample, timestep)
         output, draft.clean = self._predict(
-            draft.sampler, model_input, timestep, text, guidance, known, draft.clean
+            draft.sampler, model_input, timestep, text, guidance, draft.known, draft.clean
         )
         draft.sample = draft.sampler.step(output, timestep, draft.sample)
         if self.device.type != "cpu":
@@ -391,9 +430,9 @@ class LumierePipeline:
 
     @property
     def _planner(self) -> Planner:
-        foretold = self.forecaster.config.frames if self.forecaster else 0
+        told = (net.config.frames if net else 0 for net in (self.forecaster, self.opener))
         settings = self.growth, self.guided_above, self.revisions, self.drafts
-        return Planner(self.scheduler_config, *settings, foretold)
+        return Planner(self.scheduler_config, *settings, *told)
 
     def frames_shown(self, request: Request, given: Given | None = None) -> int:
         """Frames that the model sees at most while it makes a clip: in all steps, drafts and texts."""
@@ -401,8 +440,10 @@ class LumierePipeline:
         for turn in self._planner.turns(request, given)[1]:
             frames = sum(part.stop - part.start for part in self.parts(turn.frames))
             first, more = turn.passes[0], turn.drafts - 1
-            steps = turn.steps + more * (first.stop - first.start)
+            opening = turn.beginning is Beginning.OPENING
+            steps = turn.steps - opening + more * (first.stop - first.start)
             shown += frames * (texts * steps + (LOOKS * turn.drafts if more else 0))
+            shown += opening * turn.drafts * texts * turn.request.steps
         return shown
 
     def seams(self, frames: int) -> list[int]:
@@ -432,8 +473,8 @@ class LumierePipeline:
         for rows in text.split(at_once):
             clips = clip.expand(len(rows), -1, -1, -1, -1)  # 1 c t h w -> 1|2 c t h w
             output = self.lumiere(clips, timestep, return_dict=False, **rows.arguments)[0]
-            outputs += output.float().split(1)
-        return outputs[0] if guidance == 1 else outputs[0] + guidance * (outputs[1] - outputs[0])
+            outputs.append(output.float())
+        return guided(torch.cat(outputs), guidance)
 
     def decode(self, latents: Tensor) -> np.ndarray:
         """Scaled latents (1 c t h w) -> uint8 (t h w c), a few frames at a time, fewer where memory is short.

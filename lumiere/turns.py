@@ -1,6 +1,7 @@
 """The turns in which a clip is made: windows of frames one after another, each in passes over the steps."""
 
 from dataclasses import dataclass, replace
+from enum import Enum
 
 import torch
 
@@ -14,13 +15,19 @@ from .windows import grow
 GOES_ON = 0.7  # share of the steps that a turn takes which is given what was before it
 
 
+class Beginning(Enum):
+    """What frames begin as, with noise: nothing, what is given, what a forecaster or an opener tells."""
+
+    NOISE, GIVEN, FORECAST, OPENING = range(4)
+
+
 @dataclass(frozen=True)
 class Turn:
     """Frames that are made at once.
 
     request: with the steps that they take. passes: those steps in the order in which they are run, without
-    the first of them where frames begin as a forecast. drafts: made in the first pass. guided_down_to: the
-    timestep below which the model is told the prompt alone.
+    the first of them where frames begin as more than noise. drafts: made in the first pass. guided_down_to:
+    the timestep below which the model is told the prompt alone.
     """
 
     request: Request
@@ -28,6 +35,7 @@ class Turn:
     passes: list[slice]
     drafts: int
     guided_down_to: float
+    beginning: Beginning
 
     @property
     def frames(self) -> int:
@@ -35,12 +43,9 @@ class Turn:
 
     @property
     def steps(self) -> int:
-        return sum(part.stop - part.start for part in self.passes)
-
-    @property
-    def is_forecast(self) -> bool:
-        """Whether the frames begin as what is told of them."""
-        return self.passes[0].start > 0 and self.request.strength == 1
+        """An opening has one more: the stills that its drafts begin with, all together."""
+        opening = self.beginning is Beginning.OPENING
+        return opening + sum(part.stop - part.start for part in self.passes)
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,8 @@ class Planner:
     """Divides clips into turns, by the settings of a `LumierePipeline`.
 
     scheduler_config, growth, guided_above, revisions, drafts: as there. foretold: frames that a forecaster
-    tells from as many before them; 0 without one.
+    tells from as many before them; 0 without one. opened: first frames that an opener tells from a still; 0
+    without one.
     """
 
     scheduler_config: dict
@@ -57,6 +63,7 @@ class Planner:
     revisions: int = 0
     drafts: int = 1
     foretold: int = 0
+    opened: int = 0
 
     def turns(self, request: Request, given: Given | None) -> tuple[int, list[Turn]]:
         """How many first frames there are already, and what is made after them."""
@@ -64,7 +71,7 @@ class Planner:
         later = replace(request, steps=max(1, round(GOES_ON * request.steps)))
         turns, there = [], begun
         for window in made:
-            turns.append(self._turn(later if there else request, window, there))
+            turns.append(self._turn(later if there else request, window, there, given))
             there = window.stop
         return begun, turns
 
@@ -76,18 +83,28 @@ class Planner:
         begun = 0 if given is None else int(given.mask.all((1, 2)).cumprod().sum()) // new * new
         return begun, grow(request.frames, new, before, begun)
 
-    def _turn(self, request: Request, window: slice, there: int) -> Turn:
+    def _turn(self, request: Request, window: slice, there: int, given: Given | None) -> Turn:
         """there: frames that the clip has by then; if any, the window goes on from them."""
         low = self._guided_down_to(request, goes_on=there > 0)
-        # What begins as another clip runs the last steps; only what begins as noise is drafted and revised.
-        begun_as_noise = request.strength == 1 and not there
-        if there >= self.foretold >= window.stop - there:  # enough is seen, and all of it is told
+        beginning = self._beginning(request, window, there, given)
+        if beginning in (Beginning.FORECAST, Beginning.OPENING):
             steps = [self._after_forecast(request)]
-        elif begun_as_noise:
-            steps = passes(self._steps_of(request), HIGH * self.timesteps, low, self.revisions)
-        else:
+        elif there or request.strength < 1:
             steps = [slice(request.steps - request.steps_run, request.steps)]
-        return Turn(request, window, steps, self.drafts if begun_as_noise else 1, low)
+        else:
+            steps = passes(self._steps_of(request), HIGH * self.timesteps, low, self.revisions)
+        drafts = self.drafts if request.strength == 1 and not there else 1
+        return Turn(request, window, steps, drafts, low, beginning)
+
+    def _beginning(self, request: Request, window: slice, there: int, given: Given | None) -> Beginning:
+        if request.strength < 1:
+            return Beginning.GIVEN
+        if there >= self.foretold >= window.stop - there:  # enough is seen, and all of it is told
+            return Beginning.FORECAST
+        nothing_is_given = given is None or not given.mask.any()
+        if not there and window.stop <= self.opened and nothing_is_given:
+            return Beginning.OPENING
+        return Beginning.NOISE
 
     def _guided_down_to(self, request: Request, goes_on: bool) -> float:
         """The timestep from which on down the model is told the prompt alone.
@@ -100,7 +117,7 @@ class Planner:
         return share * self.timesteps
 
     def _after_forecast(self, request: Request) -> slice:
-        """The steps of what begins as a forecast: one at least."""
+        """The steps of what begins as a forecast or an opening: one at least."""
         high = BEGINS * self.timesteps
         skipped = sum(timestep > high for timestep in self._steps_of(request))
         return slice(min(skipped, request.steps - 1), request.steps)

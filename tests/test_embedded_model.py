@@ -1,5 +1,6 @@
 """The embedded model as it is shipped: its files, its words, and that it does what it is told."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,9 @@ from lumiere import models
 from lumiere.conditioning import Given
 from lumiere.motion import read_facts
 from lumiere.page import examples
-from lumiere.paperworld.captions import canonical
+from lumiere.paperworld.captions import canonical, paraphrase
 from lumiere.paperworld.judge import judge
-from lumiere.paperworld.scene import MOTIONS, render, sample_scene
+from lumiere.paperworld.scene import MOTIONS, begin_at_rest, render, sample_scene
 from lumiere.request import Request
 
 FOLDER = Path(__file__).parents[1] / "assets/models/paper-world"
@@ -90,6 +91,31 @@ def test_the_base_is_an_ordinary_base_model_of_diffusers():
 
 def test_the_examples_of_the_page_use_words_it_knows(pipeline):
     assert [word for text, _ in examples.EXAMPLES for word in pipeline.unknown_words(text)] == []
+
+
+@torch.inference_mode()
+def test_its_opener_knows_how_each_thing_begins_to_move(pipeline):
+    """From stills of no training, told the prompt, which leaves open how fast; the speed is that of one."""
+    for motion in MOTIONS:
+        rng = np.random.default_rng(2_000_003)
+        still, scene = begin_at_rest(sample_scene(rng, motions=[motion]), rng)
+        text = pipeline.reader([canonical(scene)], 128, 128)
+        frames = render(still, 1)[0]
+        latents, _ = pipeline.encode_given(Given(frames, np.ones(frames.shape[:3], bool)))
+        told = pipeline.decode(pipeline.opener.likeliest(latents, text.states))
+        verdict = judge(told)
+        assert (verdict.motion, verdict.subject) == (motion, scene.subject)
+
+
+@torch.inference_mode()
+def test_its_opener_says_of_a_prompt_what_is_there_before_it_moves(pipeline):
+    rng = np.random.default_rng(2_000_003)
+    for _ in range(20):
+        scene = sample_scene(rng)
+        texts = [paraphrase(scene, rng), canonical(replace(scene, motion="still"))]
+        states = pipeline.reader(texts, 128, 128).states
+        error = (pipeline.opener.rest(states[:1]) - states[1:]).square().mean()
+        assert error < 0.25 * (states[:1] - states[1:]).square().mean(), texts
 
 
 @torch.inference_mode()

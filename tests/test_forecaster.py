@@ -90,9 +90,9 @@ def test_a_part_that_goes_on_begins_as_its_forecast(pipeline, forecaster, monkey
     handle = forecaster.register_forward_hook(lambda module, given, told: seen.append((given[0], told)))
     *steps, result = pipeline.generate(REQUEST)
     handle.remove()
-    assert [part.start for _, part, _, _ in began] == [0, 3, 3], "of 7 steps three are above 650"
+    assert [part.start for _, part, *_ in began] == [0, 3, 3], "of 7 steps three are above 650"
     assert began[0][3] is None and result.steps == len(steps) == 10 + 4 + 4
-    for (_, _, _, begins_as), (before, told) in zip(began[1:], seen, strict=True):
+    for (*_, begins_as, _), (before, told) in zip(began[1:], seen, strict=True):
         assert torch.equal(begins_as, torch.cat([before, told], dim=2))
     assert np.array_equal(result.frames[:4], plain.frames[:4])
     assert not np.array_equal(result.frames[4:], plain.frames[4:])
@@ -116,11 +116,13 @@ def test_what_stands_still_in_a_forecast_is_given_but_not_next_to_what_moves():
     told[:, 0, :, 2, 1] += torch.tensor([0.0, 0.5, 1.0, 0.5])
     latents, mask = torch.zeros_like(told), torch.zeros(4, 6, 8, dtype=torch.bool)
     mask[0], latents[:, :, 0] = True, 7.0
-    known, given = with_what_stands_still(told, latents, mask)
+    known, given = with_what_stands_still(told, (latents, mask))
     assert torch.equal(known[:, :, 0], latents[:, :, 0]) and torch.equal(known[:, :, 1:], told[:, :, 1:])
     moves = torch.zeros(6, 8, dtype=torch.bool)
     moves[1:4, 0:3] = True
     assert given[0].all() and all(torch.equal(frame, ~moves) for frame in given[1:])
+    known, given = with_what_stands_still(told, None)
+    assert torch.equal(known, told) and all(torch.equal(frame, ~moves) for frame in given)
 
 
 def test_what_stands_still_stays_as_it_is_forecast(pipeline):

@@ -16,6 +16,7 @@ from lumiere.paperworld.scene import (
     SIZE,
     SPEEDS,
     Scene,
+    begin_at_rest,
     choose_held_out,
     motion_state,
     render,
@@ -119,3 +120,19 @@ def test_loss_weights_cover_the_marks(motion):
     alone = render(scene("still", phase=0), 1)[1].sum()
     with_marks = render(scene(motion, phase=0), 1)[1].sum()
     assert with_marks > alone + 50
+
+
+@pytest.mark.parametrize("motion", MOTIONS)
+def test_what_begins_at_rest_moves_from_there_and_stays_in_the_picture(motion):
+    rng, tops = np.random.default_rng(0), []
+    for _ in range(50):
+        asked = sample_scene(rng, motions=[motion])
+        still, moving = begin_at_rest(asked, rng)
+        assert still == dataclasses.replace(asked, motion="still", x=still.x, y=still.y, phase=0.0)
+        x, y, angle, wide, tall = motion_state(moving, 64)
+        assert np.hypot(x[0] - still.x, y[0] - still.y) < (6.5 if motion == "bouncing" else 1e-6)  # squashed
+        assert angle[0] == 0 and max(abs(wide[0] - 1), abs(tall[0] - 1)) < 0.25
+        if motion not in DRIFT:
+            assert min(x.min(), y.min()) >= asked.radius and max(x.max(), y.max()) <= SIZE - asked.radius + 7
+        tops.append(moving.phase == 0.5)
+    assert (0 < sum(tops) < 50) == (motion == "bouncing"), "from the ground or from the top"

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from lumiere.data import write_captions
-from lumiere.folder import FORECASTER
-from lumiere.loading import load_forecaster
+from lumiere.folder import FORECASTER, OPENER
+from lumiere.loading import load_forecaster, load_opener
 from lumiere.motion import read_facts
 from lumiere.paperworld.__main__ import main
 from lumiere.paperworld.autoencoder import encode, encode_dataset, new_autoencoder, train_autoencoder
@@ -174,3 +174,55 @@ def test_base_sees_text_everywhere_and_has_three_levels():
         other = unet(latents, 500, states.flip(0)).sample
     assert one.shape == latents.shape
     assert not torch.allclose(one, other)
+
+
+def test_an_opener_is_trained_on_captions_and_clips_and_put_into_the_model(tmp_path):
+    data, model, run = tmp_path / "rest", tmp_path / "model", tmp_path / "run"
+    rng = np.random.default_rng(0)
+    data.mkdir()
+    np.save(data / "latents.npy", rng.standard_normal((3, 17, 4, 4, 4)).astype(np.float16))
+    write_captions(data, [["a red ball spinning"]] * 3)
+    main(["text", "--model", str(model), "--run", str(tmp_path / "text"), "--steps", "1"])
+    command = ["opener", "--model", str(model), "--data", str(data)]
+    assert main([*command, "--run", str(run), "--steps", "5"]) is None
+    trained, kept = load_file(run / "averaged.safetensors"), load_opener(model, torch.float32)
+    assert all(torch.equal(weight.half().float(), kept.state_dict()[key]) for key, weight in trained.items())
+    rest = load_file(run / "rest" / "averaged.safetensors")
+    assert all(torch.equal(weight, trained[f"rest.{key}"]) for key, weight in rest.items())
+    steps = [
+        json.loads((place / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+        for place in (run, run / "rest")
+    ]
+    assert steps == [5, 2], "two steps on captions for five on clips"
+    assert main([*command, "--run", str(tmp_path / "further"), "--steps", "1", "--further"]) is None
+    moved = load_opener(model, torch.float32).state_dict()
+    moved = [(weight - moved[key]).abs().max() for key, weight in kept.state_dict().items()]
+    assert 0 < max(moved) < 5e-3, "a new one would be elsewhere"
+    assert str(tmp_path) not in (model / OPENER / "config.json").read_text()
+    np.save(data / "latents.npy", np.zeros((3, 16, 4, 4, 4), np.float16))
+    with pytest.raises(ValueError, match="16 frames; training on 17"):
+        main([*command, "--run", str(tmp_path / "short"), "--steps", "5"])
+
+
+def test_data_from_rest_has_a_still_first_and_then_how_it_moves_from_there(tmp_path):
+    main(
+        [
+            "render",
+            "--data",
+            str(tmp_path),
+            "--scenes",
+            "24",
+            "--frames",
+            "3",
+            "--from-rest",
+            "--workers",
+            "1",
+        ]
+    )
+    pixels, scenes = np.load(tmp_path / "pixels.npy"), read_scenes(tmp_path)
+    assert pixels.shape == (24, 3, 128, 128, 3)
+    assert len({scene.motion for scene in scenes}) == 9
+    for clip, scene in zip(pixels, scenes, strict=True):
+        assert np.array_equal(clip[1:], render(scene, 2)[0])
+        same = np.abs(clip[0].astype(int) - clip[1]).max(-1) < 8
+        assert same.all() if scene.motion == "still" else 0.8 < same.mean() < 1, scene

@@ -532,7 +532,7 @@ def test_the_draft_that_would_change_least_is_revised_and_finished(pipeline, mon
     gone_on_from = []
 
     def beginning(*told):
-        gone_on_from.append(told[-1])
+        gone_on_from.append(told[3])
         began.append(begin(*told))
         return began[-1]
 

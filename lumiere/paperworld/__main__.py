@@ -10,6 +10,7 @@ TRAINED = {
     "text": "train the text encoder and its tokenizer on captions",
     "base": "train the base text-to-image UNet on encoded stills",
     "forecaster": "train what tells how clips go on, on encoded clips of 32 frames or more",
+    "opener": "train what tells how clips begin, on encoded clips of 17 frames from rest",
 }
 
 
@@ -24,7 +25,7 @@ def main(argv=None):
         prog="python -m lumiere.paperworld",
         description=__doc__,
         epilog="`make` does all: render, autoencoder, text, encode, base, preview, `lumiere.train`, motion, "
-        "forecaster.",
+        "forecaster, opener.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -38,11 +39,11 @@ def main(argv=None):
     _add_folders(encode, data="folder made by render")
     for name, words in TRAINED.items():
         command = add(name, words, _train)
-        several = {"nargs": "+"} if name == "forecaster" else {}
+        several = {"nargs": "+"} if name in ("forecaster", "opener") else {}
         _add_folders(command, None if name == "text" else "folder made by render (and encode)", **several)
         command.add_argument("--run", required=True, help="folder for checkpoint and metrics, to resume from")
         command.add_argument("--steps", type=int, default=STEPS[name], help="(%(default)s)")
-        if name in ("base", "forecaster"):
+        if name in ("base", "forecaster", "opener"):
             command.add_argument("--further", action="store_true", help="begin with the one that is there")
         if name == "base":
             command.add_argument("--batch", type=int, default=BATCH, help="stills a step (%(default)s)")
@@ -91,13 +92,18 @@ def _add_render_arguments(command):
         metavar="X",
         help="how many times as fast as its speed says each is, from and to, as for a forecaster (1 1)",
     )
+    command.add_argument(
+        "--from-rest",
+        action="store_true",
+        help="the first frame shows it standing still, and the others how it moves from there, for an opener",
+    )
     command.add_argument("--workers", type=int, default=2, help="processes (%(default)s)")
 
 
 def _render(a):
     from .dataset import render_dataset
 
-    render_dataset(a.data, a.scenes, a.frames, a.seed, a.held_out, a.workers, a.motions, a.paces)
+    render_dataset(a.data, a.scenes, a.frames, a.seed, a.held_out, a.workers, a.motions, a.paces, a.from_rest)
 
 
 def _encode(a):

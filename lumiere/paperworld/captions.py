@@ -126,6 +126,13 @@ def canonical(scene, with_speed=False):
     return f"{_article(colour)} {subject} {motion} {BACKGROUND_PHRASES[scene.background][0]}"
 
 
+def at_rest(truth):
+    """What a canonical caption says of a scene before anything moves in it; truth as `caption_with_truth`."""
+    colour, place = COLOUR_WORDS.get(truth["colour"], [""]), BACKGROUND_PHRASES.get(truth["background"], [""])
+    thing = _article(f"{colour[0]} {SUBJECT_WORDS[truth['subject']][0]}".strip())
+    return f"{thing} {MOTION_PHRASES['still'][0][0]} {place[0]}".strip()
+
+
 def paraphrase(scene, rng, with_speed=False):
     """Another way to say the same: synonyms, another order of words, an opening."""
     pick = lambda options: options[rng.integers(len(options))]  # noqa: E731

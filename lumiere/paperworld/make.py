@@ -34,6 +34,8 @@ class Budget:
     batch: int
     paced: int
     forecaster: int
+    rest: int
+    opener: int
     workers: int = 2
 
 
@@ -49,6 +51,8 @@ BUDGETS = {
         batch=2,
         paced=2,
         forecaster=2,
+        rest=2,
+        opener=2,
         workers=1,
     ),
     "full": Budget(
@@ -62,6 +66,8 @@ BUDGETS = {
         batch=12,
         paced=6000,
         forecaster=6000,
+        rest=5400,
+        opener=2400,
     ),
 }
 
@@ -71,7 +77,8 @@ class Maker:
 
     def __init__(self, model: str | Path, work: str | Path, budget: Budget, tell: Callable = print):
         self.model, self.work, self.budget, self.tell = Path(model), Path(work), budget, tell
-        self.stills, self.clips, self.paced = (self.work / name for name in ("stills", "clips", "paced"))
+        names = "stills", "clips", "paced", "rest"
+        self.stills, self.clips, self.paced, self.rest = (self.work / name for name in names)
         b, at = budget, self.work
         self.parts = {
             "stills, rendered": lambda: render_dataset(
@@ -94,6 +101,11 @@ class Maker:
             "forecaster": lambda: parts.forecaster(
                 model, [self.clips, self.paced], at / "forecaster", b.forecaster
             ),
+            "clips from rest, rendered": lambda: render_dataset(
+                self.rest, b.rest, parts.OPENED, parts.REST_SEED, workers=b.workers, from_rest=True
+            ),
+            "clips from rest, encoded": lambda: parts.latents(model, self.rest),
+            "opener": lambda: parts.opener(model, [self.rest], at / "opener", b.opener),
         }
 
     def make(self) -> dict[str, float]:

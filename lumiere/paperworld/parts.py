@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data import CAPTIONS
+from ..folder import FORECASTER, OPENER
 from .autoencoder import encode_dataset, train_autoencoder
 from .base import BATCH, train_base
 from .dataset import PIXELS, render_dataset
@@ -12,18 +13,21 @@ from .forecaster import train_forecaster
 from .model_folder import (
     load_base,
     load_begun_forecaster,
+    load_begun_opener,
     load_text,
     load_vae,
     save_component,
-    save_forecaster,
+    save_net,
     save_preview,
 )
+from .opener import train_opener
 from .text import train_text_encoder
 
-STILLS_SEED, CLIPS_SEED, PACED_SEED = 11, 12, 13  # evaluation draws its scenes from another
+STILLS_SEED, CLIPS_SEED, PACED_SEED, REST_SEED = 11, 12, 13, 14  # evaluation draws its scenes from another
 PACES = 0.7, 1.45  # as a model moves things that knows a slow and a fast pace, one twice the other
+OPENED = 17  # frames of a clip from rest: a still and what an opener tells
 PREVIEW_PICTURES = 256
-STEPS = {"autoencoder": 2800, "text": 400, "base": 6400, "forecaster": 6000}
+STEPS = {"autoencoder": 2800, "text": 400, "base": 6400, "forecaster": 6000, "opener": 2400}
 
 
 def autoencoder(model, data, run, steps=STEPS["autoencoder"]):
@@ -52,7 +56,13 @@ def base(model, data, run, steps=STEPS["base"], further=False, batch=BATCH):
 def forecaster(model, data, run, steps=STEPS["forecaster"], further=False):
     """On latents of clips, in several folders; `further`, beginning with the forecaster that is there."""
     begun = load_begun_forecaster(model) if further else None
-    save_forecaster(model, train_forecaster(data, run, steps, begun))
+    save_net(model, FORECASTER, train_forecaster(data, run, steps, begun))
+
+
+def opener(model, data, run, steps=STEPS["opener"], further=False):
+    """As `forecaster`, with the text encoder that is there."""
+    begun = load_begun_opener(model) if further else None
+    save_net(model, OPENER, train_opener(data, *load_text(model), run, steps, begun))
 
 
 def preview(model, data):

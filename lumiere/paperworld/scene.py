@@ -1,7 +1,7 @@
 """Scenes: what a clip of the paper world shows, how it moves, and how it is drawn."""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +80,25 @@ def sample_scene(rng, held_out=False, motions=MOTIONS):
     kind, speed = rng.choice(list(PALETTES)), rng.choice(SPEEDS)
     names = (str(name) for name in (colour, subject, kind, motion, speed))
     return Scene(*names, float(x), float(y), float(radius), float(rng.random()), int(rng.integers(2**31)))
+
+
+def begin_at_rest(scene, rng):
+    """The scene standing still, anywhere, and moving from there: two scenes, with one place at frame 0.
+
+    What circles begins where it is farthest from the middle. What bounces begins on the ground, or where that
+    would lift it out of the picture, at the top.
+    """
+    around, middle = scene.radius + 9, SIZE / 2
+    x, y = rng.uniform(around, SIZE - around, 2).tolist()
+    still = replace(scene, motion="still", x=x, y=y, phase=0.0)
+    moving = replace(still, motion=scene.motion)
+    if scene.motion == "circling":
+        turn = np.arctan2(y - middle, x - middle).item()
+        x, y = x - ORBIT * np.cos(turn).item(), y - ORBIT * np.sin(turn).item()
+        moving = replace(moving, x=x, y=y, phase=turn / (2 * np.pi))
+    elif scene.motion == "bouncing" and y < around + BOUNCE - 4:
+        moving = replace(moving, y=y + BOUNCE, phase=0.5)
+    return still, moving
 
 
 def choose_held_out(seed=0, share=0.1):

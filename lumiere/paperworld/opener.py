@@ -1,0 +1,79 @@
+"""The opener of the embedded model: the first second of a clip from what it shows before it moves."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..data import LatentClips
+from ..opener import Opener
+from ..optimizer import faster_autocast
+from .captions import at_rest, caption_with_truth
+from .fit import Schedule, fit
+from .scene import sample_scene
+from .text import WIDTH, tokenize
+
+BATCH, CAPTIONS = 64, 128  # clips and captions a step
+SUBJECT_WEIGHT = 3.0
+NOISE = 0.2  # at most, standard deviation: the still is drawn by the base, and not as clean as a render
+CAPTION_DROPOUT = 0.05
+OTHERS, LIKELY = 0.05, 0.02  # how much versions count that are not the nearest, and which is told likeliest
+CAPTIONS_SEED = 5
+RESTS = 0.4  # steps on captions for one on clips
+
+
+def train_opener(data, text_encoder, tokenizer, run, steps, model=None):
+    """Train on captions first, then on clips that begin at rest. data: folders as `LatentClips` reads them.
+
+    model: one that was trained before, which begins at half the rate; a new one unless given.
+    """
+    torch.manual_seed(0)
+    share, model = (1, Opener(text_width=WIDTH)) if model is None else (0.5, model)
+
+    @torch.no_grad()
+    def read(texts):
+        return text_encoder(tokenize(tokenizer, texts))[0]  # b n d
+
+    schedule = Schedule(max(1, round(RESTS * steps)), share * 2e-3, decay=0.5, ema=0.98)
+    model.rest = fit(model.rest, _rest_loss(read), schedule, Path(run) / "rest").requires_grad_(False)
+    schedule = Schedule(steps, share * 0.02, decay=0.5, ema=0.995, muon=True)
+    return fit(model, _clip_loss([LatentClips(folder) for folder in data], read), schedule, run).eval()
+
+
+def _rest_loss(read):
+    def loss(rest, generator):
+        rng = np.random.default_rng((CAPTIONS_SEED, generator.initial_seed()))
+        drawn = [caption_with_truth(sample_scene(rng), rng) for _ in range(CAPTIONS)]
+        error = rest(read([text for text, _ in drawn])) - read([at_rest(truth) for _, truth in drawn])
+        return error.square().mean(), {}
+
+    return loss
+
+
+def _clip_loss(folders, read):
+    frames, states = np.array([len(clips) * clips.frames for clips in folders]), {}
+
+    def mean_of(texts):
+        for text in set(texts) - states.keys():
+            states[text] = read([text]).mean(1, keepdim=True)
+        return torch.cat([states[text] for text in texts])  # b 1 d
+
+    def loss(model, generator):
+        step, told = generator.initial_seed(), model.config.frames
+        rng = np.random.default_rng(step)
+        clips = folders[rng.choice(len(folders), p=frames / frames.sum())]
+        drawn = clips.draw(step, range(BATCH), BATCH, 1 + told, seed=5, caption_dropout=CAPTION_DROPOUT)
+        level = torch.from_numpy(NOISE * rng.random(BATCH, np.float32))[:, None, None, None, None]
+        still = (drawn.latents + level * drawn.noise)[:, :, :1]
+        with faster_autocast(torch.device("cpu")):
+            versions, likely = model(still, mean_of(drawn.texts))
+        weight = (1 + SUBJECT_WEIGHT * drawn.subject[:, :, 1:])[:, None]  # b 1 1 t h w
+        errors = weight * (versions.float() - drawn.latents[:, None, :, 1:]).square()
+        errors = errors.flatten(2).mean(2) / weight.flatten(2).mean(2)  # b k
+        error, nearest = errors.min(1)
+        error, choice = error.mean(), F.cross_entropy(likely.float(), nearest)
+        facts = {"nearest": error.item(), "choice": choice.item()}
+        return error + OTHERS * errors.mean() + LIKELY * choice, facts
+
+    return loss
