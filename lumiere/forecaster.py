@@ -16,7 +16,7 @@ from .convnet import FrameNet
 from .layers import zeros_
 from .windows import joined
 
-BEGINS = 0.65  # share of the timesteps from which a forecast is denoised
+BEGINS = 0.5  # share of the timesteps from which a forecast is denoised
 STILL = 0.01  # variance over time, at most, of latents where nothing moves
 
 

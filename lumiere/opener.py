@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from .convnet import FrameNet
 
+BEGINS = 0.35  # share of the timesteps from which an opening is denoised
+
 
 class Opener(FrameNet):
     """Versions of the frames that follow: stills `b c 1 h w`, text `b n d` -> `b k c t h w`, logits `b k`.

@@ -5,8 +5,8 @@ from enum import Enum
 
 import torch
 
+from . import forecaster, opener
 from .conditioning import Given
-from .forecaster import BEGINS
 from .request import Request
 from .revisions import HIGH, passes
 from .sampling import Sampler
@@ -87,8 +87,10 @@ class Planner:
         """there: frames that the clip has by then; if any, the window goes on from them."""
         low = self._guided_down_to(request, goes_on=there > 0)
         beginning = self._beginning(request, window, there, given)
-        if beginning in (Beginning.FORECAST, Beginning.OPENING):
-            steps = [self._after_forecast(request)]
+        if beginning is Beginning.FORECAST:
+            steps = [self._from(forecaster.BEGINS, request)]
+        elif beginning is Beginning.OPENING:
+            steps = [self._from(opener.BEGINS, request)]
         elif there or request.strength < 1:
             steps = [slice(request.steps - request.steps_run, request.steps)]
         else:
@@ -116,10 +118,9 @@ class Planner:
         share = (1 + self.guided_above) / 2 if goes_on else self.guided_above
         return share * self.timesteps
 
-    def _after_forecast(self, request: Request) -> slice:
-        """The steps of what begins as a forecast or an opening: one at least."""
-        high = BEGINS * self.timesteps
-        skipped = sum(timestep > high for timestep in self._steps_of(request))
+    def _from(self, share: float, request: Request) -> slice:
+        """The steps from that share of the timesteps on down: one at least."""
+        skipped = sum(timestep > share * self.timesteps for timestep in self._steps_of(request))
         return slice(min(skipped, request.steps - 1), request.steps)
 
     def _steps_of(self, request: Request) -> list[float]:

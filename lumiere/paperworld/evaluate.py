@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from .. import drafts, forecaster, models, revisions, turns
+from .. import drafts, forecaster, models, opener, revisions, turns
 from ..folder import locate
 from ..pipeline import LumierePipeline
 from ..request import Request
@@ -29,7 +29,8 @@ from .model_folder import EMBEDDED
 from .rows import ROWS, pairs, scene_of
 
 INTERRUPTED = 130
-SAMPLED = (turns.GOES_ON, forecaster.BEGINS, forecaster.STILL, revisions.HIGH, drafts.LOOKS, drafts.LEVEL)
+BEGINS = opener.BEGINS, forecaster.BEGINS, forecaster.STILL
+SAMPLED = (turns.GOES_ON, *BEGINS, revisions.HIGH, drafts.LOOKS, drafts.LEVEL)
 CODE = ("captions", "judge", "measures", "rows", "scene", "sight", "tracks")  # what records depend on, too
 
 
