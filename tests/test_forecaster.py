@@ -90,13 +90,13 @@ def test_a_part_that_goes_on_begins_as_its_forecast(pipeline, forecaster, monkey
     handle = forecaster.register_forward_hook(lambda module, given, told: seen.append((given[0], told)))
     *steps, result = pipeline.generate(REQUEST)
     handle.remove()
-    assert [part.start for _, part, *_ in began] == [0, 3, 3], "of 7 steps three are above 650"
-    assert began[0][3] is None and result.steps == len(steps) == 10 + 4 + 4
+    assert [part.start for _, part, *_ in began] == [0, 4, 4], "of 7 steps four are above 500"
+    assert began[0][3] is None and result.steps == len(steps) == 10 + 3 + 3
     for (*_, begins_as, _), (before, told) in zip(began[1:], seen, strict=True):
         assert torch.equal(begins_as, torch.cat([before, told], dim=2))
     assert np.array_equal(result.frames[:4], plain.frames[:4])
     assert not np.array_equal(result.frames[4:], plain.frames[4:])
-    assert pipeline.frames_shown(REQUEST) == 4 * 10 + 2 * 8 * 4
+    assert pipeline.frames_shown(REQUEST) == 4 * 10 + 2 * 8 * 3
     short = list(pipeline.generate(replace(REQUEST, steps=1)))[-1]
     assert short.steps == 3, "a part has a step at least"
 
@@ -106,7 +106,7 @@ def test_a_part_begins_as_noise_where_too_little_is_seen_or_told(pipeline, forec
     pipeline.growth = (8, 8)
     assert list(pipeline.generate(replace(REQUEST, frames=16)))[-1].steps == 10 + 7, "it tells 4 of 8"
     pipeline.growth, pipeline.forecaster = (4, 4), Forecaster(frames=8, **SMALL)
-    assert list(pipeline.generate(REQUEST))[-1].steps == 10 + 7 + 4, "it sees 4 of 8 at first"
+    assert list(pipeline.generate(REQUEST))[-1].steps == 10 + 7 + 3, "it sees 4 of 8 at first"
 
 
 def test_what_stands_still_in_a_forecast_is_given_but_not_next_to_what_moves():
@@ -143,5 +143,5 @@ def test_a_clip_that_is_continued_is_forecast_from_what_is_given(pipeline, forec
     handle = forecaster.register_forward_pre_hook(lambda module, told: seen.append(told[0]))
     *steps, _ = pipeline.generate(replace(REQUEST, frames=8), given=given)
     handle.remove()
-    assert len(steps) == 4
+    assert len(steps) == 3
     assert torch.equal(seen[0], pipeline.encode_given(given)[0][:, :, :4])

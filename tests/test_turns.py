@@ -28,7 +28,7 @@ def told(planner: Planner, request: Request = REQUEST, given: Given | None = Non
 
 def test_what_begins_as_noise_is_drafted_and_revised_and_what_goes_on_begins_as_a_forecast():
     first = (slice(0, 16), 10, [slice(0, 5), slice(1, 10)], 3, 600.0, Beginning.NOISE)
-    later = (7, [slice(2, 7)], 1, 800.0, Beginning.FORECAST)
+    later = (7, [slice(3, 7)], 1, 800.0, Beginning.FORECAST)
     assert told(PLANNER) == [first, (slice(0, 32), *later), (slice(16, 48), *later)]
 
 
@@ -46,8 +46,8 @@ def test_a_clip_that_goes_on_from_given_frames_has_no_first_turn():
 def test_an_opening_begins_with_stills_and_is_drafted_but_not_revised():
     planner = replace(PLANNER, opened=16)
     first, *later = planner.turns(REQUEST, None)[1]
-    assert (first.beginning, first.passes, first.drafts) == (Beginning.OPENING, [slice(3, 10)], 3)
-    assert first.steps == 1 + 7, "the stills count as a step"
+    assert (first.beginning, first.passes, first.drafts) == (Beginning.OPENING, [slice(6, 10)], 3)
+    assert first.steps == 1 + 4, "the stills count as a step"
     assert [turn.beginning for turn in later] == [Beginning.FORECAST] * 2
     assert planner.turns(REQUEST, given(48)) == planner.turns(REQUEST, None), "nothing of it is given"
 
