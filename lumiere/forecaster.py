@@ -56,13 +56,16 @@ class Forecaster(FrameNet):
 
 
 def with_what_stands_still(told: Tensor, known: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
-    """What is given of a window, and all that does not move in it, there and next to it, as it is told.
+    """What is given of a window, and all that does not move in it, there and next to it, as it was.
 
     told: `1 c t h w`. known, and the result: latents of that shape, and which of them are given, bool
     (t h w). Of what stands still a forecast is all but certain, and small motion weights would make something
-    else of it.
+    else of it. It stays as in the last frame that is given whole, so that nothing changes there where one
+    window goes on from another, or as it is told where none is.
     """
     latents, mask = known or (told, torch.zeros_like(told[0, 0], dtype=torch.bool))
     moves = (told.var(2).mean(1) > STILL).float()
     still = F.max_pool2d(moves, 3, stride=1, padding=1)[0] == 0  # h w
-    return torch.where(mask, latents, told), mask | still
+    whole = mask.all((1, 2)).nonzero()
+    stays = latents[:, :, int(whole[-1])].unsqueeze(2).expand_as(told) if len(whole) else told
+    return torch.where(mask, latents, stays), mask | still
