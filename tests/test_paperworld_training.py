@@ -205,22 +205,10 @@ def test_an_opener_is_trained_on_captions_and_clips_and_put_into_the_model(tmp_p
 
 
 def test_data_from_rest_has_a_still_first_and_then_how_it_moves_from_there(tmp_path):
-    main(
-        [
-            "render",
-            "--data",
-            str(tmp_path),
-            "--scenes",
-            "24",
-            "--frames",
-            "3",
-            "--from-rest",
-            "--workers",
-            "1",
-        ]
-    )
+    asked = ["--scenes", "40", "--frames", "3", "--from-rest", "--workers", "1"]
+    main(["render", "--data", str(tmp_path), *asked])
     pixels, scenes = np.load(tmp_path / "pixels.npy"), read_scenes(tmp_path)
-    assert pixels.shape == (24, 3, 128, 128, 3)
+    assert pixels.shape == (40, 3, 128, 128, 3)
     assert len({scene.motion for scene in scenes}) == 9
     for clip, scene in zip(pixels, scenes, strict=True):
         assert np.array_equal(clip[1:], render(scene, 2)[0])

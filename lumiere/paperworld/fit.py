@@ -36,7 +36,8 @@ def fit(model, loss, schedule, folder):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     averaged = copy.deepcopy(model).requires_grad_(False)
-    optimizer = (MatrixOptimizer if schedule.muon else PlainOptimizer)(model.parameters())
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = (MatrixOptimizer if schedule.muon else PlainOptimizer)(trained)
     step = _resume(folder, model, averaged, optimizer)
     saved, began, first = time.monotonic(), time.monotonic(), step
     while step < schedule.steps:
