@@ -13,6 +13,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from .convnet import FrameNet
+from .layers import zeros_
 
 BEGINS = 0.35  # share of the timesteps from which an opening is denoised
 
@@ -50,8 +51,8 @@ class Opener(FrameNet):
         )
         self.likely = nn.Linear(widths[1] + embedding, versions)
         nn.init.normal_(self.conv_out.weight, std=0.002)  # versions that are the same would learn the same
-        for weights in (self.conv_out.bias, self.likely.weight, self.likely.bias):
-            nn.init.zeros_(weights)
+        nn.init.zeros_(self.conv_out.bias)
+        zeros_(self.likely)
         layer = {"nhead": 4, "dim_feedforward": hidden, "dropout": 0.0, "activation": "gelu"}
         self.rest = nn.Sequential(
             nn.TransformerEncoderLayer(text_width, **layer, batch_first=True, norm_first=True),

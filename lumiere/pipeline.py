@@ -261,15 +261,15 @@ class LumierePipeline:
         Each pass begins with the clean clip of the one before it and new noise. clip: what there is before
         the turn. known: what is given of the whole.
         """
-        guidance, opening = turn.request.guidance, turn.beginning is Beginning.OPENING
+        guidance = turn.request.guidance
         drafts = []
         for draw in draws[: turn.drafts]:
-            still = self._still(turn, text, draw, stopped) if opening else None
-            if opening and still is None:
+            still = self._still(turn, text, draw, stopped) if turn.is_opening else None
+            if turn.is_opening and still is None:
                 return
             start = self._start(turn, clip, known, text, still)
             drafts.append(self._begin(turn, turn.passes[0], draw, *start))
-        if opening:
+        if turn.is_opening:
             yield drafts[0]
         for number, part in enumerate(turn.passes):
             if number:
@@ -440,10 +440,9 @@ class LumierePipeline:
         for turn in self._planner.turns(request, given)[1]:
             frames = sum(part.stop - part.start for part in self.parts(turn.frames))
             first, more = turn.passes[0], turn.drafts - 1
-            opening = turn.beginning is Beginning.OPENING
-            steps = turn.steps - opening + more * (first.stop - first.start)
+            steps = turn.denoising_steps + more * (first.stop - first.start)
             shown += frames * (texts * steps + (LOOKS * turn.drafts if more else 0))
-            shown += opening * turn.drafts * texts * turn.request.steps
+            shown += turn.is_opening * turn.drafts * texts * turn.request.steps
         return shown
 
     def seams(self, frames: int) -> list[int]:

@@ -44,8 +44,15 @@ class Turn:
     @property
     def steps(self) -> int:
         """An opening has one more: the stills that its drafts begin with, all together."""
-        opening = self.beginning is Beginning.OPENING
-        return opening + sum(part.stop - part.start for part in self.passes)
+        return self.is_opening + self.denoising_steps
+
+    @property
+    def denoising_steps(self) -> int:
+        return sum(part.stop - part.start for part in self.passes)
+
+    @property
+    def is_opening(self) -> bool:
+        return self.beginning is Beginning.OPENING
 
 
 @dataclass(frozen=True)
