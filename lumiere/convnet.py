@@ -21,13 +21,15 @@ class FrameNet(ModelMixin, ConfigMixin):
         depths: tuple[int, int],
         groups: int,
         padding_mode: str,
-        embedding: int = 0,
+        text_width: int,
+        embedding: int,
     ) -> None:
         """Makes the layers.
 
         inputs, outputs: channels. widths, depths: channels and residual layers at full and at half size;
         those at full size are there twice, on the way down and up. padding_mode: what convolutions see beyond
-        an edge. embedding: channels of what all layers are told; 0 for none.
+        an edge. text_width: channels of a text. embedding: channels that it becomes before all layers are
+        told it.
         """
         (full, half), (outer, inner) = widths, depths
         conv = partial(nn.Conv2d, kernel_size=3, padding=1, padding_mode=padding_mode)
@@ -41,9 +43,15 @@ class FrameNet(ModelMixin, ConfigMixin):
         self.upsample, self.join = nn.Conv2d(half, 4 * full, 1), nn.Conv2d(2 * full, full, 1)
         self.up = layers(full, outer)
         self.conv_out = conv(full, outputs)
+        self.embed = nn.Sequential(
+            nn.Linear(text_width, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
+        )
 
-    def features(self, x: Tensor, embedding: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """`b c h w`, height and width even -> what `conv_out` is shown, and what there is at half size."""
+    def features(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """`b c h w`, height and width even -> what `conv_out` is shown, and what there is at half size.
+
+        embedding: `embed` of the mean of a text's states, `b d`.
+        """
         x = self.conv_in(x.contiguous(memory_format=torch.channels_last))
         for layer in self.down:
             x = layer(x, embedding)
@@ -67,14 +75,10 @@ class ResidualLayer(nn.Module):
         self.norm1, self.conv1 = nn.GroupNorm(groups, width), conv(width, width)
         self.norm2, self.conv2 = nn.GroupNorm(groups, width), conv(width, width)
         zeros_(self.conv2)
-        self.modulation = None
-        if embedding:
-            self.modulation = nn.Linear(embedding, 2 * width)
-            zeros_(self.modulation)
+        self.modulation = nn.Linear(embedding, 2 * width)
+        zeros_(self.modulation)
 
-    def forward(self, x: Tensor, embedding: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
         y = self.norm2(self.conv1(F.silu(self.norm1(x))))
-        if self.modulation is not None:
-            scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
-            y = y * (1 + scale) + shift
-        return x + self.conv2(F.silu(y))
+        return x + self.conv2(F.silu(y * (1 + scale) + shift))

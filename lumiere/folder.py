@@ -59,7 +59,7 @@ def locate(source: str | Path, revision: str | None = None, weights: bool = True
         raise FileNotFoundError(f"there is no model folder {source}: give the path of one, or a hub id.")
     wanted = [INDEX, PREVIEW, "tokenizer/*", "tokenizer_2/*", MOTION[0], f"*/{MOTION[0]}"]
     wanted += [f"{part.name}/{part.config}" for part in (*COMPONENTS, *OF_XL)]
-    wanted += [f"{FORECASTER}/{ADAPTER[0]}"]
+    wanted += [f"{name}/{ADAPTER[0]}" for name in (FORECASTER, OPENER)]
     if weights:
         stems = {part.weights.removesuffix(".safetensors") for part in COMPONENTS if part.weights}
         ends = ["-*.safetensors", ".safetensors.index.json", ".safetensors"]

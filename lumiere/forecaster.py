@@ -3,8 +3,10 @@
 The motion weights denoise a part of a clip that goes on from noise, where little is to be seen yet: which
 pace a thing goes at is decided there. What comes is nearly certain, though, from how it went before, and a
 network that tells only the mean of what may come (as SimVP does, Gao et al. 2022, arXiv 2206.05099) learns
-that from far fewer clips than one that denoises. The part then begins as its forecast, with noise, as a clip
-of a strength below 1 does, and the model makes sharp what is blurred in it.
+that from far fewer clips than one that denoises. It is told the prompt, too: by that a thing that has lost
+some of its shape gets it back. The part then begins as its forecast, with noise, as a clip of a strength
+below 1 does, and the model makes sharp what is blurred in it. The last frames before it are made again with
+it, and the clip goes over from what they were, so that nothing jumps where the part begins.
 """
 
 import torch
@@ -14,16 +16,20 @@ from torch import Tensor
 
 from .convnet import FrameNet
 from .layers import zeros_
+from .repeats import repeated
 from .windows import joined
 
 BEGINS = 0.5  # share of the timesteps from which a forecast is denoised
+AGAIN = 4  # frames before a forecast that are made again with it, at most as many as it tells from
 STILL = 0.01  # variance over time, at most, of latents where nothing moves
 
 
 class Forecaster(FrameNet):
-    """The next frames of a clip from as many before them: `b c t h w -> b c t h w`, scaled latents.
+    """The next frames of a clip from as many before them: `b c t h w`, text `b n d` -> `b c t h w`.
 
-    channels: of a latent. frames: t, always this many. The rest is told to `FrameNet.build`.
+    Clips are scaled latents; of the text, what the base is told, the mean over n is seen.
+
+    channels: of a latent. frames: t, always this many. text_width: d. The rest is told to `FrameNet.build`.
 
     Height and width are even. Raises ValueError for other numbers of frames.
     """
@@ -33,25 +39,41 @@ class Forecaster(FrameNet):
         self,
         channels: int = 4,
         frames: int = 16,
+        text_width: int = 128,
+        embedding: int = 64,
         widths: tuple[int, int] = (128, 256),
         depths: tuple[int, int] = (2, 4),
         groups: int = 8,
         padding_mode: str = "circular",
     ):
         super().__init__()
-        self.build(channels * frames, channels * frames, widths, depths, groups, padding_mode)
+        self.build(
+            channels * frames,
+            channels * frames,
+            widths,
+            depths,
+            groups,
+            padding_mode,
+            text_width,
+            embedding,
+        )
         zeros_(self.conv_out)
 
-    def forward(self, clip: Tensor) -> Tensor:
+    def forward(self, clip: Tensor, text: Tensor) -> Tensor:
         frames = self.config.frames
         if clip.shape[2] != frames:
             raise ValueError(f"The next frames are told from {frames}; received {clip.shape[2]}.")
-        x, _ = self.features(clip.transpose(1, 2).flatten(1, 2))  # b (t c) h w
+        x, _ = self.features(clip.transpose(1, 2).flatten(1, 2), self.embed(text.mean(1)))  # b (t c) h w
         return self.conv_out(x).unflatten(1, (frames, -1)).transpose(1, 2) + clip.mean(2, keepdim=True)
 
-    def window(self, clip: Tensor, window: slice) -> Tensor:
-        """The frames of a window: those that the clip (1 c t h w) has, and what is told of those after."""
-        told = self(clip[:, :, -self.config.frames :].to(self.dtype)).to(clip)
+    def window(self, clip: Tensor, window: slice, text: Tensor) -> Tensor:
+        """The frames of a window: those that the clip (1 c t h w) has, and what is told of those after.
+
+        That is what came then, where the clip has been there before (repeats.py).
+        """
+        told = repeated(clip, self.config.frames)
+        if told is None:
+            told = self(clip[:, :, -self.config.frames :].to(self.dtype), text).to(clip)
         return joined(clip, told, slice(clip.shape[2], None))[:, :, window]
 
 

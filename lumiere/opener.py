@@ -4,7 +4,8 @@ The base draws well what stands still, and motion weights that denoise a clip fr
 of what turns. So the base draws what the clip shows before it moves, and a network tells how it moves from
 there. What is left open, as how fast, is told in several versions, of which each clip of the training counted
 for the nearest (multiple choice learning, Guzman-Rivera et al. 2012), with how likely each is. The clip then
-begins as the likeliest, with noise, as one that goes on begins as its forecast (forecaster.py).
+begins as the likeliest, with noise, as one that goes on begins as its forecast (forecaster.py). So does a
+clip of which the first frame alone is given, with that in place of the still.
 """
 
 import torch
@@ -24,9 +25,8 @@ class Opener(FrameNet):
     Stills and clips are scaled latents; the text is what the base is told, of which the mean over n is seen.
     `rest` makes of a text (b n d) that of a still in which nothing moves yet, for the base.
 
-    channels: of a latent. frames, versions: t and k. text_width: d. embedding: channels that the text becomes
-    before all layers are told it. hidden: channels within `rest`. Other arguments are told to
-    `FrameNet.build`. Height and width are even.
+    channels: of a latent. frames, versions: t and k. text_width: d. hidden: channels within `rest`. Other
+    arguments are told to `FrameNet.build`. Height and width are even.
     """
 
     @register_to_config
@@ -45,10 +45,7 @@ class Opener(FrameNet):
     ):
         super().__init__()
         outputs = versions * frames * channels
-        self.build(channels, outputs, widths, depths, groups, padding_mode, embedding)
-        self.embed = nn.Sequential(
-            nn.Linear(text_width, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
-        )
+        self.build(channels, outputs, widths, depths, groups, padding_mode, text_width, embedding)
         self.likely = nn.Linear(widths[1] + embedding, versions)
         nn.init.normal_(self.conv_out.weight, std=0.002)  # versions that are the same would learn the same
         nn.init.zeros_(self.conv_out.bias)

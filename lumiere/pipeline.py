@@ -239,7 +239,8 @@ class LumierePipeline:
                 yield Progress(done, steps, time.monotonic() - began, window.stop, preview)
             if draft is not None:
                 made = steady(draft.sample if done == end else draft.clean, self.flicker)
-                clip = joined(clip, blend(made, *draft.known) if draft.known else made, window)
+                made = blend(made, *draft.known) if draft.known else made
+                clip = joined(clip, made, window, turn.again)
             if done < end:
                 break
         if done:
@@ -264,12 +265,12 @@ class LumierePipeline:
         guidance = turn.request.guidance
         drafts = []
         for draw in draws[: turn.drafts]:
-            still = self._still(turn, text, draw, stopped) if turn.is_opening else None
-            if turn.is_opening and still is None:
+            still = self._still(turn, text, draw, stopped) if turn.draws_stills else None
+            if turn.draws_stills and still is None:
                 return
             start = self._start(turn, clip, known, text, still)
             drafts.append(self._begin(turn, turn.passes[0], draw, *start))
-        if turn.is_opening:
+        if turn.draws_stills:
             yield drafts[0]
         for number, part in enumerate(turn.passes):
             if number:
@@ -338,18 +339,22 @@ class LumierePipeline:
     ) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:
         """What the frames of a turn begin as, clean latents or None for noise, and what of them is given.
 
-        clip: the frames before. known: what is given of the whole clip. still: what an opening begins with.
+        clip: the frames before. known: what is given of the whole clip. still: what the first of them follow.
         """
         match turn.beginning:
             case Beginning.FORECAST:
-                told = self.forecaster.window(clip, turn.window)
-            case Beginning.OPENING:
+                told = self.forecaster.window(clip, turn.window, text.last().states)
+            case Beginning.FROM_STILL:
                 told = self.opener.likeliest(still, text.last().states)[:, :, turn.window]
+            case Beginning.FROM_FIRST:
+                first = known[0][:, :, :1]
+                told = torch.cat([first, self.opener.likeliest(first, text.last().states)], dim=2)
+                told = told[:, :, turn.window]
             case Beginning.GIVEN:
                 return known[0], going_on(clip, turn.window, known)
             case Beginning.NOISE:
                 return None, going_on(clip, turn.window, known)
-        return told, with_what_stands_still(told, going_on(clip, turn.window, known))
+        return told, with_what_stands_still(told, going_on(clip, turn.window, known, turn.again))
 
     def _begin(
         self,
@@ -442,7 +447,7 @@ class LumierePipeline:
             first, more = turn.passes[0], turn.drafts - 1
             steps = turn.denoising_steps + more * (first.stop - first.start)
             shown += frames * (texts * steps + (LOOKS * turn.drafts if more else 0))
-            shown += turn.is_opening * turn.drafts * texts * turn.request.steps
+            shown += turn.draws_stills * turn.drafts * texts * turn.request.steps
         return shown
 
     def seams(self, frames: int) -> list[int]:

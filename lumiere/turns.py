@@ -16,9 +16,13 @@ GOES_ON = 0.7  # share of the steps that a turn takes which is given what was be
 
 
 class Beginning(Enum):
-    """What frames begin as, with noise: nothing, what is given, what a forecaster or an opener tells."""
+    """What frames begin as, with noise.
 
-    NOISE, GIVEN, FORECAST, OPENING = range(4)
+    Nothing; what is given; what a forecaster tells; what an opener tells, from a still or a first frame that
+    is given.
+    """
+
+    NOISE, GIVEN, FORECAST, FROM_STILL, FROM_FIRST = range(5)
 
 
 @dataclass(frozen=True)
@@ -43,16 +47,21 @@ class Turn:
 
     @property
     def steps(self) -> int:
-        """An opening has one more: the stills that its drafts begin with, all together."""
-        return self.is_opening + self.denoising_steps
+        """One more than denoise where stills are drawn: those of all drafts together."""
+        return self.draws_stills + self.denoising_steps
 
     @property
     def denoising_steps(self) -> int:
         return sum(part.stop - part.start for part in self.passes)
 
     @property
-    def is_opening(self) -> bool:
-        return self.beginning is Beginning.OPENING
+    def again(self) -> int:
+        """Last frames of the clip before it that are made again, so that the clip goes over into the turn."""
+        return forecaster.AGAIN if self.beginning is Beginning.FORECAST else 0
+
+    @property
+    def draws_stills(self) -> bool:
+        return self.beginning is Beginning.FROM_STILL
 
 
 @dataclass(frozen=True)
@@ -96,7 +105,7 @@ class Planner:
         beginning = self._beginning(request, window, there, given)
         if beginning is Beginning.FORECAST:
             steps = [self._from(forecaster.BEGINS, request)]
-        elif beginning is Beginning.OPENING:
+        elif beginning in (Beginning.FROM_STILL, Beginning.FROM_FIRST):
             steps = [self._from(opener.BEGINS, request)]
         elif there or request.strength < 1:
             steps = [slice(request.steps - request.steps_run, request.steps)]
@@ -110,10 +119,12 @@ class Planner:
             return Beginning.GIVEN
         if there >= self.foretold >= window.stop - there:  # enough is seen, and all of it is told
             return Beginning.FORECAST
-        nothing_is_given = given is None or not given.mask.any()
-        if not there and window.stop <= self.opened and nothing_is_given:
-            return Beginning.OPENING
-        return Beginning.NOISE
+        if there or window.stop > self.opened:
+            return Beginning.NOISE
+        if given is None or not given.mask.any():
+            return Beginning.FROM_STILL
+        only_the_first = given.mask[0].all() and not given.mask[1:].any()
+        return Beginning.FROM_FIRST if only_the_first else Beginning.NOISE
 
     def _guided_down_to(self, request: Request, goes_on: bool) -> float:
         """The timestep from which on down the model is told the prompt alone.

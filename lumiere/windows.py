@@ -57,28 +57,40 @@ def grow(frames: int, new: int, before: int, begun: int = 0) -> list[slice]:
 
 
 def going_on(
-    clip: Tensor | None, window: slice, known: tuple[Tensor, Tensor] | None
+    clip: Tensor | None, window: slice, known: tuple[Tensor, Tensor] | None, again: int = 0
 ) -> tuple[Tensor, Tensor] | None:
     """What a window is given: of the clip so far (1 c t h w) its frames, besides what is known of the whole.
 
     known, and the result: latents (1 c t h w) and which of them are given, bool (t h w); None for none.
+    again: last frames of the clip so far that are made again.
     """
     if known is not None:
         known = known[0][:, :, window], known[1][window]
     if clip is None:
         return known
-    length, count = window.stop - window.start, clip.shape[2] - window.start
+    length, count = window.stop - window.start, clip.shape[2] - window.start - again
     if known is None:
         empty = clip.new_zeros(*clip.shape[:2], length, *clip.shape[3:])
         known = empty, torch.zeros_like(empty[0, 0], dtype=torch.bool)
     latents, mask = (x.clone() for x in known)
-    latents[:, :, :count], mask[:count] = clip[:, :, window.start :], True
+    latents[:, :, :count], mask[:count] = clip[:, :, window.start :][:, :, :count], True
     return latents, mask
 
 
-def joined(clip: Tensor | None, window: Tensor, where: slice) -> Tensor:
-    """The clip so far, `b c t h w`, with what a window made of it and after it."""
-    return window if clip is None else torch.cat([clip[:, :, : where.start], window], dim=2)
+def joined(clip: Tensor | None, window: Tensor, where: slice, again: int = 0) -> Tensor:
+    """The clip so far, `b c t h w`, with what a window made of it and after it.
+
+    again: last frames of the clip so far that the window made again, to which it goes over in these frames.
+    """
+    if clip is None:
+        return window
+    window, end = window.clone(), clip.shape[2] - where.start
+    share = torch.arange(1, again + 1).to(clip) / (again + 1)
+    faded = slice(end - again, end)
+    window[:, :, faded] = torch.lerp(
+        clip[:, :, clip.shape[2] - again :], window[:, :, faded], share[:, None, None]
+    )
+    return torch.cat([clip[:, :, : where.start], window], dim=2)
 
 
 def _tent(length: int) -> Tensor:

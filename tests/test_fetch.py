@@ -1,24 +1,32 @@
 """What is told while files come from the hub: one on this machine."""
 
 import re
+import shutil
 
 import pytest
 
 from lumiere import fetch
 from lumiere.fetch import progress, telling
-from lumiere.folder import locate
+from lumiere.folder import FORECASTER, OPENER, locate
 from tests.faults.test_34_start import hub
 
 
 @pytest.fixture
 def online(tiny_model, tmp_path, monkeypatch):
-    """The hub has the tiny model as lumiere/tiny, and nothing of it is here."""
-    with hub(tiny_model, "") as address:
+    """The hub has the tiny model as lumiere/tiny, and nothing of it is here.
+
+    There it also has the configs of what tells how clips begin and go on.
+    """
+    published = shutil.copytree(tiny_model, tmp_path / "published")
+    for name in (FORECASTER, OPENER):
+        (published / name).mkdir()
+        (published / name / "config.json").write_text("{}")
+    with hub(published, "") as address:
         for name, value in {
             "HF_HUB_OFFLINE": False,
             "ENDPOINT": address,
             "HUGGINGFACE_CO_URL_TEMPLATE": address + "/{repo_id}/resolve/{revision}/{filename}",
-            "HF_HUB_CACHE": str(tmp_path),
+            "HF_HUB_CACHE": str(tmp_path / "cache"),
             "HF_HUB_DISABLE_XET": True,
         }.items():
             monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
@@ -32,6 +40,7 @@ def test_it_is_told_what_is_fetched_and_how_far_and_nothing_is_drawn(online, tin
         folder = locate("lumiere/tiny")
     weights = [file.stat().st_size for file in tiny_model.rglob("*.safetensors")]
     assert (folder / "motion" / "motion.safetensors").is_file()
+    assert all((folder / name / "config.json").is_file() for name in (FORECASTER, OPENER))
     pairs = [re.fullmatch(r"Fetching lumiere/tiny: ([\d.]+) of ([\d.]+) [kM]B\.", each) for each in told]
     assert all(pairs) and len(told) > 2
     assert all(float(pair[1]) <= float(pair[2]) for pair in pairs)

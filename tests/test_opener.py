@@ -141,9 +141,27 @@ def test_a_shorter_clip_is_the_beginning_of_what_is_told(pipeline, monkeypatch):
     assert torch.equal(began[0], began[1][:, :, :4])
 
 
-def test_a_clip_of_which_something_is_given_begins_as_noise(pipeline, opener):
-    given = Given(np.full((8, 64, 64, 3), 90, np.uint8), np.zeros((8, 64, 64), bool))
+def test_a_clip_whose_first_frame_is_given_begins_as_what_is_told_of_that(pipeline, opener, monkeypatch):
+    pipeline.drafts = 2
+    began, begin, told = [], pipeline._begin, []
+    monkeypatch.setattr(pipeline, "_begin", lambda *args: began.append(args) or begin(*args))
+    hook = opener.register_forward_hook(lambda module, given, made: told.append((given, made)))
+    frames = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), np.uint8)
+    given = Given(frames, np.zeros((8, 64, 64), bool))
     given.mask[0] = True
+    *steps, result = pipeline.generate(REQUEST, given=given)
+    hook.remove()
+    assert [(step.step, step.steps) for step in steps] == [(n, 3) for n in range(1, 4)], "no still is drawn"
+    first = pipeline.encode_given(given)[0][:, :, :1]
+    for (_, _, _, begins_as, known), ((still, text), (versions, _)) in zip(began, told, strict=True):
+        assert torch.equal(still, first) and torch.equal(text, pipeline.encode_prompt(REQUEST).states[1:])
+        assert torch.equal(begins_as, torch.cat([first, versions[:, 0, :, :7]], dim=2))
+        assert known[1][0].all() and torch.equal(known[0][:, :, :1], first)
+
+
+def test_a_clip_of_which_something_else_is_given_begins_as_noise(pipeline, opener):
+    given = Given(np.full((8, 64, 64, 3), 90, np.uint8), np.zeros((8, 64, 64), bool))
+    given.mask[1] = True
     *_, with_it = pipeline.generate(REQUEST, given=given)
     pipeline.opener = None
     *_, without = pipeline.generate(REQUEST, given=given)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from lumiere import forecaster
 from lumiere.conditioning import Given
 from lumiere.request import Request
 from lumiere.turns import Beginning, Planner
@@ -46,15 +47,26 @@ def test_a_clip_that_goes_on_from_given_frames_has_no_first_turn():
 def test_an_opening_begins_with_stills_and_is_drafted_but_not_revised():
     planner = replace(PLANNER, opened=16)
     first, *later = planner.turns(REQUEST, None)[1]
-    assert (first.beginning, first.passes, first.drafts) == (Beginning.OPENING, [slice(6, 10)], 3)
+    assert (first.beginning, first.passes, first.drafts) == (Beginning.FROM_STILL, [slice(6, 10)], 3)
     assert first.steps == 1 + 4, "the stills count as a step"
     assert [turn.beginning for turn in later] == [Beginning.FORECAST] * 2
     assert planner.turns(REQUEST, given(48)) == planner.turns(REQUEST, None), "nothing of it is given"
 
 
-def test_no_opening_where_something_is_given_or_more_is_made_than_it_tells():
+def test_an_opening_begins_with_the_first_frame_where_that_alone_is_given():
     planner = replace(PLANNER, opened=16)
-    assert told(planner, given=given(48, 0)) == told(PLANNER, given=given(48, 0))
+    (first, *later), (drawn, *same) = (planner.turns(REQUEST, x)[1] for x in (given(48, 0), None))
+    assert first == replace(drawn, beginning=Beginning.FROM_FIRST) and later == same
+    assert first.steps == 4 and (first.again, later[0].again) == (0, forecaster.AGAIN)
+
+
+def test_no_opening_where_more_is_given_or_more_is_made_than_it_tells():
+    planner = replace(PLANNER, opened=16)
+    for those in ((1,), (0, 1)):
+        assert told(planner, given=given(48, *those)) == told(PLANNER, given=given(48, *those))
+    some = given(48, 0)
+    some.mask[0, 0, 0] = False
+    assert told(planner, given=some) == told(PLANNER, given=some)
     assert told(planner, replace(REQUEST, strength=0.4), given(48)) == told(
         PLANNER, replace(REQUEST, strength=0.4), given(48)
     )

@@ -70,6 +70,12 @@ def test_a_window_is_given_the_clip_so_far_beside_what_is_known():
     assert torch.equal(known[1], torch.tensor([True, False])[None, :, None].expand(12, 2, 2)), "was changed"
     longer = joined(clip, latents, window)
     assert torch.equal(longer[:, :, :8], clip) and longer.shape[2] == 12
+    latents, mask = going_on(clip, window, known, again=3)
+    assert torch.equal(latents[:, :, :1], clip[:, :, 4:5]) and mask[0].all()
+    assert torch.equal(latents[:, :, 1:], known[0][:, :, 5:]) and mask[1:, 0].all() and not mask[1:, 1].any()
+    made = (torch.arange(8) > 0).float()[:, None, None].expand(1, 2, 8, 2, 2)
+    longer = joined(torch.zeros(1, 2, 8, 2, 2), made, window, again=3)
+    assert torch.equal(longer[0, 0, :, 0, 0], torch.tensor([0] * 5 + [0.25, 0.5, 0.75] + [1.0] * 4))
     for wrong in ((0, 4), (4, -1)):
         with pytest.raises(ValueError, match="grow by 1 frame or more"):
             grow(80, *wrong)

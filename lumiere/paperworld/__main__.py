@@ -9,8 +9,8 @@ TRAINED = {
     "autoencoder": "train the autoencoder on rendered stills",
     "text": "train the text encoder and its tokenizer on captions",
     "base": "train the base text-to-image UNet on encoded stills",
-    "forecaster": "train what tells how clips go on, on encoded clips of 32 frames or more",
-    "opener": "train what tells how clips begin, on encoded clips of 17 frames from rest",
+    "forecaster": "train what tells how clips go on, on encoded clips of 32 frames or more, best 80",
+    "opener": "train what tells how clips begin, on encoded clips of 17 frames from rest, and others",
 }
 
 

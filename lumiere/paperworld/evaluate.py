@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from .. import drafts, forecaster, models, opener, revisions, turns
+from .. import drafts, forecaster, models, opener, repeats, revisions, turns
 from ..folder import locate
 from ..pipeline import LumierePipeline
 from ..request import Request
@@ -29,8 +29,15 @@ from .model_folder import EMBEDDED
 from .rows import ROWS, pairs, scene_of
 
 INTERRUPTED = 130
-BEGINS = opener.BEGINS, forecaster.BEGINS, forecaster.STILL
-SAMPLED = (turns.GOES_ON, *BEGINS, revisions.HIGH, drafts.LOOKS, drafts.LEVEL)
+GOING_ON = (
+    turns.GOES_ON,
+    forecaster.BEGINS,
+    forecaster.AGAIN,
+    forecaster.STILL,
+    repeats.ALIKE,
+    repeats.EARLIER,
+)
+SAMPLED = (opener.BEGINS, *GOING_ON, revisions.HIGH, drafts.LOOKS, drafts.LEVEL)
 CODE = ("captions", "judge", "measures", "rows", "scene", "sight", "tracks")  # what records depend on, too
 
 

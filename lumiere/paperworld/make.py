@@ -33,6 +33,7 @@ class Budget:
     motion: int
     batch: int
     paced: int
+    paced_frames: int  # more than three times what a forecaster tells: it goes on from what it told itself
     forecaster: int
     rest: int
     opener: int
@@ -50,6 +51,7 @@ BUDGETS = {
         motion=2,
         batch=2,
         paced=2,
+        paced_frames=48,
         forecaster=2,
         rest=2,
         opener=2,
@@ -64,7 +66,8 @@ BUDGETS = {
         frames=32,
         motion=10_000,
         batch=12,
-        paced=6000,
+        paced=3000,
+        paced_frames=80,
         forecaster=6000,
         rest=5400,
         opener=2400,
@@ -95,7 +98,7 @@ class Maker:
             "clips, encoded": lambda: parts.latents(model, self.clips),
             "motion": self._motion,
             "clips at other paces, rendered": lambda: render_dataset(
-                self.paced, b.paced, b.frames, parts.PACED_SEED, workers=b.workers, paces=parts.PACES
+                self.paced, b.paced, b.paced_frames, parts.PACED_SEED, workers=b.workers, paces=parts.PACES
             ),
             "clips at other paces, encoded": lambda: parts.latents(model, self.paced),
             "forecaster": lambda: parts.forecaster(
@@ -105,7 +108,7 @@ class Maker:
                 self.rest, b.rest, parts.OPENED, parts.REST_SEED, workers=b.workers, from_rest=True
             ),
             "clips from rest, encoded": lambda: parts.latents(model, self.rest),
-            "opener": lambda: parts.opener(model, [self.rest], at / "opener", b.opener),
+            "opener": lambda: parts.opener(model, [self.rest, self.clips], at / "opener", b.opener),
         }
 
     def make(self) -> dict[str, float]:

@@ -36,10 +36,10 @@ INDEX = {
 
 
 def save_component(folder, name, component):
-    """Write one component, the UNet in half precision, and the index of an ordinary base model."""
+    """Write one component, UNet and autoencoder in half precision, and the index of an ordinary base model."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if name == "unet":
+    if name in ("unet", "vae"):
         component = copy.deepcopy(component).half()
     sharded = {"max_shard_size": SHARD_BYTES} if name == "unet" else {}
     component.save_pretrained(folder / name, **sharded)
@@ -61,7 +61,7 @@ def load_base(folder):
 
 def load_begun_forecaster(folder):
     """The forecaster in single precision, to be trained; as `load_base`."""
-    return _begun(Forecaster(), load_forecaster(Path(folder), torch.float32))
+    return _begun(Forecaster(text_width=WIDTH), load_forecaster(Path(folder), torch.float32))
 
 
 def load_begun_opener(folder):

@@ -1,4 +1,4 @@
-"""The opener of the embedded model: the first second of a clip from what it shows before it moves."""
+"""The opener of the embedded model: its first second from what it shows before it moves, or at first."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from ..optimizer import faster_autocast
 from .captions import at_rest, caption_with_truth
 from .fit import Schedule, fit
 from .scene import sample_scene
-from .text import WIDTH, tokenize
+from .text import WIDTH, means_of, states_of
 
 BATCH, CAPTIONS = 64, 128  # clips and captions a step
 SUBJECT_WEIGHT = 3.0
@@ -24,21 +24,23 @@ RESTS = 0.4  # steps on captions for one on clips
 
 
 def train_opener(data, text_encoder, tokenizer, run, steps, model=None):
-    """Train on captions first, then on clips that begin at rest. data: folders as `LatentClips` reads them.
+    """Train on captions first, then on clips.
 
-    model: one that was trained before, which begins at half the rate; a new one unless given.
+    data: folders as `LatentClips` reads them, each as often as another: of clips that begin at rest, and of
+    others for clips whose first frame is given. model: one that was trained before, which begins at half the
+    rate; a new one unless given.
     """
     torch.manual_seed(0)
     share, model = (1, Opener(text_width=WIDTH)) if model is None else (0.5, model)
 
-    @torch.no_grad()
     def read(texts):
-        return text_encoder(tokenize(tokenizer, texts))[0]  # b n d
+        return states_of(texts, text_encoder, tokenizer)
 
     schedule = Schedule(max(1, round(RESTS * steps)), share * 2e-3, decay=0.5, ema=0.98)
     model.rest = fit(model.rest, _rest_loss(read), schedule, Path(run) / "rest").requires_grad_(False)
     schedule = Schedule(steps, share * 0.02, decay=0.5, ema=0.995, muon=True)
-    return fit(model, _clip_loss([LatentClips(folder) for folder in data], read), schedule, run).eval()
+    folders, read = [LatentClips(folder) for folder in data], means_of(text_encoder, tokenizer)
+    return fit(model, _clip_loss(folders, read), schedule, run).eval()
 
 
 def _rest_loss(read):
@@ -52,22 +54,16 @@ def _rest_loss(read):
 
 
 def _clip_loss(folders, read):
-    frames, states = np.array([len(clips) * clips.frames for clips in folders]), {}
-
-    def mean_of(texts):
-        for text in set(texts) - states.keys():
-            states[text] = read([text]).mean(1, keepdim=True)
-        return torch.cat([states[text] for text in texts])  # b 1 d
 
     def loss(model, generator):
         step, told = generator.initial_seed(), model.config.frames
         rng = np.random.default_rng(step)
-        clips = folders[rng.choice(len(folders), p=frames / frames.sum())]
+        clips = folders[rng.choice(len(folders))]
         drawn = clips.draw(step, range(BATCH), BATCH, 1 + told, seed=5, caption_dropout=CAPTION_DROPOUT)
         level = torch.from_numpy(NOISE * rng.random(BATCH, np.float32))[:, None, None, None, None]
         still = (drawn.latents + level * drawn.noise)[:, :, :1]
         with faster_autocast(torch.device("cpu")):
-            versions, likely = model(still, mean_of(drawn.texts))
+            versions, likely = model(still, read(drawn.texts))
         weight = (1 + SUBJECT_WEIGHT * drawn.subject[:, :, 1:])[:, None]  # b 1 1 t h w
         errors = weight * (versions.float() - drawn.latents[:, None, :, 1:]).square()
         errors = errors.flatten(2).mean(2) / weight.flatten(2).mean(2)  # b k

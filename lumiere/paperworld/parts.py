@@ -54,13 +54,16 @@ def base(model, data, run, steps=STEPS["base"], further=False, batch=BATCH):
 
 
 def forecaster(model, data, run, steps=STEPS["forecaster"], further=False):
-    """On latents of clips, in several folders; `further`, beginning with the forecaster that is there."""
+    """On latents of clips, in several folders, with the text encoder that is there.
+
+    further: beginning with the forecaster that is there.
+    """
     begun = load_begun_forecaster(model) if further else None
-    save_net(model, FORECASTER, train_forecaster(data, run, steps, begun))
+    save_net(model, FORECASTER, train_forecaster(data, *load_text(model), run, steps, begun))
 
 
 def opener(model, data, run, steps=STEPS["opener"], further=False):
-    """As `forecaster`, with the text encoder that is there."""
+    """As `forecaster`."""
     begun = load_begun_opener(model) if further else None
     save_net(model, OPENER, train_opener(data, *load_text(model), run, steps, begun))
 
