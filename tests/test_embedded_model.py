@@ -126,6 +126,7 @@ def test_its_forecaster_knows_how_each_thing_goes_on(pipeline):
         frames = render(scene, 32)[0]
         latents, _ = pipeline.encode_given(Given(frames, np.ones(frames.shape[:3], bool)))
         before, after = latents[:, :, :16], latents[:, :, 16:]
-        mean, told = before.mean(2, keepdim=True), pipeline.forecaster(before)
+        text = pipeline.reader([canonical(scene)], 128, 128).states
+        mean, told = before.mean(2, keepdim=True), pipeline.forecaster(before, text)
         errors = [(x - after).square().mean().item() for x in (told, mean)]
         assert errors[0] < (2e-3 if motion == "still" else 0.4 * errors[1]), (motion, errors)

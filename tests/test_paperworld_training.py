@@ -140,13 +140,16 @@ def test_motion_of_a_run_is_put_into_the_model_in_half_precision(tiny_model, tmp
     assert read_facts(model / "motion") == read_facts(run / "motion")
 
 
-def test_a_forecaster_is_trained_on_several_folders_and_put_into_the_model_in_half_precision(tmp_path):
+def test_a_forecaster_is_trained_on_several_folders_and_put_into_the_model_in_half_precision(
+    tmp_path, monkeypatch
+):
     rng, folders = np.random.default_rng(0), [tmp_path / "short", tmp_path / "long"]
-    for folder, frames in zip(folders, (32, 40), strict=True):
+    for folder, frames in zip(folders, (32, 56), strict=True):
         folder.mkdir()
         np.save(folder / "latents.npy", rng.standard_normal((3, frames, 4, 4, 4)).astype(np.float16))
         write_captions(folder, [["a red ball"]] * 3)
     model, run = tmp_path / "model", tmp_path / "run"
+    main(["text", "--model", str(model), "--run", str(tmp_path / "text"), "--steps", "1"])
     command = ["forecaster", "--model", str(model), "--run", str(run), "--data", *map(str, folders)]
     assert main([*command, "--steps", "2"]) is None
     trained, kept = load_file(run / "averaged.safetensors"), load_forecaster(model, torch.float32)
@@ -159,6 +162,12 @@ def test_a_forecaster_is_trained_on_several_folders_and_put_into_the_model_in_ha
     assert str(tmp_path) not in (model / FORECASTER / "config.json").read_text()
     files = list((model / FORECASTER).glob("*.safetensors"))
     assert len(files) == 2 and max(file.stat().st_size for file in files) <= 10_000_000
+    monkeypatch.setattr("lumiere.paperworld.forecaster.AHEAD", (0.0, 0.0, 1.0))
+    for folder, ahead in zip(folders, (0, 1), strict=True):  # what a clip has frames for
+        on_one = [*command[:3], "--data", str(folder), "--run", str(tmp_path / folder.name / "run")]
+        assert main([*on_one, "--steps", "1"]) is None
+        facts = json.loads((tmp_path / folder.name / "run" / "metrics.jsonl").read_text())
+        assert facts["ahead"] == ahead
     np.save(folders[0] / "latents.npy", np.zeros((3, 31, 4, 4, 4), np.float16))
     with pytest.raises(ValueError, match="31 frames; training on 32"):
         main([*command, "--steps", "9"])

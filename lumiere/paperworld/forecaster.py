@@ -37,7 +37,7 @@ def train_forecaster(data, text_encoder, tokenizer, run, steps, model=None):
         step = generator.initial_seed()
         rng = np.random.default_rng(step)
         clips = folders[rng.choice(len(folders), p=frames / frames.sum())]
-        ahead = min(rng.choice(len(AHEAD), p=AHEAD), clips.frames // seen - 2)
+        ahead = min(rng.choice(len(AHEAD), p=AHEAD), max(0, clips.frames // seen - 2))
         drawn = clips.draw(step, range(BATCH), BATCH, (2 + ahead) * seen, 0, CAPTION_DROPOUT)
         backward = rng.random(BATCH) < BACKWARD
         text = read(["" if back else text for back, text in zip(backward, drawn.texts, strict=True)])

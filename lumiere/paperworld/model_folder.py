@@ -36,7 +36,7 @@ INDEX = {
 
 
 def save_component(folder, name, component):
-    """Write one component, UNet and autoencoder in half precision, and the index of an ordinary base model."""
+    """Write one component, UNet and autoencoder in half precision, and the index of a base model."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if name in ("unet", "vae"):
