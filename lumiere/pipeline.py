@@ -348,8 +348,8 @@ class LumierePipeline:
                 told = self.opener.likeliest(still, text.last().states)[:, :, turn.window]
             case Beginning.FROM_FIRST:
                 first = known[0][:, :, :1]
-                told = torch.cat([first, self.opener.likeliest(first, text.last().states)], dim=2)
-                told = told[:, :, turn.window]
+                told = self.opener.likeliest(first, text.last().states)
+                told = joined(first, told, slice(1, None))[:, :, turn.window]
             case Beginning.GIVEN:
                 return known[0], going_on(clip, turn.window, known)
             case Beginning.NOISE:

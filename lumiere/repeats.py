@@ -13,7 +13,7 @@ EARLIER = 1.25  # how much farther those may be that are taken because they are 
 
 
 def repeated(clip: Tensor, frames: int) -> Tensor | None:
-    """What followed the last `frames` of a clip (1 c t h w) when it last looked like them, as many; or None.
+    """What followed when a clip (1 c t h w) looked like its last `frames` before, as many; None if never.
 
     Of several such times that are about as good the first is taken, of which the frames were made best.
     """

@@ -33,7 +33,7 @@ class Budget:
     motion: int
     batch: int
     paced: int
-    paced_frames: int  # more than three times what a forecaster tells: it goes on from what it told itself
+    paced_frames: int  # three times what a forecaster tells, or more: it goes on from what it told itself
     forecaster: int
     rest: int
     opener: int

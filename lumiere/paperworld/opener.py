@@ -39,8 +39,8 @@ def train_opener(data, text_encoder, tokenizer, run, steps, model=None):
     schedule = Schedule(max(1, round(RESTS * steps)), share * 2e-3, decay=0.5, ema=0.98)
     model.rest = fit(model.rest, _rest_loss(read), schedule, Path(run) / "rest").requires_grad_(False)
     schedule = Schedule(steps, share * 0.02, decay=0.5, ema=0.995, muon=True)
-    folders, read = [LatentClips(folder) for folder in data], means_of(text_encoder, tokenizer)
-    return fit(model, _clip_loss(folders, read), schedule, run).eval()
+    folders, means = [LatentClips(folder) for folder in data], means_of(text_encoder, tokenizer)
+    return fit(model, _clip_loss(folders, means), schedule, run).eval()
 
 
 def _rest_loss(read):
@@ -53,8 +53,7 @@ def _rest_loss(read):
     return loss
 
 
-def _clip_loss(folders, read):
-
+def _clip_loss(folders, means):
     def loss(model, generator):
         step, told = generator.initial_seed(), model.config.frames
         rng = np.random.default_rng(step)
@@ -63,7 +62,7 @@ def _clip_loss(folders, read):
         level = torch.from_numpy(NOISE * rng.random(BATCH, np.float32))[:, None, None, None, None]
         still = (drawn.latents + level * drawn.noise)[:, :, :1]
         with faster_autocast(torch.device("cpu")):
-            versions, likely = model(still, read(drawn.texts))
+            versions, likely = model(still, means(drawn.texts))
         weight = (1 + SUBJECT_WEIGHT * drawn.subject[:, :, 1:])[:, None]  # b 1 1 t h w
         errors = weight * (versions.float() - drawn.latents[:, None, :, 1:]).square()
         errors = errors.flatten(2).mean(2) / weight.flatten(2).mean(2)  # b k
