@@ -21,7 +21,8 @@ from .windows import joined
 
 BEGINS = 0.5  # share of the timesteps from which a forecast is denoised
 AGAIN = 4  # frames before a forecast that are made again with it, at most as many as it tells from
-STILL = 0.01  # variance over time, at most, of latents where nothing moves
+STILL = 0.01  # mean square, at most, of a change of latents where nothing moves
+REMEMBERED = 64  # frames before a forecast in which what stands still is looked for: bounds its memory
 
 
 class Forecaster(FrameNet):
@@ -77,17 +78,25 @@ class Forecaster(FrameNet):
         return joined(clip, told, slice(clip.shape[2], None))[:, :, window]
 
 
-def with_what_stands_still(told: Tensor, known: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
-    """What is given of a window, and all that does not move in it, there and next to it, as it was.
+def with_what_stands_still(
+    told: Tensor, known: tuple[Tensor, Tensor] | None, before: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What is given of a window, and in each frame all where it is told to show what stood there before.
 
     told: `1 c t h w`. known, and the result: latents of that shape, and which of them are given, bool
-    (t h w). Of what stands still a forecast is all but certain, and small motion weights would make something
-    else of it. It stays as in the last frame that is given whole, so that nothing changes there where one
-    window goes on from another, or as it is told where none is.
+    (t h w). before: frames that the window goes on from, `1 c n h w`. Of what a thing leaves alone or
+    uncovers a forecast is all but certain, and small motion weights would make something else of it. So it is
+    as it was, but for places next to what moves.
     """
     latents, mask = known or (told, torch.zeros_like(told[0, 0], dtype=torch.bool))
-    moves = (told.var(2).mean(1) > STILL).float()
-    still = F.max_pool2d(moves, 3, stride=1, padding=1)[0] == 0  # h w
-    whole = mask.all((1, 2)).nonzero()
-    stays = latents[:, :, int(whole[-1])].unsqueeze(2).expand_as(told) if len(whole) else told
-    return torch.where(mask, latents, stays), mask | still
+    ground = most_shown(before[:, :, -REMEMBERED:])
+    moves = (told - ground).square().mean(1) > STILL  # 1 t h w
+    still = F.max_pool2d(moves.float(), 3, stride=1, padding=1)[0] == 0
+    return torch.where(mask, latents, ground), mask | still
+
+
+def most_shown(clip: Tensor) -> Tensor:
+    """What each place of a clip, `1 c t h w`, shows in more of its frames than anything else: `1 c 1 h w`."""
+    apart = (clip.unsqueeze(3) - clip.unsqueeze(2)).square().mean(1)  # 1 t t h w
+    frame = (apart <= STILL).sum(2).argmax(1)  # 1 h w
+    return clip.gather(2, frame[:, None, None].expand(-1, clip.shape[1], -1, -1, -1))

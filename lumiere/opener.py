@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .convnet import FrameNet
 from .layers import zeros_
 
-BEGINS = 0.35  # share of the timesteps from which an opening is denoised
+BEGINS = 0.2  # share of the timesteps from which an opening is denoised
 
 
 class Opener(FrameNet):

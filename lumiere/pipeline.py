@@ -343,18 +343,20 @@ class LumierePipeline:
         """
         match turn.beginning:
             case Beginning.FORECAST:
+                before = clip
                 told = self.forecaster.window(clip, turn.window, text.last().states)
             case Beginning.FROM_STILL:
+                before = still
                 told = self.opener.likeliest(still, text.last().states)[:, :, turn.window]
             case Beginning.FROM_FIRST:
-                first = known[0][:, :, :1]
-                told = self.opener.likeliest(first, text.last().states)
-                told = joined(first, told, slice(1, None))[:, :, turn.window]
+                before = known[0][:, :, :1]
+                told = self.opener.likeliest(before, text.last().states)
+                told = joined(before, told, slice(1, None))[:, :, turn.window]
             case Beginning.GIVEN:
                 return known[0], going_on(clip, turn.window, known)
             case Beginning.NOISE:
                 return None, going_on(clip, turn.window, known)
-        return told, with_what_stands_still(told, going_on(clip, turn.window, known, turn.again))
+        return told, with_what_stands_still(told, going_on(clip, turn.window, known, turn.again), before)
 
     def _begin(
         self,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lumiere.conditioning import Given
-from lumiere.forecaster import Forecaster, with_what_stands_still
+from lumiere.forecaster import Forecaster, most_shown, with_what_stands_still
 from lumiere.loading import load_forecaster
 from lumiere.pipeline import LumierePipeline
 from lumiere.request import Request
@@ -146,18 +146,33 @@ def test_a_part_begins_as_noise_where_too_little_is_seen_or_told(pipeline, forec
 
 def test_what_stands_still_in_a_forecast_is_given_but_not_next_to_what_moves():
     generator = torch.Generator().manual_seed(0)
-    told = torch.randn(1, 4, 1, 6, 8, generator=generator).repeat(1, 1, 4, 1, 1)
-    told += 0.01 * torch.randn(told.shape, generator=generator)
-    told[:, 0, :, 2, 1] += torch.tensor([0.0, 0.5, 1.0, 0.5])
-    latents, mask = torch.zeros_like(told), torch.zeros(4, 6, 8, dtype=torch.bool)
-    mask[0], latents[:, :, 0] = True, 7.0
-    known, given = with_what_stands_still(told, (latents, mask))
-    assert torch.equal(known, latents[:, :, :1].expand_as(told)), "it stays as it is given"
-    moves = torch.zeros(6, 8, dtype=torch.bool)
-    moves[1:4, 0:3] = True
-    assert given[0].all() and all(torch.equal(frame, ~moves) for frame in given[1:])
-    known, given = with_what_stands_still(told, None)
-    assert torch.equal(known, told) and all(torch.equal(frame, ~moves) for frame in given)
+    ground = torch.randn(1, 4, 1, 6, 8, generator=generator)
+    told = ground + 0.01 * torch.randn(1, 4, 4, 6, 8, generator=generator)
+    told[:, 0, 1:, 2, 1] += torch.tensor([0.5, 1.0, 0.5])
+    moves = torch.zeros(4, 6, 8, dtype=torch.bool)
+    moves[1:, 1:4, 0:3] = True
+    latents, given = with_what_stands_still(told, None, ground)
+    assert torch.equal(given, ~moves), "in each frame, where it is told to be as it was"
+    assert torch.equal(latents, ground.expand_as(told)), "it stays as it was"
+    known, mask = torch.zeros_like(told), torch.zeros(4, 6, 8, dtype=torch.bool)
+    mask[3], known[:, :, 3] = True, 7.0
+    latents, given = with_what_stands_still(told, (known, mask), ground)
+    assert torch.equal(given[:3], ~moves[:3]) and given[3].all()
+    assert torch.equal(latents[:, :, 3], known[:, :, 3])
+
+
+def test_what_a_thing_uncovers_is_what_was_there_before_it_came():
+    generator = torch.Generator().manual_seed(0)
+    ground = torch.randn(1, 4, 1, 8, 24, generator=generator)
+    clip = ground.repeat(1, 1, 24, 1, 1)
+    for frame in range(24):
+        clip[:, :, frame, 3:5, frame] += 2.0  # a place further in each frame
+    before, told = clip[:, :, :20], clip[:, :, 20:]
+    assert torch.equal(most_shown(before), ground)
+    latents, given = with_what_stands_still(told, None, before)
+    assert torch.equal(latents, ground.expand_as(told))
+    assert given[0, :, 18].all() and not given[0, 3:5, 20].any()
+    assert given.float().mean() > 0.9
 
 
 def test_what_stands_still_stays_as_it_was(pipeline, width):

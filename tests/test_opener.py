@@ -103,7 +103,7 @@ def test_a_clip_begins_as_what_is_told_of_a_still_of_the_base(pipeline, opener, 
     )
     *steps, result = pipeline.generate(REQUEST)
     read.remove(), base.remove()
-    assert [(step.step, step.steps, step.length) for step in steps] == [(n, 4, 8) for n in range(1, 5)]
+    assert [(step.step, step.steps, step.length) for step in steps] == [(n, 3, 8) for n in range(1, 4)]
     text = pipeline.encode_prompt(REQUEST)
     for draft in range(2):  # both texts at once, the prompt as the opener says it of what is at rest
         shown = stills[10 * draft : 10 * draft + 10]
@@ -112,7 +112,7 @@ def test_a_clip_begins_as_what_is_told_of_a_still_of_the_base(pipeline, opener, 
         assert all(torch.equal(states[0], text.states[0]) for _, states in shown)
         assert all(torch.equal(states[1:], told[draft][1]) for _, states in shown)
     assert not torch.equal(began[0][3], began[1][3]), "each draft has a still of its own"
-    assert [part.start for _, part, *_ in began] == [7, 7], "of 10 steps seven are above 350"
+    assert [part.start for _, part, *_ in began] == [8, 8], "of 10 steps eight are above 200"
     assert np.array_equal(steps[0].preview(), pipeline.preview(began[0][3])), "it is seen how it will move"
     assert result.frames.shape == (8, 64, 64, 3) and not result.stopped
 
@@ -123,13 +123,13 @@ def test_frames_shown_are_those_of_stills_too(pipeline):
     hook = pipeline.lumiere.model.register_forward_pre_hook(lambda module, args: shown.append(len(args[0])))
     list(pipeline.generate(REQUEST))
     hook.remove()
-    assert pipeline.frames_shown(REQUEST) == sum(shown) == 2 * 2 * 10 + 8 * (2 * 2 * 3 + 2 * LOOKS)
+    assert pipeline.frames_shown(REQUEST) == sum(shown) == 2 * 2 * 10 + 8 * (2 * 2 * 2 + 2 * LOOKS)
 
 
 def test_stopped_while_stills_are_drawn_there_is_no_clip_and_after_them_what_is_told(pipeline):
     assert list(pipeline.generate(REQUEST, iter([False] * 5 + [True]).__next__)) == []
     *_, result = pipeline.generate(REQUEST, iter([False] * 10 + [True]).__next__)
-    assert result.stopped and (result.steps_done, result.steps) == (1, 4)
+    assert result.stopped and (result.steps_done, result.steps) == (1, 3)
     assert len(result.frames) == 8
 
 
@@ -151,7 +151,7 @@ def test_a_clip_whose_first_frame_is_given_begins_as_what_is_told_of_that(pipeli
     given.mask[0] = True
     *steps, result = pipeline.generate(REQUEST, given=given)
     hook.remove()
-    assert [(step.step, step.steps) for step in steps] == [(n, 3) for n in range(1, 4)], "no still is drawn"
+    assert [(step.step, step.steps) for step in steps] == [(n, 2) for n in range(1, 3)], "no still is drawn"
     first = pipeline.encode_given(given)[0][:, :, :1]
     for (_, _, _, begins_as, known), ((still, text), (versions, _)) in zip(began, told, strict=True):
         assert torch.equal(still, first) and torch.equal(text, pipeline.encode_prompt(REQUEST).states[1:])

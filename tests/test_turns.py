@@ -47,8 +47,8 @@ def test_a_clip_that_goes_on_from_given_frames_has_no_first_turn():
 def test_an_opening_begins_with_stills_and_is_drafted_but_not_revised():
     planner = replace(PLANNER, opened=16)
     first, *later = planner.turns(REQUEST, None)[1]
-    assert (first.beginning, first.passes, first.drafts) == (Beginning.FROM_STILL, [slice(6, 10)], 3)
-    assert first.steps == 1 + 4, "the stills count as a step"
+    assert (first.beginning, first.passes, first.drafts) == (Beginning.FROM_STILL, [slice(8, 10)], 3)
+    assert first.steps == 1 + 2, "the stills count as a step"
     assert [turn.beginning for turn in later] == [Beginning.FORECAST] * 2
     assert planner.turns(REQUEST, given(48)) == planner.turns(REQUEST, None), "nothing of it is given"
 
@@ -57,7 +57,7 @@ def test_an_opening_begins_with_the_first_frame_where_that_alone_is_given():
     planner = replace(PLANNER, opened=16)
     (first, *later), (drawn, *same) = (planner.turns(REQUEST, x)[1] for x in (given(48, 0), None))
     assert first == replace(drawn, beginning=Beginning.FROM_FIRST) and later == same
-    assert first.steps == 4 and (first.again, later[0].again) == (0, forecaster.AGAIN)
+    assert first.steps == 2 and (first.again, later[0].again) == (0, forecaster.AGAIN)
 
 
 def test_no_opening_where_more_is_given_or_more_is_made_than_it_tells():

@@ -34,6 +34,7 @@ GOING_ON = (
     forecaster.BEGINS,
     forecaster.AGAIN,
     forecaster.STILL,
+    forecaster.REMEMBERED,
     repeats.ALIKE,
     repeats.EARLIER,
 )
