@@ -68,9 +68,9 @@ BUDGETS = {
         batch=12,
         paced=3000,
         paced_frames=80,
-        forecaster=6000,
+        forecaster=8000,
         rest=5400,
-        opener=2400,
+        opener=6000,
     ),
 }
 

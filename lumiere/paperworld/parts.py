@@ -27,7 +27,7 @@ STILLS_SEED, CLIPS_SEED, PACED_SEED, REST_SEED = 11, 12, 13, 14  # evaluation dr
 PACES = 0.7, 1.45  # as a model moves things that knows a slow and a fast pace, one twice the other
 OPENED = 17  # frames of a clip from rest: a still and what an opener tells
 PREVIEW_PICTURES = 256
-STEPS = {"autoencoder": 2800, "text": 400, "base": 6400, "forecaster": 6000, "opener": 2400}
+STEPS = {"autoencoder": 2800, "text": 400, "base": 6400, "forecaster": 8000, "opener": 6000}
 
 
 def autoencoder(model, data, run, steps=STEPS["autoencoder"]):
