@@ -285,6 +285,12 @@ def test_scenes_of_prompts_are_the_same_every_time_and_free_of_training_seeds():
     assert "still" not in [scene_of(i, moves=True)[0].motion for i in range(50)]
 
 
+@pytest.mark.slow
+def test_records_that_are_shipped_are_of_the_weights_that_are_shipped():
+    kept = json.loads((Path(__file__).parents[1] / "assets/evaluation/paper-world.json").read_text())
+    assert list(kept) == [Studio().fingerprint]
+
+
 def test_wrong_arguments_are_refused_in_words(tiny_model, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["evaluate", "--rows", "seen16,sen80"])
