@@ -58,19 +58,15 @@ BUDGETS = {
         workers=1,
     ),
     "full": Budget(
+        **parts.STEPS,
         stills=40_000,
-        autoencoder=2800,
-        text=400,
-        base=6400,
         clips=12_000,
         frames=32,
         motion=10_000,
         batch=12,
         paced=3000,
         paced_frames=80,
-        forecaster=8000,
         rest=5400,
-        opener=6000,
     ),
 }
 
