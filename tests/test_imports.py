@@ -12,8 +12,9 @@ ROOT = Path(__file__).resolve().parent.parent
 ORDER = (
     "allocator bounds request fetch folder style table layers places hooks inflate motion adapters "
     "conditioning windows steady preview video images convnet repeats forecaster opener loading lora text "
-    "memory sampling stills drafts revisions turns assembly pipeline modes models zerogpu batch jobs data "
-    "clipfolder curves optimizer loss settings textcache trainer paperworld train page __main__ app"
+    "memory codec sampling stills prediction drafts revisions turns denoising assembly pipeline modes models "
+    "zerogpu batch jobs data clipfolder curves optimizer loss settings textcache trainer paperworld train "
+    "page __main__ app"
 ).split()
 WITHOUT_TORCH = (
     "app",

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lumiere.conditioning import Given
+from lumiere.denoising import Denoising
 from lumiere.drafts import LOOKS
 from lumiere.loading import load_opener
 from lumiere.opener import Opener
@@ -94,8 +95,8 @@ def test_it_is_kept_in_the_folder_of_a_model(opener, tmp_path):
 
 def test_a_clip_begins_as_what_is_told_of_a_still_of_the_base(pipeline, opener, monkeypatch):
     pipeline.drafts = 2
-    began, begin, told, stills = [], pipeline._begin, [], []
-    monkeypatch.setattr(pipeline, "_begin", lambda *args: began.append(args) or begin(*args))
+    began, begin, told, stills = [], Denoising._begin, [], []
+    monkeypatch.setattr(Denoising, "_begin", lambda *args: began.append(args[1:]) or begin(*args))
     read = opener.rest.register_forward_hook(lambda module, given, made: told.append((given[0], made)))
     base = pipeline.lumiere.model.register_forward_pre_hook(
         lambda module, args, kwargs: stills.append((args[0], kwargs["encoder_hidden_states"])),
@@ -134,8 +135,8 @@ def test_stopped_while_stills_are_drawn_there_is_no_clip_and_after_them_what_is_
 
 
 def test_a_shorter_clip_is_the_beginning_of_what_is_told(pipeline, monkeypatch):
-    began, begin = [], pipeline._begin
-    monkeypatch.setattr(pipeline, "_begin", lambda *args: began.append(args[3]) or begin(*args))
+    began, begin = [], Denoising._begin
+    monkeypatch.setattr(Denoising, "_begin", lambda *args: began.append(args[4]) or begin(*args))
     for frames in (4, 8):
         assert len(list(pipeline.generate(replace(REQUEST, frames=frames)))[-1].frames) == frames
     assert torch.equal(began[0], began[1][:, :, :4])
@@ -143,8 +144,8 @@ def test_a_shorter_clip_is_the_beginning_of_what_is_told(pipeline, monkeypatch):
 
 def test_a_clip_whose_first_frame_is_given_begins_as_what_is_told_of_that(pipeline, opener, monkeypatch):
     pipeline.drafts = 2
-    began, begin, told = [], pipeline._begin, []
-    monkeypatch.setattr(pipeline, "_begin", lambda *args: began.append(args) or begin(*args))
+    began, begin, told = [], Denoising._begin, []
+    monkeypatch.setattr(Denoising, "_begin", lambda *args: began.append(args[1:]) or begin(*args))
     hook = opener.register_forward_hook(lambda module, given, made: told.append((given, made)))
     frames = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), np.uint8)
     given = Given(frames, np.zeros((8, 64, 64), bool))

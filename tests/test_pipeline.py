@@ -11,10 +11,12 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-import lumiere.pipeline as module
+from lumiere import codec, denoising, prediction
 from lumiere.conditioning import Given
+from lumiere.denoising import Denoising
 from lumiere.drafts import LOOKS
 from lumiere.pipeline import GenerationError, LumierePipeline, Progress, Result
+from lumiere.prediction import Predictor
 from lumiere.request import SCHEDULERS, Request
 from lumiere.table import Model
 from lumiere.text import TextReader
@@ -121,10 +123,11 @@ def test_guidance_is_the_step_from_the_negative_prompt_to_the_prompt(pipeline):
     x = torch.randn(1, 4, 8, 8, 8, generator=torch.Generator().manual_seed(0))
     timestep = torch.tensor(500)
     with torch.inference_mode():
-        negative, positive = (pipeline._guided(x, timestep, states, 1.0) for states in text.split(1))
-        torch.testing.assert_close(pipeline._guided(x, timestep, text, 0.0), negative, atol=1e-5, rtol=1e-4)
+        output = pipeline.predictor.output
+        negative, positive = (output(x, timestep, states, 1.0) for states in text.split(1))
+        torch.testing.assert_close(output(x, timestep, text, 0.0), negative, atol=1e-5, rtol=1e-4)
         expected = negative + 4 * (positive - negative)
-        torch.testing.assert_close(pipeline._guided(x, timestep, text, 4.0), expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(output(x, timestep, text, 4.0), expected, atol=1e-5, rtol=1e-4)
     assert (negative - positive).abs().max() > 1e-4
 
 
@@ -140,9 +143,9 @@ def test_without_guidance_the_model_is_asked_once_and_the_negative_prompt_is_moo
 def test_guidance_counts_above_its_share_of_the_timesteps_alone(pipeline, monkeypatch):
     """Four steps are at 999, 749, 499 and 249."""
     shown = []
-    usual = pipeline._guided
+    usual = Predictor.output
     monkeypatch.setattr(
-        pipeline, "_guided", lambda *told: shown.append((len(told[2]), told[3])) or usual(*told)
+        Predictor, "output", lambda *told: shown.append((len(told[3]), told[4])) or usual(*told)
     )
     monkeypatch.setattr(pipeline, "guided_above", 0.6)
     guided, alone = (2, 4.0), (1, 1.0)
@@ -174,13 +177,15 @@ def test_what_is_told_without_guidance_is_the_prompt(pipeline):
 
 def test_a_long_clip_is_guided_in_two_calls_with_the_same_result(pipeline, monkeypatch):
     expected = last(pipeline, REQUEST).frames.astype(int)
-    monkeypatch.setattr(module, "BATCH_LATENTS", 0)
+    monkeypatch.setattr(prediction, "BATCH_LATENTS", 0)
     assert np.abs(last(pipeline, REQUEST).frames - expected).max() <= 1
 
 
 def test_frames_share_as_much_of_their_noise_as_the_motion_weights_say(pipeline, monkeypatch):
     shown = []
-    monkeypatch.setattr(pipeline, "_guided", lambda clip, *_: shown.append(clip) or torch.zeros_like(clip))
+    monkeypatch.setattr(
+        Predictor, "output", lambda _, clip, *__: shown.append(clip) or torch.zeros_like(clip)
+    )
     for correlation in (0.0, 0.9):
         monkeypatch.setattr(pipeline.lumiere, "noise_correlation", correlation)
         next(pipeline.generate(replace(REQUEST, height=128, width=128)))
@@ -188,8 +193,11 @@ def test_frames_share_as_much_of_their_noise_as_the_motion_weights_say(pipeline,
         assert abs(common - correlation) < 0.1
 
 
-def test_noise_is_that_of_one_generator_in_the_layout_of_the_clip(pipeline):
-    noise = pipeline._noise(REQUEST, 8, torch.Generator().manual_seed(7))
+def test_noise_is_that_of_one_generator_in_the_layout_of_the_clip(pipeline, monkeypatch):
+    drawn, draw = [], Denoising._noise
+    monkeypatch.setattr(Denoising, "_noise", lambda *told: drawn.append(draw(*told)) or drawn[-1])
+    next(pipeline.generate(REQUEST))
+    (noise,) = drawn
     assert torch.equal(noise, torch.randn(1, 4, 8, 8, 8, generator=torch.Generator().manual_seed(7)))
 
 
@@ -228,7 +236,7 @@ def test_given_latents_are_those_of_the_autoencoder(pipeline, picture):
 
 def test_weights_that_take_given_pixels_are_shown_them(pipeline, picture, monkeypatch):
     shown, given = [], Given(picture, np.ones((8, 64, 64), bool))
-    monkeypatch.setattr(pipeline, "_guided", lambda clip, *_: shown.append(clip) or clip[:, :4])
+    monkeypatch.setattr(Predictor, "output", lambda _, clip, *__: shown.append(clip) or clip[:, :4])
     next(pipeline.generate(REQUEST, given=given))
     monkeypatch.setattr(pipeline.lumiere, "given_channels", 5)
     next(pipeline.generate(REQUEST, given=given))
@@ -240,10 +248,12 @@ def test_weights_that_take_given_pixels_are_shown_them(pipeline, picture, monkey
 def test_weights_that_are_self_conditioned_are_shown_what_they_made(pipeline, picture, monkeypatch):
     monkeypatch.setattr(pipeline.lumiere, "given_channels", 5)
     monkeypatch.setattr(pipeline.lumiere, "self_conditioned", True)
-    shown, made, step = [], [], pipeline._step
-    monkeypatch.setattr(pipeline, "_guided", lambda clip, *_: shown.append(clip) or clip[:, :4] + len(shown))
+    shown, made, step = [], [], Denoising._step
     monkeypatch.setattr(
-        pipeline, "_step", lambda draft, *told: step(draft, *told) or made.append(draft.clean)
+        Predictor, "output", lambda _, clip, *__: shown.append(clip) or clip[:, :4] + len(shown)
+    )
+    monkeypatch.setattr(
+        Denoising, "_step", lambda run, draft, *told: step(run, draft, *told) or made.append(draft.clean)
     )
     mask = np.zeros((8, 64, 64), bool)
     mask[0] = True
@@ -274,7 +284,7 @@ def test_slices_of_the_decoder_do_not_show(pipeline, monkeypatch, pixels):
     with torch.inference_mode():
         whole = pipeline.vae.decode(latents[0].transpose(0, 1) / pipeline.vae.config.scaling_factor).sample
     expected = (whole / 2 + 0.5).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).numpy().astype(int)
-    monkeypatch.setattr(module, "SLICE_PIXELS", pixels)
+    monkeypatch.setattr(codec, "SLICE_PIXELS", pixels)
     assert np.abs(pipeline.decode(latents) - expected).max() <= 1
 
 
@@ -369,7 +379,7 @@ def test_a_fresh_model_makes_a_still_clip_and_the_stored_one_a_moving_one(tiny_m
     text = fresh.encode_prompt(REQUEST)
     still = torch.randn(1, 4, 1, 8, 8, generator=torch.Generator().manual_seed(0)).expand(-1, -1, 8, -1, -1)
     with torch.inference_mode():
-        outputs = [p._guided(still, torch.tensor(500), text, 4.0) for p in (fresh, pipeline)]
+        outputs = [p.predictor.output(still, torch.tensor(500), text, 4.0) for p in (fresh, pipeline)]
     spread = [output.std(dim=2).max() for output in outputs]
     assert spread[0] < 1e-5 < 1e-3 < spread[1]
 
@@ -440,8 +450,8 @@ def test_the_base_is_an_ordinary_model_of_diffusers(tiny_model):
 
 
 def test_a_long_clip_is_denoised_in_windows_of_bounded_length(pipeline, monkeypatch):
-    monkeypatch.setattr(module, "WINDOW", 8)
-    monkeypatch.setattr(module, "OVERLAP", 0.5)
+    monkeypatch.setattr(prediction, "WINDOW", 8)
+    monkeypatch.setattr(prediction, "OVERLAP", 0.5)
     request, seen = replace(REQUEST, frames=24, guidance=1.0), []
     handle = pipeline.lumiere.register_forward_pre_hook(lambda m, args: seen.append(args[0].shape[2]))
     long = last(pipeline, request).frames
@@ -449,7 +459,7 @@ def test_a_long_clip_is_denoised_in_windows_of_bounded_length(pipeline, monkeypa
     assert seen == [8] * 5 * 4  # five windows in each of four steps
     assert long.shape == (24, 64, 64, 3) and long.std() > 5
     assert np.array_equal(last(pipeline, request).frames, long)
-    monkeypatch.setattr(module, "WINDOW", 24)
+    monkeypatch.setattr(prediction, "WINDOW", 24)
     assert not np.array_equal(last(pipeline, request).frames, long)
 
 
@@ -500,14 +510,14 @@ def test_a_clip_is_denoised_again_where_motion_is_decided(pipeline, monkeypatch)
     request = replace(REQUEST, steps=6, guidance=4.0)
     monkeypatch.setattr(pipeline, "guided_above", 0.6)
     monkeypatch.setattr(pipeline, "revisions", 2)
-    shown, cleans, step = [], [], pipeline._step
+    shown, cleans, step = [], [], Denoising._step
 
-    def watched(draft, timestep, *told):
+    def watched(run, draft, timestep, *told):
         shown.append((int(timestep), told[1], draft.sampler.model_input(draft.sample, timestep)))
-        step(draft, timestep, *told)
+        step(run, draft, timestep, *told)
         cleans.append(draft.clean)
 
-    monkeypatch.setattr(pipeline, "_step", watched)
+    monkeypatch.setattr(Denoising, "_step", watched)
     *steps, result = pipeline.generate(request)
     again = [(832, 4.0), (666, 4.0), (499, 1.0)]
     assert [told[:2] for told in shown] == [(999, 4.0), *again, *again, *again, (332, 1.0), (166, 1.0)]
@@ -527,16 +537,16 @@ def test_the_draft_that_would_change_least_is_revised_and_finished(pipeline, mon
     request = replace(REQUEST, steps=6, guidance=4.0)
     for name, value in {"guided_above": 0.6, "revisions": 1, "drafts": 3}.items():
         monkeypatch.setattr(pipeline, name, value)
-    made, began, predict, begin = [], [], pipeline._predict, pipeline._begin
-    monkeypatch.setattr(pipeline, "_predict", lambda *told: made.append(int(told[2])) or predict(*told))
+    made, began, predict, begin = [], [], Predictor.__call__, Denoising._begin
+    monkeypatch.setattr(Predictor, "__call__", lambda *told: made.append(int(told[3])) or predict(*told))
     gone_on_from = []
 
     def beginning(*told):
-        gone_on_from.append(told[3])
+        gone_on_from.append(told[4])
         began.append(begin(*told))
         return began[-1]
 
-    monkeypatch.setattr(pipeline, "_begin", beginning)
+    monkeypatch.setattr(Denoising, "_begin", beginning)
     for wanted in range(3):
         order, judged = iter(range(3)), []
 
@@ -544,7 +554,7 @@ def test_the_draft_that_would_change_least_is_revised_and_finished(pipeline, mon
             judged.append(draft)
             return abs(next(order) - wanted)
 
-        monkeypatch.setattr(module, "unrest", judge)
+        monkeypatch.setattr(denoising, "unrest", judge)
         made.clear(), began.clear()
         *steps, result = pipeline.generate(request)
         assert made == [999] * 3 + [832] * 3 + [666] * 3 + [499] * 3 + [832, 666, 499, 332, 166]
@@ -611,7 +621,7 @@ def test_strength_says_how_far_a_clip_is_made_anew(pipeline, picture, monkeypatc
     assert np.abs(list(pipeline.generate(request, given=given))[-1].frames - plain).max() <= 1  # rounding
     latents, _ = pipeline.encode_given(given, whole=True)
     # Without velocity the noise of the beginning is still there at the end, and tells how much it was.
-    monkeypatch.setattr(pipeline, "_guided", lambda model_input, *_: torch.zeros_like(model_input))
+    monkeypatch.setattr(Predictor, "output", lambda _, model_input, *__: torch.zeros_like(model_input))
     monkeypatch.setattr(pipeline, "decode", lambda sample: sample)
     distances = []
     for strength in (0.1, 0.5, 0.9):

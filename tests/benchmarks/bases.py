@@ -24,8 +24,9 @@ from lumiere.adapters import load_weights
 from lumiere.inflate import Lumiere
 from lumiere.memory import MARGIN, Peak, weight_bytes
 from lumiere.motion import AnimateDiffBlock
-from lumiere.pipeline import BATCH_LATENTS, LumierePipeline
+from lumiere.pipeline import LumierePipeline
 from lumiere.places import adapter_places
+from lumiere.prediction import BATCH_LATENTS
 from lumiere.style import Style
 from lumiere.table import MODELS, Model
 from tests import test_lora, test_pairings, test_residency
