@@ -9,6 +9,7 @@ from torch import nn
 
 from . import memory
 from .adapters import load_weights, schedule_for
+from .codec import pixels_of
 from .folder import PREVIEW, check, locate, locate_motion, locate_tiny, read_json, read_limits
 from .forecaster import Forecaster
 from .inflate import Lumiere
@@ -127,7 +128,7 @@ def cost_of(
     to the device would put tensors without numbers in the place of its weights.
     """
     height, width = limits.default_height, limits.default_width
-    pixels = 2 ** (len(vae.config.block_out_channels) - 1)
+    pixels = pixels_of(vae)
     text = reader(["a"], height, width)
     return memory.measure(lumiere, vae, text, 1, (height // pixels, width // pixels), moved)
 
