@@ -14,7 +14,7 @@ from .request import Request
 from .sampling import Sampler
 from .stills import draw_still
 from .text import Text
-from .turns import Beginning, Turn
+from .turns import Beginning, Planner, Turn
 from .windows import going_on, joined
 
 
@@ -22,13 +22,13 @@ from .windows import going_on, joined
 class Denoising:
     """What stays the same in all turns of a clip.
 
-    scheduler_config, forecaster, opener: of the `LumierePipeline`. shape: of a frame in latents, c h w. text:
-    of the request. known: latents (1 c t h w), and which of them are given, bool (t h w). draws: a generator
-    for each draft. stopped: asked before each step.
+    planner: what the turns come from. forecaster, opener: of the `LumierePipeline`. shape: of a frame in
+    latents, c h w. text: of the request. known: latents (1 c t h w), and which of them are given, bool
+    (t h w). draws: a generator for each draft. stopped: asked before each step.
     """
 
     predict: Predictor
-    scheduler_config: dict
+    planner: Planner
     forecaster: Forecaster | None
     opener: Opener | None
     shape: tuple[int, int, int]
@@ -116,7 +116,8 @@ class Denoising:
     def _sampler(self, request: Request, generator: torch.Generator, first: int = 0) -> Sampler:
         """One that runs the steps of the request from the numbered one on."""
         correlation, last = self.predict.lumiere.noise_correlation, request.steps - first
-        return Sampler(request.scheduler, self.scheduler_config, request.steps, generator, correlation, last)
+        config = self.planner.scheduler_config
+        return Sampler(request.scheduler, config, request.steps, generator, correlation, last)
 
     def _noise(self, frames: int, generator: torch.Generator) -> Tensor:
         """Unit noise, float32 (1 c t h w), drawn on the CPU: it depends on the seed and the shape alone."""
@@ -141,5 +142,5 @@ class Denoising:
         return unrest(
             draft,
             lambda *shown: self.predict(draft.sampler, *shown, text, 1.0, draft.known)[1],
-            self.scheduler_config.get("num_train_timesteps", 1000),
+            self.planner.timesteps,
         )

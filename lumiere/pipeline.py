@@ -218,11 +218,12 @@ class LumierePipeline:
     ) -> Iterator[Progress | Result]:
         began = time.monotonic()
         known = self.encode_given(given, whole=request.strength < 1) if given else None
-        begun, turns = self._planner.turns(request, given)
+        planner = self._planner
+        begun, turns = planner.turns(request, given)
         clip = known[0][:, :, :begun] if begun else None
         denoising = Denoising(
             predict=self.predictor,
-            scheduler_config=self.scheduler_config,
+            planner=planner,
             forecaster=self.forecaster,
             opener=self.opener,
             shape=(self.vae.config.latent_channels, *self._latents(request)),
