@@ -195,8 +195,8 @@ def test_more_frames_than_positions_go_through_windows(pipelines):
     handle.remove()
     assert len(frames) == POSITIONS + 16 and seen == [POSITIONS] * 3
     our.window = 16
-    assert [part.stop - part.start for part in our.parts(40)] == [16, 16, 16]
-    assert our.parts(POSITIONS) == [slice(0, POSITIONS)]
+    assert [part.stop - part.start for part in our.predictor.parts(40)] == [16, 16, 16]
+    assert our.predictor.parts(POSITIONS) == [slice(0, POSITIONS)]
     our.window = None
 
 
