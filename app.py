@@ -172,10 +172,15 @@ class App:
         asked(lambda: modes.check(request, {name for name in needed if given.get(name)}))
         self.service.admit()
         sources = asked(lambda: files.sources(request, given, self.limits, self.service.bounds))
-        while not self.model.done():
-            yield self.service.loading
-            wait([self.model], HEARTBEAT)
-            self.service.admit()
+        with self.service.waiting(owner) as stopped:
+            while not self.model.done():
+                yield self.service.loading
+                wait([self.model], HEARTBEAT)
+                self.service.admit()
+                if stopped.is_set():
+                    entry.outcome = "stopped"
+                    yield News(request, jobs.Update(ended=True), None)
+                    return
         pipeline = self.model.result()
         prepared = asked(lambda: modes.prepare(request, sources, self.limits))
         sources = None  # of any size, while the clip waits for its turn
@@ -224,11 +229,10 @@ class App:
     def export(self, sent) -> dict:
         return results.export(sent, self.limits, self.service)
 
-    @staticmethod
-    async def stop(http: gr.Request):
+    async def stop(self, http: gr.Request):
         """Stops the visitor's own job; one that is still on its way here is waited for."""
         deadline = time.monotonic() + STOP_SECONDS
-        while not jobs.device.stop(http.session_hash):
+        while not (jobs.device.stop(http.session_hash) or self.service.stop_waiting(http.session_hash)):
             if time.monotonic() > deadline:
                 return gr.Button(words.STOP, interactive=True)
             await asyncio.sleep(0.05)  # holds no thread: strangers may press it as often as they like

@@ -102,7 +102,8 @@ def parser() -> argparse.ArgumentParser:
 def asked(options: argparse.Namespace, model: models.Model) -> Request:
     """The request, seed included, checked against the model's small files and the disk. Raises ValueError."""
     limits = models.limits(model)
-    values = {"prompt": None, "height": limits.default_height, "width": limits.default_width} | model.usual
+    values = {"prompt": None, "height": limits.default_height, "width": limits.default_width}
+    values |= models.within(model, limits).usual
     values |= {name: value for name, value in vars(options).items() if value is not None}
     values["mode"] = mode(options)
     request = Request(**{name: values[name] for name in Request.__dataclass_fields__ if name in values})
@@ -142,7 +143,7 @@ def given_pixels(options: argparse.Namespace, request: Request, model: models.Mo
         request = replace(request, frames=limits.longest(request.height, request.width))
     clip = options.video or options.beginning
     longest = limits.longest_given(request.height, request.width)
-    most = longest + 1, bounds.video_side, bounds.video_seconds
+    most = longest + 1, bounds.video_side, bounds.video_seconds, request.fps
     frames = read_clip(clip, *most)[0] if clip else None
     if options.video and options.frames and options.frames > len(frames):
         raise ValueError(f"the video has {len(frames)} frames: {options.frames} were asked for.")

@@ -29,7 +29,12 @@ class Bounds:
     image_side: int = bound(8192, 64, 16_384, "pixels of a picture that is given: more than any phone's")
     video_side: int = bound(1024, 64, 4096, "pixels of a video that is given; 480 such frames take 1.5 GB")
     video_seconds: int = bound(30, 1, 600, "in which a given video must be read")
-    queue: int = bound(16, 1, 10_000, "requests that wait; whoever comes later is told to try again")
+    queue: int = bound(
+        16,
+        1,
+        10_000,
+        "requests that wait behind the 24 first in line; whoever comes later is told to try again",
+    )
     keep_minutes: int = bound(60, 1, 100_000, "after which clips and uploads are deleted")
     disk_mb: int = bound(2048, 8, 10**8, "of clips and uploads at once; past that the oldest go first")
     free_mb: int = bound(128, 0, 10**8, "of free disk below which no clip is begun: the largest takes less")

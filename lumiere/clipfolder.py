@@ -41,7 +41,7 @@ def encode_clips(
     What cannot be used is told once, a line each, and left out. An interrupted call goes on where it was.
     Raises ValueError in words when nothing can be used.
     """
-    folder, cache = Path(folder), Path(cache)
+    folder, cache = Path(folder).resolve(), Path(cache)
     (cache / FILES).mkdir(parents=True, exist_ok=True)
     lines, skipped = [], []
     entries = list(captioned(folder))
@@ -71,6 +71,8 @@ def encode_clips(
 def captioned(folder: Path) -> Iterator[tuple[Path, str]]:
     """The video files of a folder with their captions, empty where there is none, in a fixed order.
 
+    folder: without links in its own path, as those of the files are.
+
     Raises ValueError, naming the line, for metadata that is not as it should be, or leads out of the folder.
     """
     metadata = folder / METADATA
@@ -80,12 +82,17 @@ def captioned(folder: Path) -> Iterator[tuple[Path, str]]:
                 text = file.with_suffix(".txt")
                 yield file, text.read_text("utf-8", "replace").strip() if text.exists() else ""
         return
-    for number, line in enumerate(read_lines(metadata), 1):
+    try:
+        lines = read_lines(metadata)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{metadata} should be UTF-8 text: byte {error.start + 1} is not.") from None
+    for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
             name, text = entry["file_name"], entry.get("text", "")
-            file = folder / name
-            inside = file.resolve().is_relative_to(folder.resolve()) and isinstance(text, str)
+            text.encode()  # half of a pair of surrogates, which JSON may have, is no text
+            file = (folder / name).resolve()
+            inside = file.is_relative_to(folder)
         except (ValueError, KeyError, TypeError, AttributeError):
             inside = False
         if not inside:

@@ -44,7 +44,8 @@ def encode(vae: AutoencoderKL, given: Given, device: torch.device, whole: bool) 
 def decode(vae: AutoencoderKL, latents: Tensor) -> np.ndarray:
     """Scaled latents (1 c t h w) -> uint8 (t h w c), a few frames at a time, fewer where memory is short.
 
-    Raises GenerationError when latents or frames hold values that are not numbers.
+    Raises GenerationError when latents or frames hold values that are not numbers, and where there is not
+    enough memory for one frame.
     """
     if not latents.isfinite().all():
         raise GenerationError("the model's output is not a number: try less guidance or another scheduler.")
@@ -86,5 +87,6 @@ def _decode_slice(vae: AutoencoderKL, latents: Tensor) -> np.ndarray | None:
 
 def give_back_memory() -> None:
     """Returns the memory of freed tensors to device and system: in pieces, it may not hold the next ones."""
-    torch.cuda.empty_cache()
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
     give_back()

@@ -115,7 +115,8 @@ class LatentClips:
         row = np.random.default_rng((ORDER, seed, epoch)).permutation(len(self))[place]
         random = np.random.default_rng((CLIP, seed, number))
         clip = self.latents[row]
-        step = 1 if stride == 1 else 1 + random.integers(min(stride, (len(clip) - 1) // max(1, frames - 1)))
+        most = max(1, min(stride, (len(clip) - 1) // max(1, frames - 1)))
+        step = 1 if stride == 1 else 1 + random.integers(most)
         start = random.integers(len(clip) - step * (frames - 1))
         shown = slice(start, start + step * frames, step)
         latents = clip[shown].astype(np.float32)

@@ -71,7 +71,7 @@ class Denoising:
         """Clean latents (1 c 1 h w), by the base alone, of what is asked for at rest; None when stopped."""
         sampler, noise = self._sampler(request, generator), self._noise(1, generator)
         text = self.text.with_last(self.opener.rest(self.text.last().states))
-        return draw_still(self.predict.lumiere.model, sampler, noise, text, request.guidance, self.stopped)
+        return draw_still(self.predict.base(), sampler, noise, text, request.guidance, self.stopped)
 
     @torch.inference_mode()
     def _start(

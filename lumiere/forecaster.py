@@ -20,7 +20,7 @@ from .repeats import repeated
 from .windows import joined
 
 BEGINS = 0.5  # share of the timesteps from which a forecast is denoised
-AGAIN = 4  # frames before a forecast that are made again with it, at most as many as it tells from
+AGAIN = 4  # frames before a forecast that are made again with it
 STILL = 0.01  # mean square, at most, of a change of latents where nothing moves
 REMEMBERED = 64  # frames before a forecast in which what stands still is looked for: bounds its memory
 

@@ -124,7 +124,13 @@ def narrowed(known: Limits, model: Model) -> Limits:
     own = {name: most for name, most in own.items() if most and getattr(known, name) == getattr(Bounds, name)}
     shortest = max(known.min_frames, model.shortest)
     own["styles"] = model.style.ranges
-    return replace(known, min_frames=shortest, default_frames=model.frames, **own)
+    return replace(known, min_frames=shortest, **own)
+
+
+def within(model: Model, limits: Limits) -> Model:
+    """The model with as many frames and steps, unless others are asked for, as the limits allow at most."""
+    longest = max(limits.min_frames, limits.longest(limits.default_height, limits.default_width))
+    return replace(model, frames=min(model.frames, longest), steps=min(model.steps, limits.max_steps))
 
 
 def get(

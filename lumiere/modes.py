@@ -59,6 +59,8 @@ def check(request: Request, has: set[str]) -> None:
     for name in NEEDS[request.mode]:
         if name not in has:
             raise ValueError(f"mode {request.mode} needs {WORDS[name]}: received none.")
+    if request.frames == 1 and request.mode in ("image", "images", "continue"):
+        raise ValueError(f"mode {request.mode} needs 2 frames or more, as one at least is given: received 1.")
     for field in fields(Sources):
         if field.name in has and field.name not in NEEDS[request.mode]:
             raise ValueError(f"mode {request.mode} takes no {WORDS[field.name].split(' ', 1)[1]}.")

@@ -21,7 +21,7 @@ from .forecaster import Forecaster
 from .inflate import Lumiere
 from .lora import Styler
 from .opener import Opener
-from .prediction import BATCH_LATENTS, Predictor
+from .prediction import BATCH_LATENTS, Predictor, rows_at_once
 from .preview import LatentPreview, Preview, synthetic_pictures
 from .request import Limits, Request
 from .steady import steady
@@ -76,9 +76,8 @@ class LumierePipeline:
     decided, and not where details are. growth: frames that are made at once, and how many before them they go
     on from, where longer clips are made part by part (`grow` in windows.py). flicker: variance of latents
     over time that is taken out where nothing moves (steady.py). revisions: how often what begins as noise is
-    denoised again where motion is decided (revisions.py). drafts: of a clip that begins as noise, or of its
-    first part; one of them is revised and finished (drafts.py). cost: of memory, measured when first asked
-    for unless given.
+    denoised again where motion is decided (revisions.py). drafts: of a clip or of its first part; one of them
+    is gone on with (drafts.py). cost: of memory, measured when first asked for unless given.
     """
 
     def __init__(
@@ -175,9 +174,10 @@ class LumierePipeline:
         """Returns the request when it can be made here and now; raises ValueError when not."""
         request.check(self.limits)
         shape = (request.frames, request.height, request.width)
-        if given is not None and not given.frames.shape[:3] == given.mask.shape == shape:
-            asked, received = (" x ".join(map(str, x)) for x in (shape, given.frames.shape[:3]))
-            raise ValueError(f"given frames must be those asked for, {asked}: received {received}.")
+        for what, has in (("frames", given.frames.shape[:3]), ("masks", given.mask.shape)) if given else ():
+            if has != shape:
+                asked, received = (" x ".join(map(str, x)) for x in (shape, has))
+                raise ValueError(f"given {what} must be those asked for, {asked}: received {received}.")
         if request.strength < 1 and given is None:
             raise ValueError(f"strength {request.strength:g} needs a clip to begin with: received none.")
         self._check_memory(request, given)
@@ -193,7 +193,7 @@ class LumierePipeline:
         frames = max(
             x.stop - x.start for window in made for x in self.predictor.parts(window.stop - window.start)
         )
-        rows = 2 if request.guidance != 1 and frames * size[0] * size[1] <= BATCH_LATENTS else 1
+        rows = rows_at_once(1 if request.guidance == 1 else 2, frames * size[0] * size[1])
         memory.check(self.cost.of(rows, frames, *size), self.device)
 
     @cached_property
@@ -303,5 +303,5 @@ class LumierePipeline:
         return sorted(edges - {0, frames})
 
     def decode(self, latents: Tensor) -> np.ndarray:
-        """Scaled latents (1 c t h w) -> uint8 (t h w c). Raises GenerationError for what is no number."""
+        """Scaled latents (1 c t h w) -> uint8 (t h w c). Raises GenerationError as `codec.decode` does."""
         return codec.decode(self.vae, latents)

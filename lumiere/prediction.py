@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .conditioning import blend, channels
 from .inflate import Lumiere
@@ -20,8 +20,9 @@ WINDOW, OVERLAP = 128, 0.25  # frames denoised at once, and the share of them th
 class Predictor:
     """A space-time model as it is shown clips.
 
-    device, dtype: where and in what it is called. window: frames that it is shown at once; as many as it can
-    tell apart, or `WINDOW`, unless given.
+    device, dtype: where and in what it is called. window: frames that it is shown at once of a clip that has
+    more than it can tell apart, or, if it can tell any number apart, more than this; as many as it can tell
+    apart, or `WINDOW`, unless given.
     """
 
     lumiere: Lumiere
@@ -64,13 +65,19 @@ class Predictor:
         time and takes twice the memory.
         """
         clip, timestep = model_input.to(self.dtype), timestep.to(self.device)
-        at_once = len(text) if clip[0, 0].numel() <= BATCH_LATENTS else 1
         outputs = []
-        for rows in text.split(at_once):
+        for rows in text.split(rows_at_once(len(text), clip[0, 0].numel())):
             clips = clip.expand(len(rows), -1, -1, -1, -1)  # 1 c t h w -> 1|2 c t h w
             output = self.lumiere(clips, timestep, return_dict=False, **rows.arguments)[0]
             outputs.append(output.float())
         return guided(torch.cat(outputs), guidance)
+
+    def base(self) -> nn.Module:
+        """The text-to-image model alone, which comes to the device where parts take turns on it."""
+        hook = getattr(self.lumiere, "_hf_hook", None)  # of accelerate, at work in calls of the whole only
+        if hook is not None:
+            hook.pre_forward(self.lumiere)
+        return self.lumiere.model
 
     def parts(self, frames: int) -> list[slice]:
         """The frames denoised at once; adapters are shown all of a clip, if they have as many positions."""
@@ -79,3 +86,8 @@ class Predictor:
         if positions:
             length = positions if frames <= positions else min(length, positions)
         return windows(frames, length, int(OVERLAP * length), self.lumiere.downsample_factor)
+
+
+def rows_at_once(texts: int, latents: int) -> int:
+    """Of so many texts those that a clip of so many latents, t x h x w, is shown with in one call."""
+    return texts if latents <= BATCH_LATENTS else 1

@@ -27,7 +27,7 @@ def repeated(clip: Tensor, frames: int) -> Tensor | None:
         torch.stack([(clip[:, :, start : start + frames] - last).square().mean() for start in starts])
         / change
     )
-    if apart.min() > ALIKE:
+    if not apart.min() <= ALIKE:  # nor where latents are no numbers, which decoding tells
         return None
     first = int((apart <= EARLIER * apart.min()).nonzero()[0])
     return clip[:, :, first + frames : first + 2 * frames]

@@ -44,7 +44,6 @@ class Limits:
     max_side: int = Bounds.max_side
     max_pixels: int = Bounds.max_pixels
     max_steps: int = Bounds.max_steps
-    default_frames: int = 16
     default_height: int = 128
     default_width: int = 128
     styles: tuple[tuple[float, float], ...] = ()

@@ -24,7 +24,7 @@ class Model:
     before them they go on from, where longer clips are made part by part. flicker: variance over time that
     the motion weights leave in latents where nothing moves, which is taken out. revisions: how often a clip
     is denoised again where motion is decided (revisions.py). drafts: of a clip or its first part; one of
-    them is revised and finished (drafts.py). text_width: of the bases that the motion weights fit, which the
+    them is gone on with (drafts.py). text_width: of the bases that the motion weights fit, which the
     weights do not tell. style: in the weights of the base. offload: parts of the model wait beside the device
     for their turn. preview: folder or hub id of a tiny autoencoder that shows the clip in the making, a
     linear map when None. gigabytes: of memory on a GPU, for a clip with these settings:

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count
 from pathlib import Path
@@ -103,12 +103,13 @@ class Trainer:
         frames = length_of(s, self.step, self.lumiere.downsample_factor)
         rate = s.learning_rate * relative_rate(self.step, s.steps, s.warmup, s.decay)
         loss = self._gradients()
-        if not math.isfinite(loss):
-            raise ValueError(
-                f"The loss of step {self.step + 1} is not a number: lower the learning rate of "
-                f"{s.learning_rate:g}; the checkpoint before it is kept."
-            )
         norm = self.accelerator.clip_grad_norm_(self.lumiere.parameters(), s.gradient_norm)
+        for name, value in {"loss": loss, "gradient": float(norm)}.items():
+            if not math.isfinite(value):
+                raise ValueError(
+                    f"The {name} of step {self.step + 1} is not a number: lower the learning rate of "
+                    f"{s.learning_rate:g}; the checkpoint before it is kept."
+                )
         self.optimizer.step(rate)
         self.step += 1
         self._average(min(s.ema, self.step / (self.step + 10)))
@@ -142,8 +143,8 @@ class Trainer:
                 torch.save(state, file)
                 file.flush()
                 os.fsync(file.fileno())
+            save_motion(self.averaged, self.out / MOTION, self.facts())  # before what says that it was
             os.replace(part, self.out / CHECKPOINT)
-            save_motion(self.averaged, self.out / MOTION, self.facts())
             lines = _metrics_until(self.out / METRICS, self.step)
             plot_losses(*zip(*((line["step"], line["loss"]) for line in lines), strict=True), self.out / PLOT)
         except (OSError, RuntimeError) as error:  # a full disk is either, depending on who writes
@@ -174,8 +175,9 @@ class Trainer:
 
     @cached_property
     def _pipeline(self) -> LumierePipeline:
-        """Of the averaged weights, as they are."""
-        return LumierePipeline(**vars(complete(self.averaged, Styler(locate(self.settings.model), Style()))))
+        """Of the averaged weights, as they are: without what tells in their place how a clip begins."""
+        parts = complete(self.averaged, Styler(locate(self.settings.model), Style()))
+        return LumierePipeline(**vars(replace(parts, forecaster=None, opener=None)))
 
     def resume(self) -> None:
         """Goes back to the checkpoint in `out`, when there is one; later lines of the metrics are dropped."""

@@ -117,7 +117,8 @@ class Planner:
     def _beginning(self, request: Request, window: slice, there: int, given: Given | None) -> Beginning:
         if request.strength < 1:
             return Beginning.GIVEN
-        if there >= self.foretold >= window.stop - there:  # enough is seen, and all of it is told
+        seen, told = there - window.start, window.stop - there
+        if seen >= forecaster.AGAIN and there >= self.foretold >= told:  # enough is seen, and all of it told
             return Beginning.FORECAST
         if there or window.stop > self.opened:
             return Beginning.NOISE

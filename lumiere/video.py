@@ -92,12 +92,13 @@ def read_clip(
     max_frames: int = 256,
     max_side: int = Bounds.video_side,
     max_seconds: float = Bounds.video_seconds,
+    max_fps: float = FPS[1],
 ) -> tuple[np.ndarray, float]:
     """Reads the beginning of a stranger's video: uint8 (t h w c) RGB, upright, and its frames a second.
 
     At most `max_frames` frames are returned; the rest of the file is not looked at. A clip of constant rate
-    from 1 to 60 fps comes frame by frame; any other is sampled in time at the nearest such rate, which is
-    returned.
+    from 1 to `max_fps`, 60 at most, comes frame by frame; any other is sampled in time at the nearest such
+    rate, which is returned.
 
     Raises ValueError when a side is over `max_side` (the header tells, before frames are decoded), when a
     frame differs in size from the header, when `max_seconds` are over, and for anything that is damaged, or
@@ -107,7 +108,7 @@ def read_clip(
     wide, high = header.width, header.height
     if max(wide, high) > max_side:
         raise ValueError(f"the video must be at most {max_side} pixels a side: received {wide} x {high}.")
-    fps = float(min(max(header.fps, FPS[0]), FPS[1]))
+    fps = float(min(max(header.fps, FPS[0]), max_fps))
     # A crop to nothing is an error, which ends the process at the first frame of another size, where ffmpeg
     # would rescale it. Rotated videos arrive here upright, hence both orders.
     same_size = f"eq(iw,{wide})*eq(ih,{high})+eq(iw,{high})*eq(ih,{wide})"

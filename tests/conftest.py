@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
@@ -11,6 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 from lumiere.inflate import Lumiere
 from lumiere.motion import save_motion
+from lumiere.pipeline import LumierePipeline
 
 WORDS = """a an the red blue green yellow ball star fish rocket over under in at on hills sea night snow
 bouncing drifting spinning circling still left right up down fast slowly big small and with paper""".split()
@@ -58,6 +60,19 @@ def tiny_model(tmp_path_factory) -> Path:
             weight += 0.05 * torch.randn_like(weight)
     save_motion(lumiere, folder / "motion")
     return folder
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_model) -> LumierePipeline:
+    """Of the tiny model, for one file of tests."""
+    return LumierePipeline.from_pretrained(tiny_model, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    """Given frames, 8 x 64 x 64, smooth."""
+    ramp = np.linspace(0, 255, 64).astype(np.uint8)
+    return np.broadcast_to(ramp[:, None], (8, 64, 64, 3)).copy()
 
 
 def tiny_unet() -> UNet2DConditionModel:

@@ -4,6 +4,7 @@ import json
 import re
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
@@ -17,7 +18,7 @@ import app as lumiere_app
 from lumiere import jobs, models, page
 from lumiere.bounds import Bounds
 from lumiere.modes import NEEDS
-from lumiere.page import endpoints, events, files, widgets, words
+from lumiere.page import endpoints, events, files, results, showcase, widgets, words
 from lumiere.pipeline import LumierePipeline
 from lumiere.request import MODES, Limits, Request
 from lumiere.video import read_clip, read_settings, write_clip
@@ -181,22 +182,36 @@ def test_the_operator_says_how_large_given_files_may_be(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="at most 64 pixels"):
         files.read_region(picture, 64)
     told, black = [], np.zeros((4, 80, 80, 3), np.uint8)
-    monkeypatch.setattr(files, "read_clip", lambda path, *most: told.append(most) or [black])
+    monkeypatch.setattr(files, "read_clip", lambda path, *most: told.append(most) or (black, 16.0))
     made = files.sources(request, given, Limits(max_pixels=40 * 128 * 128), small)
-    assert told == [(161, 64, 7)]  # one more than there can be: it would be known to be too long
+    assert told == [(161, 64, 7, 16)]  # one more than there can be: it would be known to be too long
     assert made.clip.shape == (4, 128, 128, 3)
 
 
-def test_as_many_videos_are_read_at_once_as_memory_allows(tmp_path, monkeypatch):
+@pytest.mark.parametrize("mode", ["continue", "cinemagraph"])
+def test_as_many_files_are_read_at_once_as_memory_allows(tmp_path, monkeypatch, mode):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     write_clip(tmp_path / "clip.mp4", np.zeros((4, 64, 64, 3), np.uint8), 16)
-    asked = Request("a red ball", mode="continue"), {"clip": str(tmp_path / "clip.mp4")}, Limits()
+    Image.new("RGB", (640, 480)).save(tmp_path / "picture.png")
+    names = {"clip": "clip.mp4", "image": "picture.png", "region": "picture.png"}
+    given = {name: str(tmp_path / file) for name, file in names.items()}
+    asked = Request("a red ball", mode=mode), given, Limits()
     readers = threading.BoundedSemaphore(1)
     monkeypatch.setattr(files, "READERS", readers)
     for _ in range(2):  # each gives its place back
-        files.sources(*asked, Bounds())
-    with readers, pytest.raises(ValueError, match="too many videos are being read"):
+        made = files.sources(*asked, Bounds())
+    assert {part.shape[-3:-1] for part in vars(made).values() if part is not None} == {(128, 128)}
+    with readers, pytest.raises(ValueError, match="too many files are being read"):
         files.sources(*asked, Bounds(video_seconds=1))
+
+
+def test_given_clips_are_not_slowed_down(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    write_clip(tmp_path / "clip.mp4", np.zeros((30, 64, 64, 3), np.uint8), 30)
+    for fps, count in ((10, 10), (30, 30), (60, 30)):
+        request = Request("a red ball", mode="continue", fps=fps)
+        made = files.sources(request, {"clip": str(tmp_path / "clip.mp4")}, Limits(), Bounds())
+        assert len(made.clip) == count
 
 
 def test_without_tools_there_is_nothing_for_them(served):
@@ -384,6 +399,41 @@ def test_page_waits_for_the_model_and_keeps_the_connection_alive(served):
     assert next(made)[1]["text"] == "Fetching a/b: 1.2 of 3.4 GB."
     app.model.set_result(served[0].model.result())
     assert is_sheet(list(made)[-1][2])
+
+
+def test_who_waits_for_the_model_may_stop_and_nobody_else(served):
+    app = lumiere_app.App(served[0].entry, served[0].limits)
+    made = app.make(Visitor, None, *form_of(steps=2))
+    next(made), next(made)
+    assert not app.service.stop_waiting("someone else") and not app.service.stop_waiting(None)
+    assert awaited(app.stop(Visitor)).value == words.STOPPING
+    *_, last = made
+    assert last[lumiere_app.OUTPUTS.index("status")]["text"] == words.STOPPED_EARLY
+    assert not app.service.stop_waiting(Visitor.session_hash)
+
+
+def test_a_showcase_goes_on_after_a_failure(served, monkeypatch):
+    app = served[0]
+    (film,) = [event.fn for event in showcase.blocks(app.apps).fns.values() if event.name == "film"]
+    with monkeypatch.context() as patch:
+        patch.setattr(app, "relay", lambda *_: 1 / 0)
+        assert list(film(Visitor, {"prompt": "a red ball"})) == [
+            (None, results.status("refused", words.FAILED))
+        ]
+    *_, (_, last) = film(Visitor, {"prompt": "a red ball"})
+    assert last["state"] == "done"
+
+
+def test_what_the_operator_allows_less_of_than_usual_is_the_most_there_is(served):
+    small = replace(served[0].limits, max_steps=7, max_frames=8)
+    model = models.within(served[0].entry, small)
+    assert (model.frames, model.steps) == (8, 7) and model == replace(served[0].entry, frames=8, steps=7)
+    Request("a ball", **widgets.own(small, model)).check(small)
+    for preset in widgets.presets(small, model):
+        Request("a ball", **widgets.own(small, model) | preset["settings"]).check(small)
+    for example in widgets.shelf(small, model, known=True):
+        Request("a ball", **example["settings"] | {"seed": 1}).check(small)
+    assert models.within(served[0].entry, served[0].limits) == served[0].entry
 
 
 def test_note_names_unknown_words_only(served):

@@ -115,12 +115,25 @@ def test_metadata_of_the_datasets_library(folder):
         '{"file_name": 3}',
         '{"file_name": "../../etc/passwd", "text": "x"}',
         '{"file_name": "a.mp4", "text": 3}',
+        '{"file_name": "a.mp4", "text": "\\ud83d"}',
     ],
 )
 def test_metadata_that_is_not_as_it_should_be_is_refused(folder, line):
     (folder / "metadata.jsonl").write_text(f'{{"file_name": "a.mp4", "text": "x"}}\n{line}')
     with pytest.raises(ValueError, match="Line 2 of .*metadata.jsonl should be like"):
         list(captioned(folder))
+
+
+def test_metadata_that_is_not_utf_8_is_refused(folder):
+    (folder / "metadata.jsonl").write_text('{"file_name": "a.mp4", "text": "é"}', "latin-1")
+    with pytest.raises(ValueError, match="metadata.jsonl should be UTF-8 text: byte 33 is not"):
+        list(captioned(folder))
+
+
+def test_files_may_be_named_by_their_whole_path_in_a_folder_that_is_not(folder, vae, tmp_path, monkeypatch):
+    (folder / "metadata.jsonl").write_text(json.dumps({"file_name": str(folder / "a.mp4"), "text": "x"}))
+    monkeypatch.chdir(folder.parent)
+    assert encode_clips(folder.name, tmp_path / "cache", vae, SIZE, print) == 1
 
 
 def test_a_folder_without_a_usable_clip_is_refused(tmp_path, vae):

@@ -153,6 +153,12 @@ def test_empty_folder_of_clips_is_refused(folder):
         LatentClips(folder)
 
 
+def test_stills_are_trained_on_at_any_stride(folder):
+    for name in ("latents", "weights"):
+        np.save(folder / f"{name}.npy", np.load(folder / f"{name}.npy")[:, :1])
+    assert LatentClips(folder).draw(0, range(4), 4, 1, 0, 0.0, stride=2).latents.shape == (4, 4, 1, 2, 3)
+
+
 def test_windows_longer_than_the_clips_are_refused(folder):
     with pytest.raises(ValueError, match="have 10 frames; training on 12"):
         draw(folder, frames=12)

@@ -224,6 +224,23 @@ def test_stop_while_waiting_ends_without_the_device():
     first.let()
 
 
+def test_who_stops_a_loading_does_not_wait_for_its_end():
+    loaded, ended = threading.Event(), threading.Event()
+
+    def load(stop):
+        while not loaded.wait(0.01):
+            yield "loading"
+        ended.set()
+
+    job = Job(load).start()
+    updates = job.updates()
+    assert next(updates).text == "loading"
+    job.stop()
+    assert list(updates)[-1].ended and len(jobs.device) == 1, "the device is not free before"
+    loaded.set()
+    assert job.join(PATIENCE) and len(jobs.device) == 0
+
+
 def test_only_ones_own_jobs_are_stopped():
     mine, theirs, nobodys = Work(), Work(steps=1), Work(steps=1)
     one = Job(mine, owner="me").start()

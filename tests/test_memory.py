@@ -95,5 +95,19 @@ def test_a_container_has_what_it_may_take_and_the_cache_that_it_can_give_back(
     assert found == free if free else found > 2**24
 
 
+@pytest.mark.parametrize(
+    "error, expected",
+    [
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes."), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 9 GB). Tried to allocate 2 GB."), True),
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (MemoryError(), True),
+        (RuntimeError("the device ran out of memory: lower frames, height or width."), False),
+    ],
+)
+def test_what_devices_say_when_memory_runs_out_is_known_and_what_we_say_is_not(error, expected):
+    assert memory.is_out_of_memory(error) == expected
+
+
 def test_there_is_memory():
     assert 2**24 < memory.available(torch.device("cpu")) < 2**50

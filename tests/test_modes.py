@@ -81,6 +81,13 @@ def test_what_is_missing_is_named(mode):
             modes.prepare(Request("a ball", mode=mode, **FORM), Sources(**has), LIMITS)
 
 
+@pytest.mark.parametrize("mode", ["image", "images", "continue"])
+def test_a_single_frame_is_not_given_whole(mode):
+    sources = Sources(**{name: ALL[name] for name in modes.NEEDS[mode]})
+    with pytest.raises(ValueError, match=f"mode {mode} needs 2 frames or more"):
+        modes.prepare(Request("a ball", mode=mode, **FORM | {"frames": 1}), sources, LIMITS)
+
+
 def test_what_has_no_use_is_refused():
     with pytest.raises(ValueError, match="mode text takes no picture"):
         modes.prepare(Request("a ball", **FORM), Sources(image=PICTURE), LIMITS)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from lumiere.assembly import take_turns
 from lumiere.conditioning import Given
 from lumiere.denoising import Denoising
 from lumiere.drafts import LOOKS
@@ -116,6 +117,17 @@ def test_a_clip_begins_as_what_is_told_of_a_still_of_the_base(pipeline, opener, 
     assert [part.start for _, part, *_ in began] == [8, 8], "of 10 steps eight are above 200"
     assert np.array_equal(steps[0].preview(), pipeline.preview(began[0][3])), "it is seen how it will move"
     assert result.frames.shape == (8, 64, 64, 3) and not result.stopped
+
+
+def test_the_base_comes_to_the_device_for_stills_where_parts_take_turns(pipeline, monkeypatch):
+    take_turns([*pipeline.reader.encoders, pipeline.lumiere, pipeline.vae], pipeline.device)
+    came, hook = [], pipeline.lumiere._hf_hook
+    arrive = hook.pre_forward
+    monkeypatch.setattr(hook, "pre_forward", lambda *a, **told: came.append("all") or arrive(*a, **told))
+    seen = pipeline.lumiere.model.register_forward_pre_hook(lambda module, args: came.append("base"))
+    list(pipeline.generate(REQUEST))
+    seen.remove()
+    assert came[:2] == ["all", "base"]
 
 
 def test_frames_shown_are_those_of_stills_too(pipeline):

@@ -9,28 +9,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
 
-from lumiere import codec, denoising, prediction
 from lumiere.conditioning import Given
-from lumiere.denoising import Denoising
-from lumiere.drafts import LOOKS
 from lumiere.pipeline import GenerationError, LumierePipeline, Progress, Result
 from lumiere.prediction import Predictor
 from lumiere.request import SCHEDULERS, Request
 from lumiere.table import Model
 from lumiere.text import TextReader
-
-REQUEST = Request("a red ball over the hills", frames=8, height=64, width=64, steps=4, seed=7)
-
-
-@pytest.fixture(scope="module")
-def pipeline(tiny_model) -> LumierePipeline:
-    return LumierePipeline.from_pretrained(tiny_model, device="cpu")
-
-
-def last(pipeline, request, stop=None) -> Result:
-    return list(pipeline.generate(request, stop))[-1]
+from tests.clips import REQUEST, last, with_unet
 
 
 def test_progress_after_every_step_then_the_clip(pipeline):
@@ -118,96 +104,6 @@ def test_stopping_after_the_last_step_is_too_late(pipeline):
     assert not items[-1].stopped
 
 
-def test_guidance_is_the_step_from_the_negative_prompt_to_the_prompt(pipeline):
-    text = pipeline.encode_prompt(replace(REQUEST, negative_prompt="a blue fish"))
-    x = torch.randn(1, 4, 8, 8, 8, generator=torch.Generator().manual_seed(0))
-    timestep = torch.tensor(500)
-    with torch.inference_mode():
-        output = pipeline.predictor.output
-        negative, positive = (output(x, timestep, states, 1.0) for states in text.split(1))
-        torch.testing.assert_close(output(x, timestep, text, 0.0), negative, atol=1e-5, rtol=1e-4)
-        expected = negative + 4 * (positive - negative)
-        torch.testing.assert_close(output(x, timestep, text, 4.0), expected, atol=1e-5, rtol=1e-4)
-    assert (negative - positive).abs().max() > 1e-4
-
-
-def test_without_guidance_the_model_is_asked_once_and_the_negative_prompt_is_moot(pipeline):
-    request = replace(REQUEST, guidance=1.0)
-    assert pipeline.encode_prompt(request).states.shape == (1, 12, 16)
-    other = replace(request, negative_prompt="a blue fish")
-    assert np.array_equal(last(pipeline, request).frames, last(pipeline, other).frames)
-    guided = replace(other, guidance=4.0)
-    assert not np.array_equal(last(pipeline, guided).frames, last(pipeline, replace(REQUEST)).frames)
-
-
-def test_guidance_counts_above_its_share_of_the_timesteps_alone(pipeline, monkeypatch):
-    """Four steps are at 999, 749, 499 and 249."""
-    shown = []
-    usual = Predictor.output
-    monkeypatch.setattr(
-        Predictor, "output", lambda *told: shown.append((len(told[3]), told[4])) or usual(*told)
-    )
-    monkeypatch.setattr(pipeline, "guided_above", 0.6)
-    guided, alone = (2, 4.0), (1, 1.0)
-    last(pipeline, replace(REQUEST, guidance=4.0))
-    assert shown == [guided, guided, alone, alone]
-    shown.clear()
-    frames = np.zeros((8, 64, 64, 3), np.uint8)
-    again = Given(frames, np.zeros(frames.shape[:3], bool))
-    list(pipeline.generate(replace(REQUEST, guidance=4.0, strength=0.5), given=again))
-    assert shown == [guided, guided], "a clip that begins as another is told by all of its steps"
-    shown.clear()
-    monkeypatch.setattr(pipeline, "growth", (4, 4))
-    last(pipeline, replace(REQUEST, guidance=4.0))
-    assert shown == [guided, guided, alone, alone, guided, alone, alone], "what goes on needs it less"
-    monkeypatch.setattr(pipeline, "growth", None)
-    shown.clear()
-    last(pipeline, replace(REQUEST, guidance=0.0))
-    assert shown == [(2, 0.0)] * 4
-    loaded = LumierePipeline.from_pretrained(replace(Model(str(pipeline.styler.folder)), guided_above=0.5))
-    assert loaded.guided_above == 0.5
-
-
-def test_what_is_told_without_guidance_is_the_prompt(pipeline):
-    request = replace(REQUEST, negative_prompt="a blue fish", guidance=4.0)
-    text = pipeline.encode_prompt(request)
-    alone = pipeline.encode_prompt(replace(request, guidance=1.0))
-    torch.testing.assert_close(text.last().states, alone.states, atol=1e-5, rtol=1e-4)
-
-
-def test_a_long_clip_is_guided_in_two_calls_with_the_same_result(pipeline, monkeypatch):
-    expected = last(pipeline, REQUEST).frames.astype(int)
-    monkeypatch.setattr(prediction, "BATCH_LATENTS", 0)
-    assert np.abs(last(pipeline, REQUEST).frames - expected).max() <= 1
-
-
-def test_frames_share_as_much_of_their_noise_as_the_motion_weights_say(pipeline, monkeypatch):
-    shown = []
-    monkeypatch.setattr(
-        Predictor, "output", lambda _, clip, *__: shown.append(clip) or torch.zeros_like(clip)
-    )
-    for correlation in (0.0, 0.9):
-        monkeypatch.setattr(pipeline.lumiere, "noise_correlation", correlation)
-        next(pipeline.generate(replace(REQUEST, height=128, width=128)))
-        common = torch.corrcoef(shown.pop()[0, :, :2].transpose(0, 1).flatten(1))[0, 1]
-        assert abs(common - correlation) < 0.1
-
-
-def test_noise_is_that_of_one_generator_in_the_layout_of_the_clip(pipeline, monkeypatch):
-    drawn, draw = [], Denoising._noise
-    monkeypatch.setattr(Denoising, "_noise", lambda *told: drawn.append(draw(*told)) or drawn[-1])
-    next(pipeline.generate(REQUEST))
-    (noise,) = drawn
-    assert torch.equal(noise, torch.randn(1, 4, 8, 8, 8, generator=torch.Generator().manual_seed(7)))
-
-
-@pytest.fixture(scope="module")
-def picture() -> np.ndarray:
-    """Given frames, 8 x 64 x 64, smooth."""
-    ramp = np.linspace(0, 255, 64).astype(np.uint8)
-    return np.broadcast_to(ramp[:, None], (8, 64, 64, 3)).copy()
-
-
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_given_pixels_come_out_as_the_autoencoder_has_them(pipeline, picture, scheduler, monkeypatch):
     mask = np.zeros((8, 64, 64), bool)
@@ -226,142 +122,13 @@ def test_given_pixels_come_out_as_the_autoencoder_has_them(pipeline, picture, sc
     assert np.array_equal(last_given.frames[:, :, :24], picture[:, :, :24])
 
 
-def test_given_latents_are_those_of_the_autoencoder(pipeline, picture):
-    latents, known = pipeline.encode_given(Given(picture, np.ones((8, 64, 64), bool)))
-    assert known.all() and latents.shape == (1, 4, 8, 8, 8)
-    assert np.abs(pipeline.decode(latents)[0].astype(int) - pipeline.decode(latents)[-1]).max() <= 1
-    nothing, known = pipeline.encode_given(Given(picture, np.zeros((8, 64, 64), bool)))
-    assert not known.any() and not nothing.any()
-
-
-def test_weights_that_take_given_pixels_are_shown_them(pipeline, picture, monkeypatch):
-    shown, given = [], Given(picture, np.ones((8, 64, 64), bool))
-    monkeypatch.setattr(Predictor, "output", lambda _, clip, *__: shown.append(clip) or clip[:, :4])
-    next(pipeline.generate(REQUEST, given=given))
-    monkeypatch.setattr(pipeline.lumiere, "given_channels", 5)
-    next(pipeline.generate(REQUEST, given=given))
-    next(pipeline.generate(REQUEST))
-    assert [clip.shape[1] for clip in shown] == [4, 9, 4]
-    assert torch.equal(shown[1][:, 4:8], pipeline.encode_given(given)[0]) and (shown[1][:, 8] == 1).all()
-
-
-def test_weights_that_are_self_conditioned_are_shown_what_they_made(pipeline, picture, monkeypatch):
-    monkeypatch.setattr(pipeline.lumiere, "given_channels", 5)
-    monkeypatch.setattr(pipeline.lumiere, "self_conditioned", True)
-    shown, made, step = [], [], Denoising._step
-    monkeypatch.setattr(
-        Predictor, "output", lambda _, clip, *__: shown.append(clip) or clip[:, :4] + len(shown)
-    )
-    monkeypatch.setattr(
-        Denoising, "_step", lambda run, draft, *told: step(run, draft, *told) or made.append(draft.clean)
-    )
-    mask = np.zeros((8, 64, 64), bool)
-    mask[0] = True
-    for given in (None, Given(picture, mask)):
-        shown.clear(), made.clear()
-        list(pipeline.generate(REQUEST, given=given))
-        first, *later = shown
-        assert first.shape[1] == (4 if given is None else 9)
-        known = slice(1 if given else 0, None)
-        for seen, before in zip(later, made, strict=False):
-            assert torch.equal(seen[:, 4:8, known], before[:, :, known])
-            assert (seen[:, 8, known] == 0).all()
-            if given:
-                assert torch.equal(seen[:, 4:8, 0], pipeline.encode_given(given)[0][:, :, 0])
-                assert (seen[:, 8, 0] == 1).all()
-
-
 def test_given_frames_of_another_shape_are_refused(pipeline, picture):
     with pytest.raises(
         ValueError, match="given frames must be those asked for, 4 x 64 x 64: received 8 x 64"
     ):
         pipeline.generate(replace(REQUEST, frames=4), given=Given(picture, np.ones((8, 64, 64), bool)))
-
-
-@pytest.mark.parametrize("pixels", [64 * 64, 3 * 64 * 64, 2**18])
-def test_slices_of_the_decoder_do_not_show(pipeline, monkeypatch, pixels):
-    latents = torch.randn(1, 4, 8, 8, 8, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        whole = pipeline.vae.decode(latents[0].transpose(0, 1) / pipeline.vae.config.scaling_factor).sample
-    expected = (whole / 2 + 0.5).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).numpy().astype(int)
-    monkeypatch.setattr(codec, "SLICE_PIXELS", pixels)
-    assert np.abs(pipeline.decode(latents) - expected).max() <= 1
-
-
-class Failing(torch.nn.Module):
-    """The decoder of a pipeline in front of which something goes wrong."""
-
-    def __init__(self, vae, fault):
-        super().__init__()
-        self.vae, self.config, self.fault, self.sizes = vae, vae.config, fault, []
-
-    def decode(self, latents, return_dict=True):
-        self.sizes.append(len(latents))
-        return self.fault(latents, self.vae.decode(latents, return_dict=return_dict))
-
-
-def with_decoder(pipeline, fault) -> LumierePipeline:
-    other = copy.copy(pipeline)
-    other.vae = Failing(pipeline.vae, fault)
-    return other
-
-
-def with_unet(pipeline, forward) -> LumierePipeline:
-    """The pipeline with this in the place of its space-time model's forward pass."""
-    other = copy.copy(pipeline)
-    other.lumiere = copy.deepcopy(pipeline.lumiere)
-    other.lumiere.forward = forward
-    return other
-
-
-def test_a_decoder_short_of_memory_gets_smaller_slices(pipeline):
-    def fault(latents, images):
-        if len(latents) > 3:
-            raise torch.OutOfMemoryError("out of memory")
-        return images
-
-    other = with_decoder(pipeline, fault)
-    frames = last(other, REQUEST).frames
-    assert other.vae.sizes == [8, 4, 2, 2, 2, 2]
-    assert np.abs(frames - last(pipeline, REQUEST).frames.astype(int)).max() <= 1
-
-
-def test_a_decoder_without_memory_for_one_frame_is_an_error_in_words(pipeline):
-    def fault(latents, images):
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
-
-    with pytest.raises(GenerationError, match="memory .* height or width"):
-        last(with_decoder(pipeline, fault), REQUEST)
-
-
-def test_other_errors_of_the_decoder_are_not_hidden(pipeline):
-    def fault(latents, images):
-        raise RuntimeError("shapes differ")
-
-    with pytest.raises(RuntimeError, match="shapes differ"):
-        last(with_decoder(pipeline, fault), REQUEST)
-
-
-def test_a_decoder_that_overflows_in_half_precision_is_asked_again_in_full(tiny_model):
-    pipeline = LumierePipeline.from_pretrained(tiny_model, device="cpu", dtype=torch.bfloat16)
-
-    def fault(latents, images):
-        return (images[0] + torch.inf,) if latents.dtype == torch.bfloat16 else images
-
-    other = with_decoder(pipeline, fault)
-    frames = last(other, REQUEST).frames
-    assert frames.std() > 5 and np.abs(frames - last(pipeline, REQUEST).frames.astype(int)).mean() < 3
-    assert next(other.vae.parameters()).dtype == torch.bfloat16
-
-
-def test_numbers_that_are_none_are_an_error_and_never_a_black_clip(pipeline):
-    with pytest.raises(GenerationError, match="decoder"):
-        last(with_decoder(pipeline, lambda latents, images: (images[0] * torch.nan,)), REQUEST)
-    other = with_unet(pipeline, lambda clips, *_, **__: (clips * torch.inf,))
-    items = other.generate(REQUEST)
-    assert next(items).preview().shape == (8, 32, 32, 3)  # a preview of it must not be what fails
-    with pytest.raises(GenerationError, match="model"):
-        list(items)
+    with pytest.raises(ValueError, match="given masks must be .*, 8 x 64 x 64: received 8 x 64 x 32"):
+        pipeline.generate(replace(REQUEST, frames=8), given=Given(picture, np.ones((8, 64, 32), bool)))
 
 
 def test_a_unet_without_memory_says_what_to_lower(pipeline):
@@ -449,20 +216,6 @@ def test_the_base_is_an_ordinary_model_of_diffusers(tiny_model):
     assert image.shape == (64, 64, 3)
 
 
-def test_a_long_clip_is_denoised_in_windows_of_bounded_length(pipeline, monkeypatch):
-    monkeypatch.setattr(prediction, "WINDOW", 8)
-    monkeypatch.setattr(prediction, "OVERLAP", 0.5)
-    request, seen = replace(REQUEST, frames=24, guidance=1.0), []
-    handle = pipeline.lumiere.register_forward_pre_hook(lambda m, args: seen.append(args[0].shape[2]))
-    long = last(pipeline, request).frames
-    handle.remove()
-    assert seen == [8] * 5 * 4  # five windows in each of four steps
-    assert long.shape == (24, 64, 64, 3) and long.std() > 5
-    assert np.array_equal(last(pipeline, request).frames, long)
-    monkeypatch.setattr(prediction, "WINDOW", 24)
-    assert not np.array_equal(last(pipeline, request).frames, long)
-
-
 def test_a_clip_grows_part_by_part_each_going_on_from_those_before(pipeline, monkeypatch):
     monkeypatch.setattr(pipeline, "growth", (8, 4))
     seen, request = [], replace(REQUEST, frames=24)
@@ -503,84 +256,6 @@ def test_flicker_is_taken_out_of_what_is_made_and_not_of_what_is_given(pipeline,
     assert calm[:, :, 2:].diff(dim=2).abs().mean() < 0.3 * made[:, :, 2:].diff(dim=2).abs().mean()
     loaded = LumierePipeline.from_pretrained(replace(Model(str(pipeline.styler.folder)), flicker=0.5))
     assert loaded.flicker == 0.5
-
-
-def test_a_clip_is_denoised_again_where_motion_is_decided(pipeline, monkeypatch):
-    """Six steps are at 999, 832, 666, 499, 332 and 166: guided down to 600, again from 850."""
-    request = replace(REQUEST, steps=6, guidance=4.0)
-    monkeypatch.setattr(pipeline, "guided_above", 0.6)
-    monkeypatch.setattr(pipeline, "revisions", 2)
-    shown, cleans, step = [], [], Denoising._step
-
-    def watched(run, draft, timestep, *told):
-        shown.append((int(timestep), told[1], draft.sampler.model_input(draft.sample, timestep)))
-        step(run, draft, timestep, *told)
-        cleans.append(draft.clean)
-
-    monkeypatch.setattr(Denoising, "_step", watched)
-    *steps, result = pipeline.generate(request)
-    again = [(832, 4.0), (666, 4.0), (499, 1.0)]
-    assert [told[:2] for told in shown] == [(999, 4.0), *again, *again, *again, (332, 1.0), (166, 1.0)]
-    assert [(each.step, each.steps) for each in steps] == [(number, 12) for number in range(1, 13)]
-    assert result.steps == result.steps_done == 12
-    alpha = DDIMScheduler.from_config(pipeline.scheduler_config).alphas_cumprod[832].sqrt().item()
-    for begin in (4, 7):  # the noise left after the clip predicted last is taken away has its variance
-        noise = (shown[begin][2] - alpha * cleans[begin - 1]) / (1 - alpha**2) ** 0.5
-        assert noise.square().mean() == pytest.approx(1, rel=0.1)
-    stopped = list(pipeline.generate(request, iter([False] * 4 + [True]).__next__))[-1]
-    assert stopped.stopped and stopped.steps_done == 4
-    loaded = LumierePipeline.from_pretrained(replace(Model(str(pipeline.styler.folder)), revisions=2))
-    assert loaded.revisions == 2
-
-
-def test_the_draft_that_would_change_least_is_revised_and_finished(pipeline, monkeypatch):
-    request = replace(REQUEST, steps=6, guidance=4.0)
-    for name, value in {"guided_above": 0.6, "revisions": 1, "drafts": 3}.items():
-        monkeypatch.setattr(pipeline, name, value)
-    made, began, predict, begin = [], [], Predictor.__call__, Denoising._begin
-    monkeypatch.setattr(Predictor, "__call__", lambda *told: made.append(int(told[3])) or predict(*told))
-    gone_on_from = []
-
-    def beginning(*told):
-        gone_on_from.append(told[4])
-        began.append(begin(*told))
-        return began[-1]
-
-    monkeypatch.setattr(Denoising, "_begin", beginning)
-    for wanted in range(3):
-        order, judged = iter(range(3)), []
-
-        def judge(draft, *_, order=order, judged=judged, wanted=wanted):
-            judged.append(draft)
-            return abs(next(order) - wanted)
-
-        monkeypatch.setattr(denoising, "unrest", judge)
-        made.clear(), began.clear()
-        *steps, result = pipeline.generate(request)
-        assert made == [999] * 3 + [832] * 3 + [666] * 3 + [499] * 3 + [832, 666, 499, 332, 166]
-        assert result.steps == len(steps) == 9 and judged == began[:3]
-        assert len(began) == 4 and gone_on_from[-1] is judged[wanted].clean
-    stopped = list(pipeline.generate(request, iter([False, True]).__next__))[-1]
-    assert stopped.stopped and stopped.steps_done == 1
-    loaded = LumierePipeline.from_pretrained(replace(Model(str(pipeline.styler.folder)), drafts=2))
-    assert loaded.drafts == 2
-
-
-def test_only_what_begins_as_noise_is_revised_and_drafted(pipeline, picture, monkeypatch):
-    for name, value in {"guided_above": 0.6, "revisions": 1, "drafts": 2, "growth": (8, 4)}.items():
-        monkeypatch.setattr(pipeline, name, value)
-    shown = []
-    handle = pipeline.lumiere.register_forward_pre_hook(lambda m, args: shown.append(args[0].shape[2]))
-    list(pipeline.generate(replace(REQUEST, frames=8, steps=6)))
-    assert shown == [8] * (2 * 4 + 2 * LOOKS + 5)
-    shown.clear()
-    list(pipeline.generate(replace(REQUEST, frames=16, steps=6)))
-    assert shown == [8] * (2 * 4 + 2 * LOOKS + 5) + [12] * 4
-    shown.clear()
-    nothing = Given(picture, np.zeros(picture.shape[:3], bool))
-    list(pipeline.generate(replace(REQUEST, steps=6, strength=0.5), given=nothing))
-    assert shown == [8] * 3, "what begins as another clip is one already"
-    handle.remove()
 
 
 def test_frames_shown_are_those_of_all_steps_drafts_and_texts(pipeline, monkeypatch):

@@ -41,6 +41,7 @@ def test_what_has_not_been_there_is_not_told():
     assert repeated(torch.zeros(1, 2, 64, 4, 6), 8) is None, (
         "nothing moves, and there is nothing to divide by"
     )
+    assert repeated(torch.full((1, 2, 64, 4, 6), torch.nan), 8) is None
 
 
 def test_a_forecast_is_of_what_came_then():

@@ -25,6 +25,7 @@ from lumiere.loading import load_model
 from lumiere.lora import Styler
 from lumiere.loss import min_snr, noise_and_target, weighted_error
 from lumiere.motion import load_motion, read_facts
+from lumiere.opener import Opener
 from lumiere.optimizer import relative_rate
 from lumiere.sampling import predict_clean
 from lumiere.settings import CLIPS, FRESH, NOISE, RUN, STEPS, Settings
@@ -209,13 +210,17 @@ def test_self_conditioning_is_kept_unless_said_otherwise(settings):
 
 
 @pytest.mark.slow
-def test_losses_are_plotted_and_clips_are_made_on_the_way(settings):
+def test_losses_are_plotted_and_clips_are_made_on_the_way(settings, monkeypatch):
     made = settings(steps=4, sample_steps=2)
     assert [metrics["step"] for metrics in train(made)] == [1, 2, 3, 4]
     assert Image.open(Path(made.out) / "loss.png").size == (960, 540)
     samples = sorted((Path(made.out) / "samples").iterdir())
     assert [file.name for file in samples] == ["0000002.mp4", "0000004.mp4"]
     assert read_clip(samples[0])[0].shape[0] == 8
+    run = trainer(made)
+    opener = Opener(text_width=run.lumiere.config.cross_attention_dim)
+    monkeypatch.setattr("lumiere.assembly.load_opener", lambda *folder: opener)
+    assert run._pipeline.opener is None, "what is seen is what was trained"
 
 
 @pytest.mark.slow
@@ -433,6 +438,22 @@ def test_loss_that_is_not_a_number_stops_before_it_spoils_the_weights(settings, 
     with pytest.raises(ValueError, match="loss of step 1 is not a number"):
         run.advance()
     assert all(weight.isfinite().all() for weight in run.lumiere.parameters())
+
+
+def test_a_gradient_that_is_not_a_number_stops_as_early(settings, monkeypatch):
+    run = trainer(settings())
+    before = {name: weight.clone() for name, weight in run.lumiere.state_dict().items()}
+    gradients = run._gradients
+
+    def spoilt():
+        loss = gradients()
+        next(run.lumiere.parameters()).grad[...] = torch.inf
+        return loss
+
+    monkeypatch.setattr(run, "_gradients", spoilt)
+    with pytest.raises(ValueError, match="gradient of step 1 is not a number"):
+        run.advance()
+    assert all(torch.equal(weight, before[name]) for name, weight in run.lumiere.state_dict().items())
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,13 @@ def test_what_begins_as_noise_is_drafted_and_revised_and_what_goes_on_begins_as_
     assert told(PLANNER) == [first, (slice(0, 32), *later), (slice(16, 48), *later)]
 
 
+def test_where_fewer_frames_are_seen_than_are_made_again_there_is_no_forecast():
+    for before, beginning in ((3, Beginning.NOISE), (4, Beginning.FORECAST)):
+        assert forecaster.AGAIN == 4
+        made = told(replace(PLANNER, growth=(16, before)))
+        assert [turn[-1] for turn in made] == [Beginning.NOISE, beginning, beginning]
+
+
 def test_without_a_forecaster_it_begins_as_noise_and_is_not_revised():
     later = (7, [slice(0, 7)], 1, 800.0, Beginning.NOISE)
     assert told(replace(PLANNER, foretold=0))[1:] == [(slice(0, 32), *later), (slice(16, 48), *later)]

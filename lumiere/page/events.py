@@ -20,6 +20,7 @@ NAMES = json.dumps(widgets.FORM)
 CHANGED = f"(...form) => {{ lumiere.changed({NAMES}, ...form) }}"
 BEGIN = f"now => now?.state === 'busy' ? now : ({json.dumps(status('busy', words.STARTING))})"
 LOST = f"() => ({json.dumps(status('refused', words.LOST))})"
+UNANSWERED = f"() => ({json.dumps({'sentence': words.LOST})})"
 
 
 def blocks(apps: Mapping) -> gr.Blocks:
@@ -58,7 +59,9 @@ def bind(app) -> None:
     filled = page.wish.submit(None, [page.wish, *page.form], page.form, js=merge, **SCRIPT)
     filled.then(None, js="() => lumiere.begin()", **SCRIPT)
     gr.on([widget.change for widget in page.form], None, page.form, js=CHANGED, **SCRIPT)
-    page.outside.submit(app.outside, page.outside, page.outside, concurrency_limit=2, **QUIET)
-    page.export.submit(
+    asked = page.outside.submit(app.outside, page.outside, page.outside, concurrency_limit=2, **QUIET)
+    asked.failure(None, None, page.outside, js=UNANSWERED, **QUIET)
+    asked = page.export.submit(
         app.export, page.export, page.export, concurrency_limit=1, concurrency_id="export", **QUIET
     )
+    asked.failure(None, None, page.export, js=UNANSWERED, **QUIET)

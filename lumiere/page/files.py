@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import gradio as gr
+import numpy as np
 
 from ..bounds import Bounds
 from ..images import fit, read_image
@@ -17,35 +18,35 @@ from ..video import read_clip
 
 MOST_REGION = 2**20  # characters of a drawn region; the page draws at most 256 x 256
 REGION_SIDE = 1024
-READERS = threading.BoundedSemaphore(4)  # of clips at once, each of which may take a gigabyte and a half
+READERS = threading.BoundedSemaphore(4)  # of files at once, each of which may take a gigabyte and a half
 DATA = "data:image/png;base64,"
 
 
 def sources(request: Request, given: dict, limits: Limits, bounds: Bounds) -> Sources:
-    """Reads what the mode needs of {name: what was sent}; clips come in the size of the request.
+    """Reads what the mode needs of {name: what was sent}; all of it comes in the size of the request.
 
     Raises ValueError for what cannot be read, or is too long to go on.
     """
-    made = {}
-    for name in NEEDS[request.mode]:
-        if name == "region":
-            made[name] = read_region(given[name], bounds.image_side)
-        elif name == "clip":
-            made[name] = read_given(uploaded(given[name]), request, limits, bounds)
-        else:
-            made[name] = read_image(uploaded(given[name]), bounds.image_side)
-    return Sources(**made)
+    return Sources(
+        **{name: read_given(name, given[name], request, limits, bounds) for name in NEEDS[request.mode]}
+    )
 
 
-def read_given(path: Path, request: Request, limits: Limits, bounds: Bounds):
-    """Frames of a video, uint8 (t h w c), cut and scaled to the request's size. Raises ValueError."""
-    frames = limits.longest_given(request.height, request.width) + 1  # one more tells that it is too long
+def read_given(name: str, sent, request: Request, limits: Limits, bounds: Bounds) -> np.ndarray:
+    """A picture (h w c) or the frames of a clip (t h w c), uint8, cut and scaled to the request's size.
+
+    name: of `Sources`. Files are large until then, so that few are read at once. Raises ValueError.
+    """
     if not READERS.acquire(timeout=bounds.video_seconds):
-        raise ValueError("too many videos are being read: try again in a moment.")
+        raise ValueError("too many files are being read: try again in a moment.")
     try:
-        clip = read_clip(path, frames, bounds.video_side, bounds.video_seconds)[0]
-        check_length(request, len(clip), limits)
-        return fit(clip, request.height, request.width)
+        if name == "clip":
+            frames = limits.longest_given(request.height, request.width) + 1  # one more: it is too long
+            clip, _ = read_clip(uploaded(sent), frames, bounds.video_side, bounds.video_seconds, request.fps)
+            check_length(request, len(clip), limits)
+            return fit(clip, request.height, request.width)
+        read = read_region if name == "region" else read_picture
+        return fit(read(sent, bounds.image_side)[None], request.height, request.width)[0]
     finally:
         READERS.release()
 
@@ -66,10 +67,15 @@ def uploaded(sent) -> Path:
     raise ValueError("a file must be uploaded first: received something else.")
 
 
-def read_region(sent, max_side: int):
+def read_picture(sent, max_side: int) -> np.ndarray:
+    """An uploaded picture, uint8 (h w c)."""
+    return read_image(uploaded(sent), max_side)
+
+
+def read_region(sent, max_side: int) -> np.ndarray:
     """A drawn region, uint8 (h w c): a PNG in a data URI, as the page draws it, or an uploaded picture."""
     if type(sent) is not str or not sent.startswith("data:"):
-        return read_image(uploaded(sent), max_side)
+        return read_picture(sent, max_side)
     if len(sent) > MOST_REGION or not sent.startswith(DATA):
         raise ValueError(
             f"a drawn region must be a PNG of at most {MOST_REGION} characters: received {len(sent)}."

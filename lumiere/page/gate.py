@@ -24,6 +24,7 @@ CALLS = ("queue/join", "run/", "api/", "call/")  # what starts an event
 POSTS = (*CALLS, "cancel", "reset", "upload")
 TOOLS = 4  # calls of tools that are read at once, each as large as an upload
 CLOSED = tuple("proxy= stream/ component_server process_recording dev/ deep_link vibe- undo-vibe-".split())
+PIECE = 4 * MB  # of an upload: before each it is looked whether there is room
 JSON_BYTES = 2**21  # of a call: a drawn region takes up to a megabyte, two full prompts 30 000
 SESSION = 100  # characters of the name that a browser gives its session: gradio's have 11
 ADDRESS = re.compile(r"\s*(//|\\\\|[a-z][a-z0-9+.-]+:)", re.IGNORECASE)  # two letters at least: c: is a disk
@@ -109,8 +110,11 @@ class Gate:
         await self.app(scope, receive, send)
 
     async def _upload(self, scope, receive):
-        """A `receive` that ends an upload at its limit, by the error after which gradio removes its files."""
-        most, seen = self.bounds.upload_mb * MB, 0
+        """A `receive` that ends an upload at its limit, by the error after which gradio removes its files.
+
+        Others that arrive meanwhile fill the disk, too, so that room is made again and again.
+        """
+        most, seen, room = self.bounds.upload_mb * MB, 0, PIECE
         sentence = f"An upload must be at most {self.bounds.upload_mb} MB, the maximum allowed size"
         announced = length(scope)
         if announced is not None and announced > most:
@@ -118,11 +122,15 @@ class Gate:
         await self._make_room(announced or most)
 
         async def counted():
-            nonlocal seen
+            nonlocal seen, room
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > most:
                 raise MultiPartException(f"{sentence}.")
+            if seen > room:
+                room = seen + PIECE
+                if not await asyncio.to_thread(self.room, PIECE):
+                    raise MultiPartException(words.DISK_FULL)
             return message
 
         return counted

@@ -143,7 +143,7 @@ async function show(value) {
   await image.decode().catch(() => {});
   mp4.href = value.clip;
   mp4.download = value.name;
-  longer.disabled = value.settings.frames >= value.longest || value.settings.mode === "continue";
+  longer.disabled = value.settings.frames >= value.longest || ["continue", "inpaint", "video"].includes(value.settings.mode);
   tell("");
   strip();
   through();

@@ -84,8 +84,9 @@ def there(allowed: dict[str, models.Model]) -> dict[str, tuple[models.Model, Lim
     for number, (name, model) in enumerate(allowed.items(), 1):
         try:
             limits = models.limits(model)
-            # On ZeroGPU weights are as they were before the fork.
-            found[name] = model, replace(limits, styles=()) if zerogpu.HERE else limits
+            if zerogpu.HERE:  # where weights are as they were before the fork
+                limits = replace(limits, styles=())
+            found[name] = models.within(model, limits), limits
         except OSError as error:
             if number == len(allowed) and not found:
                 raise

@@ -49,12 +49,30 @@ class Service:
         self._open = 0  # requests that are not yet answered
         self._answered = threading.Condition()
         self._demo = None
+        self._waiting: set[tuple[str | None, threading.Event]] = set()  # for the model, at the start
         self._idle: set[str] = set()  # sessions with mail and nothing to wait for at the last look
 
     def tell_loading(self, sentence: str) -> None:
         """To whoever waits for the model, and to the console."""
         self.loading = sentence
         print(sentence, file=sys.stderr, flush=True)
+
+    @contextmanager
+    def waiting(self, owner: str | None) -> Iterator[threading.Event]:
+        """For a session that waits for the model; the event tells that it no longer does."""
+        entry = owner, threading.Event()
+        self._waiting.add(entry)
+        try:
+            yield entry[1]
+        finally:
+            self._waiting.discard(entry)
+
+    def stop_waiting(self, owner: str | None) -> bool:
+        """Ends the waiting of this session; whether it was."""
+        events = [event for name, event in list(self._waiting) if owner is not None and name == owner]
+        for event in events:
+            event.set()
+        return bool(events)
 
     def launch(self, demo, **given) -> None:
         """Serves a page behind the gate, on a thread of its own, and minds it from then on."""
@@ -83,7 +101,8 @@ class Service:
         if self.ending.is_set():
             raise Sorry(words.CLOSING)
         if not self.room():
-            raise Sorry(words.disk_full(self.disk.free() // MB, self.bounds.free_mb))
+            free, needed = self.disk.free() // MB, self.bounds.free_mb
+            raise Sorry(words.disk_full(free, needed) if free < needed else words.DISK_FULL)
 
     def room(self, coming: int = 0, *kept: str) -> bool:
         """Whether so many bytes may be written; see `Disk.room`. What the page itself shows is kept, too."""

@@ -1,15 +1,19 @@
 """A large clip and a rotation of prompts, for a screen on a wall. Nothing is stored, nothing can be set."""
 
+import logging
 from collections.abc import Iterator, Mapping
 
 import gradio as gr
 
 from . import examples, results, words
+from .events import LOST
 from .results import status
 from .service import Sorry
 from .widgets import QUIET, component
 
 HOLD = 12  # seconds that a finished clip is shown
+
+log = logging.getLogger("lumiere.showcase")
 
 
 def blocks(apps: Mapping) -> gr.Blocks:
@@ -39,6 +43,9 @@ def blocks(apps: Mapping) -> gr.Blocks:
             yield clip, status("done", prompt)
         except Sorry as sorry:
             yield None, status("refused", str(sorry))
+        except Exception:
+            log.exception("the clip was not made")
+            yield None, status("refused", words.FAILED)
 
     with gr.Blocks(title=words.TITLE, analytics_enabled=False) as demo:
         with gr.Column(elem_id="showcase"):
@@ -54,6 +61,7 @@ def blocks(apps: Mapping) -> gr.Blocks:
             rota = component("rota")
         # Multiple, because the next clip may be asked for before the last word on this one has been said.
         line = dict(concurrency_id="device", concurrency_limit=4, trigger_mode="multiple")
-        rota.submit(film, rota, [theatre, caption], **line, **QUIET)
+        made = rota.submit(film, rota, [theatre, caption], **line, **QUIET)
+        made.failure(None, None, caption, js=LOST, **QUIET)
         rota.clear(app.stop, None, gr.Button(visible=False), queue=False, **QUIET)
     return demo.queue(max_size=app.service.bounds.queue, api_open=False)

@@ -72,9 +72,9 @@ def page(
 ) -> Page:
     """Builds the whole page of a model inside the current `gr.Blocks`. addresses: of all pages, by name."""
     told = {"most_bytes": upload_mb * 2**20, "too_large": words.too_large(upload_mb), "lost": words.LOST}
-    store = f"lumiere-{name}" if len(addresses) > 1 else "lumiere"  # what a browser remembers lies there
+    store = f"lumiere-{name}"  # what a browser remembers lies there: each model has settings of its own
     gr.HTML(masthead(name, addresses), **PLAIN)
-    known = model == models.entry(DEFAULT)
+    known = model == models.within(models.entry(DEFAULT), limits)
     with gr.Column(elem_id="workbench"):
         with gr.Column(elem_id="ways"):
             mode = gr.Radio(
@@ -102,14 +102,14 @@ def page(
             with gr.Column(elem_id="settings"):
                 made = settings(limits, model, strength)
             style = [styles(model.style, limits)] if limits.styles else []
-            component("examples", title=words.TRY, examples=shelf(model, known), elem_id="shelf")
+            component("examples", title=words.TRY, examples=shelf(limits, model, known), elem_id="shelf")
     component("gallery", words=words.GALLERY, elem_id="gallery")
     drawing = works.drawing(works.read(*models.small_files(model)), model.frames)
     gr.HTML(html_template=drawing, js_on_load=part("works.js"), elem_id="works", **PLAIN)
     with gr.Column(elem_id="unseen"):
         wish = component("wish", store=store, names=FORM)
         outside = component("outside", names=FORM, **told)
-        export = component("export", lost=words.LOST)
+        export = component("export")
     return Page(
         **asked, **shown, mode=mode, wish=wish, outside=outside, export=export, settings=made, style=style
     )
@@ -183,11 +183,11 @@ def presets(limits: Limits, model: models.Model) -> list[dict]:
     """Each with what it sets; a length that the model cannot make is left out."""
     factor = limits.downsample_factor
     long = -(-5 * model.fps // factor) * factor
-    usual = {"frames": model.frames, "steps": model.steps}
+    usual = {"frames": model.frames, "steps": model.steps, "fps": model.fps}
     made = {
         "draft": usual | {"steps": max(1, model.steps * 2 // 5)},
-        "standard": usual,
-        "fine": usual | {"steps": min(STEPS[1], 2 * model.steps)},
+        "standard": own(limits, model),
+        "fine": usual | {"steps": min(limits.max_steps, 2 * model.steps)},
         "long": usual | {"frames": long},
     }
     if long > longest(limits):
@@ -196,18 +196,23 @@ def presets(limits: Limits, model: models.Model) -> list[dict]:
         {
             "name": words.PRESET_NAMES[name],
             "help": words.PRESET_HELP[name],
-            "settings": {"fps": model.fps} | settings,
+            "settings": settings,
         }
         for name, settings in made.items()
     ]
 
 
-def shelf(model: models.Model, known: bool) -> list[dict]:
+def own(limits: Limits, model: models.Model) -> dict:
+    """The settings of the model itself."""
+    return model.usual | {"height": limits.default_height, "width": limits.default_width}
+
+
+def shelf(limits: Limits, model: models.Model, known: bool) -> list[dict]:
     """The examples of the page; those of the embedded model come with their clips."""
     shown = []
     for prompt, seed in examples.EXAMPLES:
         moving, still = examples.files(seed, prompt)
-        form = model.usual | {"negative_prompt": ""}
+        form = own(limits, model) | {"negative_prompt": ""}
         pictures = {}
         if known and moving.exists():
             pictures = {"picture": files.address(moving), "still": files.address(still)}
@@ -237,7 +242,14 @@ def settings(limits: Limits, model: models.Model, strength: gr.Slider) -> list:
     learnt = words.FPS_HELP.replace("@", str(model.fps))
     fps = gr.Slider(*FPS, model.fps, step=1, precision=0, label=words.FPS, info=learnt, elem_id="fps")
     steps = gr.Slider(
-        *STEPS, model.steps, step=1, precision=0, label=words.STEPS, info=words.STEPS_HELP, elem_id="steps"
+        STEPS[0],
+        limits.max_steps,
+        model.steps,
+        step=1,
+        precision=0,
+        label=words.STEPS,
+        info=words.STEPS_HELP,
+        elem_id="steps",
     )
     guidance = gr.Slider(
         *GUIDANCE,

@@ -26,7 +26,7 @@ from lumiere.memory import MARGIN, Peak, weight_bytes
 from lumiere.motion import AnimateDiffBlock
 from lumiere.pipeline import LumierePipeline
 from lumiere.places import adapter_places
-from lumiere.prediction import BATCH_LATENTS
+from lumiere.prediction import rows_at_once
 from lumiere.style import Style
 from lumiere.table import MODELS, Model
 from tests import test_lora, test_pairings, test_residency
@@ -229,7 +229,7 @@ def full_size() -> None:
         config, frames = SDXL if xl else SD15, model.frames
         size = config["sample_size"]
         weights, step = gigabytes(ADAPTER, config, frames, size)
-        twofold = 2 if model.guidance != 1 and frames * size**2 <= BATCH_LATENTS else 1
+        twofold = rows_at_once(1 if model.guidance == 1 else 2, frames * size**2)
         total = weights + (vae + first + second * xl) / 1e9 + MARGIN * twofold * step
         row(name, f"{frames} frames of {8 * size} x {8 * size}", f"{total:.1f}")
 

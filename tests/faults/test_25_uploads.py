@@ -1,4 +1,5 @@
 import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,6 +52,42 @@ def test_25_one_whose_length_is_not_told_is_ended_at_the_limit(small, stranger):
     except (httpx.WriteError, httpx.ReadError):
         pass  # the server hung up
     wait_for(lambda: small.files() == before)
+
+
+def test_25_many_at_once_do_not_fill_the_disk_past_its_bound(server, monkeypatch):
+    """Each of them is looked at again while it arrives: at its beginning there was room for all."""
+    before, bound = server.files(), 16 * MB
+    service = server.app.service
+    monkeypatch.setattr(service.disk, "bounds", replace(service.bounds, disk_mb=16))
+    begun = threading.Barrier(8)
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n'
+
+    def body():
+        yield head
+        begun.wait(20)
+        for _ in range(7 * 16):
+            yield b"x" * 65536
+        yield b"\r\n--x--\r\n"
+
+    def upload(stranger):
+        headers = {"content-type": "multipart/form-data; boundary=x", "content-length": str(length)}
+        try:
+            answers.append(
+                stranger.http.post("/gradio_api/upload", content=body(), headers=headers).status_code
+            )
+        except (httpx.WriteError, httpx.ReadError):
+            answers.append(None)  # the server hung up
+
+    length, answers = len(head) + 7 * MB + len(b"\r\n--x--\r\n"), []
+    threads = [threading.Thread(target=upload, args=(server.stranger(),)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    wait_for(lambda: sum(path.stat().st_size for path in server.files() - before) <= bound)
+    assert len(answers) == 8 and 0 < answers.count(200) <= 2 and set(answers) <= {200, 400, None}
+    for path in server.files() - before:
+        path.unlink()
 
 
 def test_25_an_upload_that_breaks_off_is_swept_away_later(server, stranger):

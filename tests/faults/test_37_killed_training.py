@@ -64,6 +64,21 @@ def test_37_a_full_disk_while_saving_keeps_the_last_checkpoint(settings):  # noq
     assert trainer(made).step == 1
 
 
+def test_37_no_checkpoint_says_that_all_is_done_before_the_weights_are_there(settings, monkeypatch):  # noqa: F811
+    made = settings(steps=1)
+    monkeypatch.setattr("lumiere.trainer.save_motion", failing)
+    with pytest.raises(OSError, match="cannot save the step 1 in"):
+        list(train(made))
+    monkeypatch.undo()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    list(train(made))
+    assert (Path(made.out) / "motion" / "motion.json").is_file()
+
+
+def failing(*_):
+    raise OSError("No space left on device")
+
+
 def test_37_a_damaged_checkpoint_is_refused_in_words(settings):  # noqa: F811
     file = Path(settings().out) / "checkpoint.pt"
     list(train(settings(steps=1)))
