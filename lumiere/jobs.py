@@ -128,9 +128,8 @@ class Job:
             for item in items:
                 if self._abandoned.is_set():
                     break
-                if isinstance(
-                    item, str
-                ):  # a loading goes on to its end; who stopped it need not wait for that
+                if isinstance(item, str):
+                    # What is loaded is loaded to the end, but who stopped it need not wait for that.
                     self._tell(Update(text=item, ended=self._stop.is_set()))
                     times = deque([time.monotonic()], maxlen=6)
                     continue

@@ -17,10 +17,10 @@ MODE_HELP = {
     "text": "",
     "image": "Your picture is the first frame and comes to life.",
     "images": "Two pictures; the clip is what happens between them.",
-    "inpaint": "Draw on the first frame; only there the clip is made anew, as many frames as are set.",
+    "inpaint": "Draw on the first frame; only there the clip is made anew, for as many frames as are set.",
     "cinemagraph": "Draw where the picture may move; the rest stands still.",
     "continue": "Your clip goes on.",
-    "video": "Your clip is made anew from the prompt, as far as you let it, as many frames as are set.",
+    "video": "Your clip is made anew from the prompt, as far as you let it, for as many frames as are set.",
 }
 GIVEN = {
     "image": "Picture",
