@@ -127,7 +127,7 @@ def test_the_operator_says_how_large_given_files_may_be(files, capsys, monkeypat
 
 
 def test_the_operator_says_how_long_a_video_is_read(files, monkeypatch):
-    def refuse(path, max_frames, max_side, max_seconds):
+    def refuse(path, max_frames, max_side, max_seconds, max_fps):
         raise ValueError(f"{max_seconds}")
 
     monkeypatch.setattr(command, "read_clip", refuse)
