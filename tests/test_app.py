@@ -78,12 +78,14 @@ def test_generate_gives_a_file_and_its_settings(served, client):
     assert Request.from_json(read_settings(file)) == Request(**settings)
 
 
+@pytest.mark.slow
 def test_one_seed_gives_one_clip_and_no_seed_gives_another(client):
     (one, _), (same, _), (other, settings) = clip(client), clip(client), clip(client, seed=None)
     assert np.array_equal(read_clip(one)[0], read_clip(same)[0])
     assert settings["seed"] != 7 and not np.array_equal(read_clip(one)[0], read_clip(other)[0])
 
 
+@pytest.mark.slow
 def test_the_example_of_the_readme(served, capsys):
     (example,) = examples("gradio_client")
     exec(compile(example.replace("http://127.0.0.1:7860/", served[1]), "README.md", "exec"), {})
@@ -234,6 +236,7 @@ def test_other_files_are_not_served(served):
         assert answer.status_code in (403, 404), path
 
 
+@pytest.mark.slow
 def test_two_clients_get_their_own_clips(served, tmp_path):
     made = {}
 
@@ -364,6 +367,7 @@ def test_page_writes_the_drawn_seed_back(served):
     assert len(seeds) == 1 and f"seed {seeds.pop()}" in seen[-1]["status"]["facts"]
 
 
+@pytest.mark.slow
 def test_page_keeps_the_clip_of_a_stopped_job(served):
     made, last = served[0].make(Visitor, None, *form_of(steps=150)), {}
     for values in made:
@@ -412,6 +416,7 @@ def test_who_waits_for_the_model_may_stop_and_nobody_else(served):
     assert not app.service.stop_waiting(Visitor.session_hash)
 
 
+@pytest.mark.slow
 def test_a_showcase_goes_on_after_a_failure(served, monkeypatch):
     app = served[0]
     (film,) = [event.fn for event in showcase.blocks(app.apps).fns.values() if event.name == "film"]

@@ -100,6 +100,7 @@ def test_a_clip_is_denoised_again_where_motion_is_decided(pipeline, monkeypatch)
     assert loaded.revisions == 2
 
 
+@pytest.mark.slow
 def test_the_draft_that_would_change_least_is_revised_and_finished(pipeline, monkeypatch):
     request = replace(REQUEST, steps=6, guidance=4.0)
     for name, value in {"guided_above": 0.6, "revisions": 1, "drafts": 3}.items():

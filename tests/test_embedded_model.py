@@ -93,6 +93,7 @@ def test_the_examples_of_the_page_use_words_it_knows(pipeline):
     assert [word for text, _ in examples.EXAMPLES for word in pipeline.unknown_words(text)] == []
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_its_opener_knows_how_each_thing_begins_to_move(pipeline):
     """From stills of no training, told the prompt, which leaves open how fast; the speed is that of one."""
@@ -118,6 +119,7 @@ def test_its_opener_says_of_a_prompt_what_is_there_before_it_moves(pipeline):
         assert error < 0.25 * (states[:1] - states[1:]).square().mean(), texts
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_its_forecaster_knows_how_each_thing_goes_on(pipeline):
     """In clips of no training; the mean of what was is what it told before it learnt anything."""

@@ -55,6 +55,7 @@ def test_a_fresh_one_tells_the_mean_of_what_was():
     assert torch.allclose(told, clip.mean(2, keepdim=True).expand_as(clip))
 
 
+@pytest.mark.slow
 def test_it_learns_where_a_thing_goes_and_that_it_comes_in_again_at_the_other_edge():
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
@@ -73,6 +74,7 @@ def test_it_learns_where_a_thing_goes_and_that_it_comes_in_again_at_the_other_ed
     assert (told - after).square().mean() < 0.2 * (before.mean(2, keepdim=True) - after).square().mean()
 
 
+@pytest.mark.slow
 def test_it_learns_what_only_the_text_tells():
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
@@ -112,6 +114,7 @@ def test_it_is_kept_in_the_folder_of_a_model(forecaster, width, tmp_path):
         load_forecaster(tmp_path, torch.float32)
 
 
+@pytest.mark.slow
 def test_a_part_that_goes_on_begins_as_its_forecast(pipeline, forecaster, monkeypatch):
     plain = list(pipeline.generate(REQUEST))[-1]
     pipeline.forecaster = forecaster
@@ -137,6 +140,7 @@ def test_a_part_that_goes_on_begins_as_its_forecast(pipeline, forecaster, monkey
     assert short.steps == 3, "a part has a step at least"
 
 
+@pytest.mark.slow
 def test_a_part_begins_as_noise_where_too_little_is_seen_or_told(pipeline, forecaster, width):
     pipeline.forecaster = forecaster
     pipeline.growth = (8, 8)

@@ -32,6 +32,7 @@ def test_bytes_are_those_alive_at_once():
     assert memory.weight_bytes(layer, nn.Sequential(layer)) == 4 * 256 * 1024
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frames, size", [(8, 8), (16, 8), (16, 16), (32, 8)])
 def test_the_cost_of_a_step_and_of_decoding_is_what_they_take(pipeline, frames, size):
     text, shape = pipeline.encode_prompt(replace(REQUEST, guidance=1.0)), (1, 4, frames, size, size)
@@ -45,6 +46,7 @@ def test_the_cost_of_a_step_and_of_decoding_is_what_they_take(pipeline, frames, 
     assert replace(cost, moved=10**9).of(1, frames, size, size) > memory.MARGIN * 10**9
 
 
+@pytest.mark.slow
 def test_a_clip_that_does_not_fit_is_refused_before_it_is_begun(pipeline, monkeypatch):
     long = replace(REQUEST, frames=128, height=256, width=256)
     needed = pipeline.cost.of(1, 128, 32, 32)

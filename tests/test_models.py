@@ -114,6 +114,7 @@ def test_many_missing_files_are_counted(broken):
         models.get(str(broken), "cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["unet", "vae", "text_encoder", "motion"])
 @pytest.mark.parametrize("fault", ["cut", "missing", "misshapen", "nan", "pickle", "garbage"])
 def test_damaged_weights_are_an_error_that_names_the_part(broken, name, fault):

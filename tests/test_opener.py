@@ -53,6 +53,7 @@ def test_a_fresh_one_stays_as_the_still():
     assert (versions - still[:, None]).abs().max() < 0.2
 
 
+@pytest.mark.slow
 def test_it_learns_what_the_text_tells_and_has_a_version_for_each_way_that_is_left_open():
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
@@ -130,6 +131,7 @@ def test_the_base_comes_to_the_device_for_stills_where_parts_take_turns(pipeline
     assert came[:2] == ["all", "base"]
 
 
+@pytest.mark.slow
 def test_frames_shown_are_those_of_stills_too(pipeline):
     pipeline.drafts = 2
     shown = []

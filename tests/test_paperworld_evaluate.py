@@ -204,6 +204,7 @@ def test_through_the_autoencoder_is_encode_then_decode(studio):
     assert np.abs(studio.through_autoencoder(frames) - expected).max() <= 1
 
 
+@pytest.mark.slow
 def test_costs_are_those_of_whole_runs(studio, monkeypatch):
     theirs = costs._animatediff(studio.pipeline, "dpm++ 2m", 8)
     assert theirs.unet.config.block_out_channels == studio.pipeline.lumiere.config.block_out_channels

@@ -140,6 +140,7 @@ def test_motion_of_a_run_is_put_into_the_model_in_half_precision(tiny_model, tmp
     assert read_facts(model / "motion") == read_facts(run / "motion")
 
 
+@pytest.mark.slow
 def test_a_forecaster_is_trained_on_several_folders_and_put_into_the_model_in_half_precision(
     tmp_path, monkeypatch
 ):
@@ -185,6 +186,7 @@ def test_base_sees_text_everywhere_and_has_three_levels():
     assert not torch.allclose(one, other)
 
 
+@pytest.mark.slow
 def test_an_opener_is_trained_on_captions_and_clips_and_put_into_the_model(tmp_path):
     data, model, run = tmp_path / "rest", tmp_path / "model", tmp_path / "run"
     rng = np.random.default_rng(0)

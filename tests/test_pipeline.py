@@ -258,6 +258,7 @@ def test_flicker_is_taken_out_of_what_is_made_and_not_of_what_is_given(pipeline,
     assert loaded.flicker == 0.5
 
 
+@pytest.mark.slow
 def test_frames_shown_are_those_of_all_steps_drafts_and_texts(pipeline, monkeypatch):
     for name, value in {"guided_above": 0.6, "revisions": 1, "drafts": 2, "growth": (8, 4)}.items():
         monkeypatch.setattr(pipeline, name, value)

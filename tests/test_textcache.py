@@ -26,6 +26,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["sd", "xl"])
 def test_rows_are_those_of_the_reader_in_half_precision(bases, family, tmp_path, monkeypatch):
     monkeypatch.setattr(textcache, "BATCH", 2)

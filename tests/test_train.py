@@ -105,12 +105,14 @@ def test_interrupted_run_equals_the_unbroken_one_bit_for_bit(settings):
     assert same(result(broken), result(whole))
 
 
+@pytest.mark.slow
 def test_steps_may_be_raised(settings):
     list(train(settings(steps=2)))
     assert [metrics["step"] for metrics in train(settings(steps=4))] == [3, 4]
     assert list(train(settings(steps=4))) == []
 
 
+@pytest.mark.slow
 def test_only_motion_weights_change(settings, tiny_model):
     run = trainer(settings())
     before = {key: value.clone() for key, value in run.lumiere.state_dict().items()}
@@ -123,6 +125,7 @@ def test_only_motion_weights_change(settings, tiny_model):
     assert same(before, trainer(settings("other")).lumiere.state_dict()), "fresh weights depend on the seed"
 
 
+@pytest.mark.slow
 def test_the_result_is_the_moving_average_and_can_be_trained_on(settings, tiny_model):
     made = settings(ema=0.9, steps=3)
     run = trainer(made)
@@ -143,6 +146,7 @@ def test_the_result_is_the_moving_average_and_can_be_trained_on(settings, tiny_m
     assert same(continued.lumiere.state_dict(), saved)
 
 
+@pytest.mark.slow
 def test_the_noise_of_earlier_weights_is_kept_unless_another_is_asked_for(settings):
     first, found = settings(steps=1, noise_correlation=0.25), []
     list(train(first))
@@ -155,6 +159,7 @@ def test_the_noise_of_earlier_weights_is_kept_unless_another_is_asked_for(settin
     assert found == [0.25, 0.75]
 
 
+@pytest.mark.slow
 def test_weights_that_took_no_given_pixels_learn_to(settings):
     first = settings(steps=1, given=0.0)
     list(train(first))
@@ -166,6 +171,7 @@ def test_weights_that_took_no_given_pixels_learn_to(settings):
     assert result(continued)["conv_in.weight"].abs().max() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [0.0, 1.0])
 def test_every_second_clip_is_shown_again_as_the_model_made_it(settings, given):
     run = trainer(settings(batch=4, given=given, self_conditioned=1))
@@ -189,6 +195,7 @@ def test_every_second_clip_is_shown_again_as_the_model_made_it(settings, given):
     assert not second[::2, 4:8][~second[::2, 8:].bool().expand(-1, 4, -1, -1, -1)].any()
 
 
+@pytest.mark.slow
 def test_clips_are_shown_again_however_small_the_batch(settings):
     run, seen = trainer(settings(batch=1, self_conditioned=1)), []
     usual = run._made_of
@@ -198,6 +205,7 @@ def test_clips_are_shown_again_however_small_the_batch(settings):
     assert seen == [1, 3]
 
 
+@pytest.mark.slow
 def test_self_conditioning_is_kept_unless_said_otherwise(settings):
     found, source = [], None
     for name, given in (("a", 1), ("b", None), ("c", 0)):
@@ -232,6 +240,7 @@ def test_a_clip_that_cannot_be_written_does_not_end_the_training(settings, capsy
     assert "no clip of step 1: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_passes_add_up_to_the_step(settings):
     """Clip by clip, or all four in one pass: one gradient."""
     gradients = []
@@ -245,6 +254,7 @@ def test_passes_add_up_to_the_step(settings):
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(one, four, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_other_processes_draw_is_the_same(settings, workers):
     drawn = [metrics["loss"] for metrics in train(settings("alone", steps=3, batch=4, accumulation=2))]
@@ -314,6 +324,7 @@ def test_lengths_are_drawn_anew_for_each_step_and_again_alike(settings):
     assert [trainer(settings("one")).advance()["frames"]] == [8]
 
 
+@pytest.mark.slow
 def test_captions_are_read_once_and_kept_beside_the_latents(settings, clips, tiny_model, monkeypatch):
     made, reader = settings(steps=2), TextReader.load(Styler(tiny_model, Style()), torch.float32)
     list(train(made))
@@ -356,6 +367,7 @@ def test_min_snr_counts_errors_of_the_clean_clip(kind):
     assert ratio[0] > 5 > ratio[1] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("less", [{"min_snr": 1.0}, {"common_weight": 0.1}])
 def test_what_counts_less_lowers_the_loss_of_a_run(settings, less):
     losses = []

@@ -53,6 +53,7 @@ def calls(stranger) -> list[tuple]:
     ]
 
 
+@pytest.mark.slow
 def test_12_wrong_calls_are_refused_and_others_unaffected(stranger, server, work, capfd, caplog):
     outcomes = []
     other = threading.Thread(target=lambda: outcomes.append(server.stranger().generate(steps=40)[0]))
