@@ -190,6 +190,7 @@ def test_the_operator_says_how_large_given_files_may_be(tmp_path, monkeypatch):
     assert made.clip.shape == (4, 128, 128, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["continue", "cinemagraph"])
 def test_as_many_files_are_read_at_once_as_memory_allows(tmp_path, monkeypatch, mode):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))

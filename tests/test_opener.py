@@ -95,6 +95,7 @@ def test_it_is_kept_in_the_folder_of_a_model(opener, tmp_path):
         load_opener(tmp_path, torch.float32)
 
 
+@pytest.mark.slow
 def test_a_clip_begins_as_what_is_told_of_a_still_of_the_base(pipeline, opener, monkeypatch):
     pipeline.drafts = 2
     began, begin, told, stills = [], Denoising._begin, [], []

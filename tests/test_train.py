@@ -298,6 +298,7 @@ def test_shift_shows_more_of_the_noisy_timesteps(settings):
     torch.testing.assert_close(shifted, 3 * plain / (1 + 2 * plain), atol=2e-3, rtol=0)
 
 
+@pytest.mark.slow
 def test_noise_is_shared_in_training_as_the_motion_weights_say(settings):
     changes = {}
     for correlation in (0.0, 0.9):
@@ -504,6 +505,7 @@ def test_checkpoint_of_another_factor_is_refused(settings):
         list(train(settings(factor=2, steps=2)))
 
 
+@pytest.mark.slow
 def test_command_line_trains_and_tells_what_is_wrong(settings, tiny_model, capsys):
     made = settings(steps=2)
     assert main(command(made)) == 0

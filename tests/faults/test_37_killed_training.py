@@ -45,6 +45,7 @@ def test_37_a_training_killed_at_any_moment_has_the_losses_of_an_unbroken_one(se
     assert not list(out.rglob("*.part"))
 
 
+@pytest.mark.slow
 def test_37_a_full_disk_while_saving_keeps_the_last_checkpoint(settings):  # noqa: F811
     made = settings()
     run = trainer(made)
@@ -64,6 +65,7 @@ def test_37_a_full_disk_while_saving_keeps_the_last_checkpoint(settings):  # noq
     assert trainer(made).step == 1
 
 
+@pytest.mark.slow
 def test_37_no_checkpoint_says_that_all_is_done_before_the_weights_are_there(settings, monkeypatch):  # noqa: F811
     made = settings(steps=1)
     monkeypatch.setattr("lumiere.trainer.save_motion", failing)
@@ -79,6 +81,7 @@ def failing(*_):
     raise OSError("No space left on device")
 
 
+@pytest.mark.slow
 def test_37_a_damaged_checkpoint_is_refused_in_words(settings):  # noqa: F811
     file = Path(settings().out) / "checkpoint.pt"
     list(train(settings(steps=1)))
