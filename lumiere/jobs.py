@@ -30,7 +30,7 @@ class Update:
     ahead: int = 0  # jobs that get the device before this one
     step: int = 0
     steps: int = 0
-    seconds_per_step: float | None = None  # mean of the last five steps
+    seconds_per_step: float | None = None  # mean of the last five steps, but of none that drew stills
     preview: "np.ndarray | None" = None  # uint8 (t h w c): the predicted clean clip
     length: int = 0  # frames that the preview stands for
     text: str = ""  # what is done before the first step
@@ -136,7 +136,9 @@ class Job:
                 if hasattr(item, "frames"):
                     return Update(step=item.steps_done, steps=item.steps, result=item, ended=True)
                 times.append(time.monotonic())
-                pace = (times[-1] - times[0]) / (len(times) - 1)
+                if item.stills:
+                    times = deque([times[-1]], maxlen=6)
+                pace = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None
                 self._tell(Update(0, item.step, item.steps, pace, self._preview(item), item.length))
             return Update(ended=True)
         finally:

@@ -37,6 +37,7 @@ class Progress:
     """One finished step. seconds: since the run began. preview(): predicted clip, small, uint8 (t h w c).
 
     length: frames of the clip so far, which the preview stands for; less than asked for while a clip grows.
+    stills: whether it drew what a clip begins as: how long that took tells nothing of the other steps.
     """
 
     step: int
@@ -44,6 +45,7 @@ class Progress:
     seconds: float
     length: int
     preview: Callable[[], np.ndarray]
+    stills: bool = False
 
 
 @dataclass(frozen=True)
@@ -235,10 +237,11 @@ class LumierePipeline:
         steps, done = sum(turn.steps for turn in turns), 0
         for turn in turns:
             window, end, draft = turn.window, done + turn.steps, None
-            for draft in denoising.turn(turn, clip):
+            for number, draft in enumerate(denoising.turn(turn, clip)):
                 done += 1
                 preview = partial(self.preview, joined(clip, draft.clean, window))
-                yield Progress(done, steps, time.monotonic() - began, window.stop, preview)
+                stills = turn.draws_stills and number == 0
+                yield Progress(done, steps, time.monotonic() - began, window.stop, preview, stills)
             if draft is not None:
                 made = steady(draft.sample if done == end else draft.clean, self.flicker)
                 made = blend(made, *draft.known) if draft.known else made

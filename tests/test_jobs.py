@@ -21,6 +21,7 @@ class Step:
     step: int
     steps: int
     length: int = 1
+    stills: bool = False
 
     def preview(self):
         return np.full((1, 2, 2, 3), self.step, np.uint8)
@@ -118,6 +119,26 @@ def test_pace_and_time_left():
     assert 0.05 <= update.seconds_per_step < 1
     assert update.seconds_left == pytest.approx(2 * update.seconds_per_step)
     work.let()
+    list(updates)
+
+
+def test_a_step_that_drew_stills_tells_nothing_of_the_pace():
+    go = threading.Semaphore(0)
+
+    def run(stop):
+        for step in range(1, 4):
+            assert go.acquire(timeout=PATIENCE)
+            yield Step(step, 3, stills=step == 1)
+
+    updates = Job(run).start().updates(0.05)
+    for step, low, high in ((1, None, None), (2, 0.05, 0.4), (3, 0.05, 0.4)):
+        time.sleep(0.5 if step == 1 else 0.05)
+        go.release()
+        update = next(u for u in updates if u is not None and u.step == step)
+        if step == 1:
+            assert update.seconds_per_step is None and update.seconds_left is None
+        else:
+            assert low <= update.seconds_per_step < high
     list(updates)
 
 

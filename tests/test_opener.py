@@ -108,6 +108,7 @@ def test_a_clip_begins_as_what_is_told_of_a_still_of_the_base(pipeline, opener, 
     *steps, result = pipeline.generate(REQUEST)
     read.remove(), base.remove()
     assert [(step.step, step.steps, step.length) for step in steps] == [(n, 3, 8) for n in range(1, 4)]
+    assert [step.stills for step in steps] == [True, False, False]
     text = pipeline.encode_prompt(REQUEST)
     for draft in range(2):  # both texts at once, the prompt as the opener says it of what is at rest
         shown = stills[10 * draft : 10 * draft + 10]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lumiere import jobs
 from lumiere.bounds import Bounds
 from lumiere.page import results, words
 from lumiere.page.service import Service
@@ -106,3 +107,12 @@ def test_a_file_that_the_disk_had_no_room_for_is_not_left_as_a_half_and_is_made_
 @pytest.mark.parametrize("asked", [None, {}, {"kind": "exe"}, {"path": "/etc/passwd", "kind": "gif"}])
 def test_what_is_no_clip_or_no_format_is_refused(clip, asked):
     assert list(results.export(asked, LIMITS, SERVICE)) == ["sentence"]
+
+
+def test_how_long_it_takes_is_told_as_soon_as_it_is_known():
+    request, stills = Request("a red ball", frames=16, steps=20), jobs.Update(step=1, steps=5)
+    told = results.told(request, stills)
+    assert told["text"] == "Step 1 of 5" and told["pace"] == 0
+    told = results.told(request, replace(stills, step=2, seconds_per_step=2.0))
+    assert told["text"] == "Step 2 of 5 · 2.0 s per step · 6.0 s left"
+    assert told["pace"] == pytest.approx(2.0 * 5 / (20 * 16))

@@ -249,8 +249,12 @@ def waiting(ahead: int) -> str:
     return "One clip is made before yours." if ahead == 1 else f"{ahead} clips are made before yours."
 
 
+def begun(step: int, steps: int) -> str:
+    return f"Step {step} of {steps}"
+
+
 def working(step: int, steps: int, pace: float, left: float) -> str:
-    return f"Step {step} of {steps} · {duration(pace)} per step · {duration(left)} left"
+    return f"{begun(step, steps)} · {duration(pace)} per step · {duration(left)} left"
 
 
 def done(seconds: float) -> str:
