@@ -126,20 +126,19 @@ def test_a_step_that_drew_stills_tells_nothing_of_the_pace():
     go = threading.Semaphore(0)
 
     def run(stop):
-        for step in range(1, 4):
+        for step in range(1, 5):
             assert go.acquire(timeout=PATIENCE)
-            yield Step(step, 3, stills=step == 1)
+            yield Step(step, 4, stills=step == 1)
 
-    updates = Job(run).start().updates(0.05)
-    for step, low, high in ((1, None, None), (2, 0.05, 0.4), (3, 0.05, 0.4)):
+    updates, seen = Job(run).start().updates(0.05), []
+    for step in range(1, 4):
         time.sleep(0.5 if step == 1 else 0.05)
         go.release()
-        update = next(u for u in updates if u is not None and u.step == step)
-        if step == 1:
-            assert update.seconds_per_step is None and update.seconds_left is None
-        else:
-            assert low <= update.seconds_per_step < high
+        seen.append(next(u for u in updates if u is not None and u.step == step))
+    go.release()
     list(updates)
+    assert seen[0].seconds_per_step is None and seen[0].seconds_left is None
+    assert all(0.05 <= update.seconds_per_step < 0.4 for update in seen[1:])
 
 
 def test_silence_is_broken_by_heartbeats():
