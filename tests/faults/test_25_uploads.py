@@ -15,16 +15,20 @@ MB = 2**20
 
 
 @pytest.fixture
-def small(server, monkeypatch):
+def gate(server):
+    gates, layer = [], server.app.service._demo.app.middleware_stack
+    while layer is not None:
+        gates += [layer] if hasattr(layer, "room") else []
+        layer = getattr(layer, "app", None)
+    (gate,) = gates
+    return gate
+
+
+@pytest.fixture
+def small(server, gate, monkeypatch):
     """The page of an operator who allows uploads of one megabyte."""
-    with pytest.MonkeyPatch.context() as patch:
-        gates, layer = [], server.app.service._demo.app.middleware_stack
-        while layer is not None:
-            gates += [layer] if hasattr(layer, "room") else []
-            layer = getattr(layer, "app", None)
-        (gate,) = gates
-        patch.setattr(gate, "bounds", replace(gate.bounds, upload_mb=1))
-        yield server
+    monkeypatch.setattr(gate, "bounds", replace(gate.bounds, upload_mb=1))
+    return server
 
 
 def test_25_an_upload_over_the_limit_is_refused_and_leaves_nothing(small, stranger):
@@ -57,17 +61,18 @@ def test_25_one_whose_length_is_not_told_is_ended_at_the_limit(small, stranger):
     wait_for(lambda: small.files() == before)
 
 
-def test_25_many_at_once_do_not_fill_the_disk_past_its_bound(server, monkeypatch):
+def test_25_many_at_once_do_not_fill_the_disk_past_its_bound(server, gate, monkeypatch):
     """Each of them is looked at again before each piece: at its beginning there was room for all."""
     before, service = server.files(), server.app.service
     there = -(-sum(size for _, size, _ in found(server.folder)) // MB)
     monkeypatch.setattr(service.disk, "bounds", replace(service.bounds, disk_mb=there + 16))
-    begun = threading.Barrier(8)
+    looked, room = [], gate.room
+    monkeypatch.setattr(gate, "room", lambda coming: room(coming) and not looked.append(coming))
     head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n'
 
     def body():
         yield head
-        begun.wait(20)
+        wait_for(lambda: len(looked) >= 8)  # none is refused at its beginning
         for _ in range(12 * 16):
             yield b"x" * 65536
         yield b"\r\n--x--\r\n"
