@@ -165,8 +165,8 @@ class App:
         trusted.
         """
         known = {name: value for name, value in fields.items() if value is not None or name == "prompt"}
-        own = {"height": self.limits.default_height, "width": self.limits.default_width} | self.entry.usual
-        request = entry.request = asked(lambda: Request(**own | known).check(self.limits).with_seed())
+        own = models.own(self.entry, self.limits) | known
+        request = entry.request = asked(lambda: Request(**own).check(self.limits).with_seed())
         given = given if isinstance(given, dict) else {}
         needed = modes.NEEDS[request.mode]
         asked(lambda: modes.check(request, {name for name in needed if given.get(name)}))

@@ -102,8 +102,7 @@ def parser() -> argparse.ArgumentParser:
 def asked(options: argparse.Namespace, model: models.Model) -> Request:
     """The request, seed included, checked against the model's small files and the disk. Raises ValueError."""
     limits = models.limits(model)
-    values = {"prompt": None, "height": limits.default_height, "width": limits.default_width}
-    values |= models.within(model, limits).usual
+    values = {"prompt": None} | models.own(models.within(model, limits), limits)
     values |= {name: value for name, value in vars(options).items() if value is not None}
     values["mode"] = mode(options)
     request = Request(**{name: values[name] for name in Request.__dataclass_fields__ if name in values})

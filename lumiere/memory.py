@@ -128,8 +128,13 @@ def available(device: torch.device) -> int:
 def is_out_of_memory(error: BaseException) -> bool:
     # On the CPU it is a plain RuntimeError, of the allocator or of oneDNN, which tells no more than that; on
     # Apple's GPUs, too.
-    told = ("allocate memory", "could not create a primitive", "ALLOC_FAILED", "bad_alloc")
-    told += ("MPS backend out of memory",)
+    told = (
+        "allocate memory",
+        "could not create a primitive",
+        "ALLOC_FAILED",
+        "bad_alloc",
+        "MPS backend out of memory",
+    )
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
         words in str(error) for words in told
     )

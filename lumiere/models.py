@@ -133,6 +133,11 @@ def within(model: Model, limits: Limits) -> Model:
     return replace(model, frames=min(model.frames, longest), steps=min(model.steps, limits.max_steps))
 
 
+def own(model: Model, limits: Limits) -> dict:
+    """Fields of a `Request` that does not say otherwise: the usual ones, and the size."""
+    return model.usual | {"height": limits.default_height, "width": limits.default_width}
+
+
 def get(
     model: "str | Model | None" = None,
     device: str | None = None,

@@ -434,9 +434,9 @@ def test_what_the_operator_allows_less_of_than_usual_is_the_most_there_is(served
     small = replace(served[0].limits, max_steps=7, max_frames=8)
     model = models.within(served[0].entry, small)
     assert (model.frames, model.steps) == (8, 7) and model == replace(served[0].entry, frames=8, steps=7)
-    Request("a ball", **widgets.own(small, model)).check(small)
+    Request("a ball", **models.own(model, small)).check(small)
     for preset in widgets.presets(small, model):
-        Request("a ball", **widgets.own(small, model) | preset["settings"]).check(small)
+        Request("a ball", **models.own(model, small) | preset["settings"]).check(small)
     for example in widgets.shelf(small, model, known=True):
         Request("a ball", **example["settings"] | {"seed": 1}).check(small)
     assert models.within(served[0].entry, served[0].limits) == served[0].entry

@@ -247,12 +247,11 @@ def test_stop_while_waiting_ends_without_the_device():
 
 
 def test_who_stops_a_loading_does_not_wait_for_its_end():
-    loaded, ended = threading.Event(), threading.Event()
+    loaded = threading.Event()
 
     def load(stop):
         while not loaded.wait(0.01):
             yield "loading"
-        ended.set()
 
     job = Job(load).start()
     updates = job.updates()

@@ -116,3 +116,12 @@ def test_how_long_it_takes_is_told_as_soon_as_it_is_known():
     told = results.told(request, replace(stills, step=2, seconds_per_step=2.0))
     assert told["text"] == "Step 2 of 5 · 2.0 s per step · 6.0 s left"
     assert told["pace"] == pytest.approx(2.0 * 5 / (20 * 16))
+
+
+@pytest.mark.parametrize(
+    "mode, longest", [("text", 480), ("image", 480), ("continue", 8), ("inpaint", 8), ("video", 8)]
+)
+def test_a_clip_that_is_made_of_another_is_as_long_as_that_lets_it_be(clip, mode, longest):
+    request = Request("a red ball", frames=8, height=32, width=48, mode=mode)
+    shown = results.finished(request, np.zeros((8, 32, 48, 3), np.uint8), str(clip), LIMITS)
+    assert shown["longest"] == longest

@@ -29,8 +29,7 @@ def main() -> None:
     pipeline, model, limits = (each(DEFAULT) for each in (models.get, models.entry, models.limits))
     FOLDER.mkdir(parents=True, exist_ok=True)
     for prompt, seed in EXAMPLES:
-        size = {"height": limits.default_height, "width": limits.default_width}
-        request = Request(prompt, seed=seed, **size, **model.usual)
+        request = Request(prompt, seed=seed, **models.own(model, limits))
         *_, result = pipeline.generate(request)
         print(write(prompt, seed, result.frames, request.fps))
 

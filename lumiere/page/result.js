@@ -143,7 +143,7 @@ async function show(value) {
   await image.decode().catch(() => {});
   mp4.href = value.clip;
   mp4.download = value.name;
-  longer.disabled = value.settings.frames >= value.longest || ["continue", "inpaint", "video"].includes(value.settings.mode);
+  longer.disabled = value.settings.frames >= value.longest;
   tell("");
   strip();
   through();

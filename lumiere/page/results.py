@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ..images import write_moving
+from ..modes import NEEDS
 from ..request import Limits, Request
 from ..video import probe, read_clip
 from . import words
@@ -81,7 +82,11 @@ def reel(frames: np.ndarray) -> np.ndarray:
 
 
 def finished(request: Request, frames: np.ndarray, path: str, limits: Limits) -> dict:
-    """All that the page shows of a finished clip and offers to do with it."""
+    """All that the page shows of a finished clip and offers to do with it.
+
+    longest: to which its settings can make it; one that is made of a clip is as long as that lets it be.
+    """
+    of_a_clip = "clip" in NEEDS[request.mode]
     return sheet(reel(frames), request, len(frames)) | {
         "fps": request.fps,
         "frames": len(frames),
@@ -91,7 +96,7 @@ def finished(request: Request, frames: np.ndarray, path: str, limits: Limits) ->
         "settings": form(request),
         "facts": words.facts(request),
         "query": link(request),
-        "longest": limits.longest(request.height, request.width),
+        "longest": request.frames if of_a_clip else limits.longest(request.height, request.width),
     }
 
 

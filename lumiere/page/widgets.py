@@ -186,7 +186,7 @@ def presets(limits: Limits, model: models.Model) -> list[dict]:
     usual = {"frames": model.frames, "steps": model.steps, "fps": model.fps}
     made = {
         "draft": usual | {"steps": max(1, model.steps * 2 // 5)},
-        "standard": own(limits, model),
+        "standard": models.own(model, limits),
         "fine": usual | {"steps": min(limits.max_steps, 2 * model.steps)},
         "long": usual | {"frames": long},
     }
@@ -202,17 +202,12 @@ def presets(limits: Limits, model: models.Model) -> list[dict]:
     ]
 
 
-def own(limits: Limits, model: models.Model) -> dict:
-    """The settings of the model itself."""
-    return model.usual | {"height": limits.default_height, "width": limits.default_width}
-
-
 def shelf(limits: Limits, model: models.Model, known: bool) -> list[dict]:
     """The examples of the page; those of the embedded model come with their clips."""
     shown = []
     for prompt, seed in examples.EXAMPLES:
         moving, still = examples.files(seed, prompt)
-        form = own(limits, model) | {"negative_prompt": ""}
+        form = models.own(model, limits) | {"negative_prompt": ""}
         pictures = {}
         if known and moving.exists():
             pictures = {"picture": files.address(moving), "still": files.address(still)}

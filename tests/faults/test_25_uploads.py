@@ -12,6 +12,8 @@ from lumiere.page.gate import PIECE
 from .server import wait_for
 
 MB = 2**20
+TYPE = {"content-type": "multipart/form-data; boundary=x"}
+HEAD = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n'
 
 
 @pytest.fixture
@@ -45,15 +47,14 @@ def test_25_an_upload_over_the_limit_is_refused_and_leaves_nothing(small, strang
 
 def test_25_one_whose_length_is_not_told_is_ended_at_the_limit(small, stranger):
     before = small.files()
-    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n'
 
     def body():
-        yield head
+        yield HEAD
         for _ in range(1000):
             yield b"x" * 65536
 
     try:
-        headers = {"content-type": "multipart/form-data; boundary=x"}
+        headers = TYPE
         answer = stranger.http.post("/gradio_api/upload", content=body(), headers=headers)
         assert answer.status_code == 413
     except (httpx.WriteError, httpx.ReadError):
@@ -68,17 +69,16 @@ def test_25_many_at_once_do_not_fill_the_disk_past_its_bound(server, gate, monke
     monkeypatch.setattr(service.disk, "bounds", replace(service.bounds, disk_mb=there + 16))
     looked, room = [], gate.room
     monkeypatch.setattr(gate, "room", lambda coming: room(coming) and not looked.append(coming))
-    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n'
 
     def body():
-        yield head
+        yield HEAD
         wait_for(lambda: len(looked) >= 8)  # none is refused at its beginning
         for _ in range(12 * 16):
             yield b"x" * 65536
         yield b"\r\n--x--\r\n"
 
     def upload(stranger):
-        headers = {"content-type": "multipart/form-data; boundary=x", "content-length": str(length)}
+        headers = TYPE | {"content-length": str(length)}
         try:
             answers.append(
                 stranger.http.post("/gradio_api/upload", content=body(), headers=headers).status_code
@@ -86,7 +86,7 @@ def test_25_many_at_once_do_not_fill_the_disk_past_its_bound(server, gate, monke
         except (httpx.WriteError, httpx.ReadError):
             answers.append(None)  # the server hung up
 
-    length, answers = len(head) + 12 * MB + len(b"\r\n--x--\r\n"), []
+    length, answers = len(HEAD) + 12 * MB + len(b"\r\n--x--\r\n"), []
     threads = [threading.Thread(target=upload, args=(server.stranger(),)) for _ in range(8)]
     for thread in threads:
         thread.start()
@@ -102,13 +102,12 @@ def test_25_many_at_once_do_not_fill_the_disk_past_its_bound(server, gate, monke
 
 def test_25_an_upload_that_breaks_off_is_swept_away_later(server, stranger):
     before = server.files()
-    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n'
 
     def body():
-        yield head + b"x" * 100_000
+        yield HEAD + b"x" * 100_000
         raise InterruptedError
 
-    headers = {"content-type": "multipart/form-data; boundary=x", "content-length": "500000"}
+    headers = TYPE | {"content-length": "500000"}
     with pytest.raises(InterruptedError):
         stranger.http.post("/gradio_api/upload", content=body(), headers=headers)
     wait_for(lambda: server.files() - before)
