@@ -10,15 +10,14 @@ from torch import nn
 from . import memory
 from .adapters import load_weights, schedule_for
 from .codec import pixels_of
+from .first_frame import FirstFramePrompt
 from .folder import PREVIEW, check, locate, locate_motion, locate_tiny, read_json, read_limits
-from .forecaster import Forecaster
 from .inflate import Lumiere
-from .loading import best_dtype, find_device, load_forecaster, load_model, load_opener, load_tiny
+from .loading import best_dtype, find_device, load_model, load_tiny
 from .lora import Styler
-from .opener import Opener
 from .preview import LatentPreview, Preview, TinyPreview
 from .request import Limits
-from .table import SAMPLING, Model
+from .table import Model, Sampling
 from .text import TextReader
 
 
@@ -32,17 +31,11 @@ class Parts:
     scheduler_config: dict
     limits: Limits
     preview: Preview | None
-    window: int | None
+    sampling: Sampling
     notes: tuple[str, ...]
     device: torch.device
     styler: Styler
-    forecaster: Forecaster | None
-    opener: Opener | None
-    guided_above: float = 0.0
-    growth: tuple[int, int] | None = None
-    flicker: float = 0.0
-    revisions: int = 0
-    drafts: int = 1
+    first_frame_prompt: FirstFramePrompt
     cost: memory.Cost | None = None  # of parts that take turns on the device, which cannot be measured later
 
 
@@ -74,15 +67,14 @@ def assemble(
     rest = torch.device("cpu") if model.offload else device
     unet.to(rest)
     lumiere = (Lumiere.from_unet(unet) if fresh else load_weights(unet, where)).to(rest, dtype)
-    parts = complete(lumiere, styler, dict(model.schedule), model.window)
+    parts = complete(lumiere, styler, dict(model.schedule), model.sampling)
     if model.offload:
         moved = memory.weight_bytes(lumiere, unet)
         parts = replace(parts, cost=cost_of(lumiere, parts.vae, parts.reader, parts.limits, moved))
         take_turns([*parts.reader.encoders, lumiere, parts.vae], device)
     if model.preview:
         parts = replace(parts, preview=tiny_preview(model.preview, latents, dtype))
-    own = {name: getattr(model, name) for name in SAMPLING}
-    return replace(parts, device=device, **own)
+    return replace(parts, device=device)
 
 
 def tiny_preview(source: str, latents: int, dtype: torch.dtype) -> TinyPreview:
@@ -96,7 +88,7 @@ def tiny_preview(source: str, latents: int, dtype: torch.dtype) -> TinyPreview:
 
 
 def complete(
-    lumiere: Lumiere, styler: Styler, schedule: dict | None = None, window: int | None = None
+    lumiere: Lumiere, styler: Styler, schedule: dict | None = None, sampling: Sampling | None = None
 ) -> Parts:
     """Adds to a space-time model what else the folder of its base holds, on its device and in its dtype."""
     folder, device = styler.folder, lumiere.device
@@ -109,12 +101,11 @@ def complete(
         config | needed,
         read_limits(folder, lumiere.downsample_factor),
         LatentPreview.load(folder / PREVIEW) if (folder / PREVIEW).is_file() else None,
-        window,
+        sampling or Sampling(),
         replaced(config, needed),
         device,
         styler,
-        load_forecaster(folder, lumiere.dtype),
-        load_opener(folder, lumiere.dtype),
+        FirstFramePrompt.load(folder),
     )
 
 

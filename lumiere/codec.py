@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import memory
 from .allocator import give_back
-from .conditioning import Given, to_latents
+from .conditioning import Cond, Given, to_latents
 
 SLICE_PIXELS = 2**18  # decoded at once: 16 frames of 128 x 128, or one of 512 x 512
 
@@ -25,8 +25,8 @@ def pixels_of(vae: AutoencoderKL) -> int:
 
 
 @torch.inference_mode()
-def encode(vae: AutoencoderKL, given: Given, device: torch.device, whole: bool) -> tuple[Tensor, Tensor]:
-    """Scaled latents, float32 (1 c t h w), and which of them are given, bool (t h w).
+def encode(vae: AutoencoderKL, given: Given, device: torch.device, whole: bool) -> Cond:
+    """Scaled latents and which of them are given.
 
     device: where the autoencoder is when it is called. whole: all frames are encoded, and not only those of
     which something is given.
@@ -38,7 +38,7 @@ def encode(vae: AutoencoderKL, given: Given, device: torch.device, whole: bool) 
         pixels = torch.from_numpy(given.frames[frame]).permute(2, 0, 1)[None]  # h w c -> 1 c h w
         mean = vae.encode((pixels / 127.5 - 1).to(device, dtype)).latent_dist.mean.float()
         latents[frame] = mean[0] * vae.config.scaling_factor
-    return latents.transpose(0, 1)[None], mask.to(device)  # t c h w -> 1 c t h w
+    return Cond(latents.transpose(0, 1)[None], mask.to(device))  # t c h w -> 1 c t h w
 
 
 def decode(vae: AutoencoderKL, latents: Tensor) -> np.ndarray:

@@ -32,6 +32,37 @@ class Given(NamedTuple):
     mask: np.ndarray
 
 
+class Cond(NamedTuple):
+    """Given latents, float32 `1 c t h w`, and which of them are given, bool `t h w`."""
+
+    latents: Tensor
+    mask: Tensor
+
+    def of(self, frames: slice) -> "Cond":
+        """Those of some frames."""
+        return Cond(self.latents[:, :, frames], self.mask[frames])
+
+
+def with_context(cond: Cond | None, clip: Tensor | None, frames: slice) -> Cond | None:
+    """What is given of a segment: of the clip so far its frames, besides what is given of the whole clip.
+
+    Args:
+        cond: of all frames of the clip.
+        clip: latents `1 c n h w` of the first n frames, or None.
+        frames: of the segment.
+    """
+    cond = cond and cond.of(frames)
+    if clip is None:
+        return cond
+    length, count = frames.stop - frames.start, clip.shape[2] - frames.start
+    if cond is None:
+        empty = clip.new_zeros(*clip.shape[:2], length, *clip.shape[3:])
+        cond = Cond(empty, torch.zeros_like(empty[0, 0], dtype=torch.bool))
+    latents, mask = (x.clone() for x in cond)
+    latents[:, :, :count], mask[:count] = clip[:, :, frames.start :], True
+    return Cond(latents, mask)
+
+
 def images(first: np.ndarray, last: np.ndarray | None, frames: int) -> Given:
     """A clip of this many frames, of which the first one, uint8 (h w c), or also the last one is given."""
     clip = np.repeat(first[None], frames, 0)
@@ -96,15 +127,13 @@ def to_latents(mask: Tensor, cell: int) -> Tensor:
     return F.avg_pool2d(mask.float().unsqueeze(1), cell).squeeze(1) == 1  # the mean of ones is exactly one
 
 
-def channels(clip: Tensor, mask: Tensor, elsewhere: Tensor | None = None) -> Tensor:
+def channels(clip: Tensor, mask: Tensor) -> Tensor:
     """What the model is shown beside the noisy clip: given latents, zero elsewhere, and their mask.
 
-    clip `b c t h w`, mask `b t h w` or, for all clips, `t h w`; the result is `b (c + 1) t h w`. elsewhere: a
-    clip that is shown in the place of zeros, to weights that are `self_conditioned`.
+    clip `b c t h w`, mask `b t h w` or, for all clips, `t h w`; the result is `b (c + 1) t h w`.
     """
     mask = mask.to(clip).expand(clip.shape[0], *clip.shape[2:]).unsqueeze(1)  # b 1 t h w
-    shown = clip * mask if elsewhere is None else torch.where(mask.bool(), clip, elsewhere)
-    return torch.cat([shown, mask], dim=1)
+    return torch.cat([clip * mask, mask], dim=1)
 
 
 def blend(clean: Tensor, clip: Tensor, mask: Tensor) -> Tensor:
@@ -138,7 +167,7 @@ def random_mask(
 ) -> Tensor:
     """The mask of a training clip (t h w): in this `share` of all as one of the modes, else all False.
 
-    continued: share of those masks that give the beginning of the clip, up to three quarters of it; the other
+    continued: share of those masks that give the beginning of the clip, up to half of it; the other
     modes are as likely as each other.
     """
 
@@ -162,5 +191,5 @@ def random_mask(
     if torch.rand((), generator=generator) >= share or frames == 1:
         return torch.zeros(frames, height, width, dtype=torch.bool)
     if torch.rand((), generator=generator) < continued:
-        return first_frames(whole(1, max(1, 3 * frames // 4) + 1), frames, height, width)
+        return first_frames(whole(1, max(1, frames // 2) + 1), frames, height, width)
     return modes[whole(0, len(modes))]()

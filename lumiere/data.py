@@ -20,14 +20,14 @@ from torch import Tensor
 from lumiere.conditioning import random_mask
 
 LATENTS, WEIGHTS, CAPTIONS, FILES = "latents.npy", "weights.npy", "captions.jsonl", "latents"
-ORDER, CLIP, TIMES, MASK, LENGTH = 1, 2, 3, 4, 5  # what random numbers are for: no two may be the same
+ORDER, CLIP, TIMES, MASK, LENGTH, COND = 1, 2, 3, 4, 5, 6  # what is drawn: no two may be the same
 
 
 @dataclass(frozen=True)
 class Batch:
     """Clips `b c t h w` with unit noise for each frame; `subject` is 0 to 1, `b 1 t h w`.
 
-    `given` tells the latents that the model is shown, bool `b t h w`.
+    `given`, bool `b t h w`, marks the latents that the model is shown, as they are in `cond`.
 
     `times` (b,), one per clip, lie in [0, 1): from almost clean to almost pure noise.
     """
@@ -35,9 +35,38 @@ class Batch:
     latents: Tensor
     subject: Tensor
     noise: Tensor
+    cond: Tensor
     given: Tensor
     times: Tensor
     texts: list[str]
+
+
+@dataclass(frozen=True)
+class DrawOptions:
+    """What is drawn for a step.
+
+    Attributes:
+        batch: clips of a step.
+        frames: of each clip.
+        seed: of all that is drawn.
+        caption_dropout: share of captions left empty.
+        stride: of a long clip every second, third, up to every `stride`-th frame may be taken.
+        given: share of clips of which some pixels are given (conditioning.random_mask).
+        continued: share of those of which the first frames are given, up to half of them.
+        from_start: share of clips that begin with the first frame of what is on disk; that frame alone is
+            what may be given of them.
+        cond_noise: standard deviation, at most, of noise on given latents.
+    """
+
+    batch: int
+    frames: int
+    seed: int = 0
+    caption_dropout: float = 0.0
+    stride: int = 1
+    given: float = 0.0
+    continued: float = 0.2
+    from_start: float = 0.0
+    cond_noise: float = 0.0
 
 
 class LatentClips:
@@ -72,52 +101,50 @@ class LatentClips:
         """As its folder: another process opens the files itself, and is not sent what is in them."""
         return type(self), (self.folder,)
 
-    def draw(
-        self,
-        step: int,
-        clips: Sequence[int],
-        batch: int,
-        frames: int,
-        seed: int,
-        caption_dropout: float,
-        given: float = 0.0,
-        stride: int = 1,
-        continued: float = 0.2,
-    ) -> Batch:
-        """Some `clips` (0 to batch - 1) of the `batch` of a step: windows of `frames` frames.
+    def draw(self, step: int, clips: Sequence[int], options: DrawOptions) -> Batch:
+        """Some of the clips of a step.
 
-        Of a long clip every second, third, up to every `stride`-th frame may be taken, as it is drawn.
+        What is drawn depends on the step, the options and the number of the clip in the batch alone, so that
+        processes may divide the batch as they like, and a run resumes where it was. All clips are seen once
+        before one is seen again.
 
-        What is drawn depends on the step, the batch, the seed and the number of the clip in the batch alone,
-        so that processes may divide the batch as they like, and a run resumes where it was. All clips are
-        seen once before one is seen again; a caption is left empty with probability `caption_dropout`,
-        and some of the clip is given with probability `given`, of that its beginning in a share `continued`.
+        Args:
+            step: of the training, from 0.
+            clips: numbers of clips in the batch, 0 to `options.batch` - 1.
+            options: how they are drawn.
+
+        Raises:
+            ValueError: the clips on disk have fewer frames.
         """
+        batch, frames = options.batch, options.frames
         if frames > self.frames:
             raise ValueError(f"The clips have {self.frames} frames; training on {frames} was asked for.")
-        times = _stratified(batch, np.random.default_rng((TIMES, seed, step)))
-        drawn = [self._clip(step * batch + clip, frames, seed, caption_dropout, stride) for clip in clips]
-        latents, subject, noise, texts = zip(*drawn, strict=True)
+        times = _stratified(batch, np.random.default_rng((TIMES, options.seed, step)))
+        drawn = [self._clip(step * batch + clip, options) for clip in clips]
+        latents, subject, noise, cond, given, texts = zip(*drawn, strict=True)
         return Batch(
-            latents=torch.from_numpy(np.stack(latents)).transpose(1, 2),  # b t c h w -> b c t h w
+            latents=_stack(latents),
             subject=torch.from_numpy(np.stack(subject)).unsqueeze(1),  # b t h w -> b 1 t h w
-            noise=torch.from_numpy(np.stack(noise)).transpose(1, 2),
-            given=torch.stack(
-                [self._mask(step * batch + clip, frames, seed, given, continued) for clip in clips]
-            ),
+            noise=_stack(noise),
+            cond=_stack(cond),
+            given=torch.stack(given),
             times=torch.from_numpy(times[list(clips)]),
             texts=list(texts),
         )
 
-    def _clip(self, number: int, frames: int, seed: int, caption_dropout: float, stride: int) -> tuple:
-        """The clip of this number since the beginning: latents, subject, noise (t ...) and text."""
+    def _clip(self, number: int, options: DrawOptions) -> tuple:
+        """The clip of this number since step 0: latents, subject, noise, cond (t ...), mask and text."""
+        seed, frames = options.seed, options.frames
         epoch, place = divmod(number, len(self))
         row = np.random.default_rng((ORDER, seed, epoch)).permutation(len(self))[place]
         random = np.random.default_rng((CLIP, seed, number))
         clip = self.latents[row]
-        most = max(1, min(stride, (len(clip) - 1) // max(1, frames - 1)))
-        step = 1 if stride == 1 else 1 + random.integers(most)
+        most = max(1, min(options.stride, (len(clip) - 1) // max(1, frames - 1)))
+        step = 1 if options.stride == 1 else 1 + random.integers(most)
         start = random.integers(len(clip) - step * (frames - 1))
+        extra = np.random.default_rng((COND, seed, number))
+        from_start = extra.random() < options.from_start
+        start = 0 if from_start else start
         shown = slice(start, start + step * frames, step)
         latents = clip[shown].astype(np.float32)
         noise = random.standard_normal(latents.shape, np.float32)
@@ -126,12 +153,24 @@ class LatentClips:
         else:
             subject = self.subject[row, shown].astype(np.float32) / 255
         text = self.texts[row][random.integers(len(self.texts[row]))]
-        return latents, subject, noise, "" if random.random() < caption_dropout else text
+        level = np.float32(options.cond_noise * extra.random())
+        cond = latents + level * extra.standard_normal(latents.shape, np.float32)
+        mask = self._mask(number, options, from_start)
+        return latents, subject, noise, cond, mask, "" if random.random() < options.caption_dropout else text
 
-    def _mask(self, number: int, frames: int, seed: int, share: float, continued: float) -> Tensor:
-        random = np.random.default_rng((MASK, seed, number))
+    def _mask(self, number: int, options: DrawOptions, from_start: bool) -> Tensor:
+        random = np.random.default_rng((MASK, options.seed, number))
         generator = torch.Generator().manual_seed(int(random.integers(2**63)))
-        return random_mask(frames, *self.size, generator, share, continued)
+        if not from_start:
+            return random_mask(options.frames, *self.size, generator, options.given, options.continued)
+        mask = torch.zeros(options.frames, *self.size, dtype=torch.bool)
+        mask[0] = bool(random.random() < options.given)
+        return mask
+
+
+def _stack(clips: Sequence[np.ndarray]) -> Tensor:
+    """Clips `t c h w` -> `b c t h w`."""
+    return torch.from_numpy(np.stack(clips)).transpose(1, 2)
 
 
 def draw_length(lengths: Sequence[int], step: int, seed: int) -> int:

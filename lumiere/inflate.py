@@ -47,9 +47,7 @@ class Lumiere(nn.Module):
     timestep and text through an `EmbeddingAdapter` of this many hidden channels, which are motion weights.
 
     `noise_correlation` is a fact for those who draw noise (see sampling.py), not used here: how much the
-    noise of one frame has in common with that of another, in training as in sampling. `self_conditioned` is
-    another, for those who fill the given channels: where no pixels are given, the model is shown there what
-    it made of the clip before (Chen et al. 2022, arXiv 2208.04202, 3.2).
+    noise of one frame has in common with that of another, in training as in sampling.
     """
 
     def __init__(
@@ -78,16 +76,11 @@ class Lumiere(nn.Module):
         dry_run_kwargs: dict | None = None,
         embedding_width: int = 0,
         noise_correlation: float = 0.0,
-        self_conditioned: bool = False,
     ):
         super().__init__()
         if not 0 <= noise_correlation < 1:
             raise ValueError(f"`noise_correlation` is 0 up to below 1; received {noise_correlation:g}.")
-        self.noise_correlation, self.self_conditioned = noise_correlation, bool(self_conditioned)
-        if self.self_conditioned and not given_channels:
-            raise ValueError(
-                "`self_conditioned` takes `given_channels`, through which a clip is shown again."
-            )
+        self.noise_correlation = noise_correlation
         self.__dict__["model"] = model.eval().requires_grad_(False)  # not a submodule: shared, not owned
         kwargs = (conv_inflation_kwargs, attn_inflation_kwargs, downsample_kwargs, upsample_kwargs)
         self.kwargs = {kind: given or {} for kind, given in zip(KINDS, kwargs, strict=True)}

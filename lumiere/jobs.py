@@ -30,16 +30,14 @@ class Update:
     ahead: int = 0  # jobs that get the device before this one
     step: int = 0
     steps: int = 0
-    seconds_per_step: float | None = None  # mean of the last five steps, but of none that drew stills
+    seconds_per_step: float | None = None  # mean of the last five steps
+    seconds_left: float | None = None  # from the share of the work that these did
+    share: float = 0.0  # of the work that is done
     preview: "np.ndarray | None" = None  # uint8 (t h w c): the predicted clean clip
     length: int = 0  # frames that the preview stands for
     text: str = ""  # what is done before the first step
     result: "Result | None" = None
     ended: bool = False
-
-    @property
-    def seconds_left(self) -> float | None:
-        return None if self.seconds_per_step is None else self.seconds_per_step * (self.steps - self.step)
 
 
 class Job:
@@ -123,7 +121,7 @@ class Job:
 
     def _follow(self, items: "Iterable[str | Progress | Result]") -> Update:
         """Turns the items into updates and returns the last one, once the generator has been closed."""
-        times = deque([time.monotonic()], maxlen=6)
+        points = deque([(time.monotonic(), 0.0)], maxlen=6)  # time and share of the work
         try:
             for item in items:
                 if self._abandoned.is_set():
@@ -131,15 +129,23 @@ class Job:
                 if isinstance(item, str):
                     # What is loaded is loaded to the end, but who stopped it need not wait for that.
                     self._tell(Update(text=item, ended=self._stop.is_set()))
-                    times = deque([time.monotonic()], maxlen=6)
+                    points = deque([(time.monotonic(), 0.0)], maxlen=6)
                     continue
                 if hasattr(item, "frames"):
                     return Update(step=item.steps_done, steps=item.steps, result=item, ended=True)
-                times.append(time.monotonic())
-                if item.stills:
-                    times = deque([times[-1]], maxlen=6)
-                pace = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None
-                self._tell(Update(0, item.step, item.steps, pace, self._preview(item), item.length))
+                points.append((time.monotonic(), item.share))
+                seconds, share = (last - first for first, last in zip(points[0], points[-1], strict=True))
+                self._tell(
+                    Update(
+                        step=item.step,
+                        steps=item.steps,
+                        seconds_per_step=seconds / (len(points) - 1),
+                        seconds_left=seconds / share * (1 - item.share),
+                        share=item.share,
+                        preview=self._preview(item),
+                        length=item.length,
+                    )
+                )
             return Update(ended=True)
         finally:
             if hasattr(items, "close"):

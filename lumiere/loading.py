@@ -9,9 +9,7 @@ import transformers
 from safetensors import SafetensorError
 from torch import nn
 
-from .folder import ADAPTER, FORECASTER, OPENER, component_class, variant
-from .forecaster import Forecaster
-from .opener import Opener
+from .folder import component_class, variant
 
 
 def load_model(folder: Path, name: str, dtype: torch.dtype) -> nn.Module:
@@ -26,21 +24,6 @@ def load_model(folder: Path, name: str, dtype: torch.dtype) -> nn.Module:
 def load_tiny(folder: Path, dtype: torch.dtype) -> nn.Module:
     """A tiny autoencoder for previews, as `load_model`."""
     return _whole(diffusers.AutoencoderTiny, folder, dtype, "preview", folder)
-
-
-def load_forecaster(folder: Path, dtype: torch.dtype) -> Forecaster | None:
-    """That of a model folder, as `load_model`; None where it has none."""
-    return _if_there(Forecaster, folder, FORECASTER, dtype)
-
-
-def load_opener(folder: Path, dtype: torch.dtype) -> Opener | None:
-    """That of a model folder, as `load_model`; None where it has none."""
-    return _if_there(Opener, folder, OPENER, dtype)
-
-
-def _if_there(klass, folder: Path, name: str, dtype: torch.dtype) -> nn.Module | None:
-    there = (folder / name / ADAPTER[0]).is_file()
-    return _whole(klass, folder / name, dtype, name, folder) if there else None
 
 
 def _whole(

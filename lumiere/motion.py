@@ -101,7 +101,6 @@ def save_motion(
         "given_channels": lumiere.given_channels,
         "embedding_width": lumiere.embedding_width,
         "noise_correlation": lumiere.noise_correlation,
-        "self_conditioned": lumiere.self_conditioned,
         "facts": facts or {},
     }
     state = lumiere.state_dict()
@@ -144,7 +143,7 @@ def load_motion(unet: nn.Module, folder: str | Path) -> Lumiere:
     if not fitting:
         raise ValueError(f"The motion weights in {folder} belong to a UNet with other blocks or widths.")
     # Older files do not tell all of these.
-    names = ("given_channels", "embedding_width", "noise_correlation", "self_conditioned")
+    names = ("given_channels", "embedding_width", "noise_correlation")
     options = {name: description.get(name, 0) for name in names}
     for kind, (klass, kwargs) in OPTIONS.items():
         options[kwargs] = description["kwargs"][kind]

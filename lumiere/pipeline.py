@@ -1,4 +1,4 @@
-"""From a request to the frames of a clip: encode prompt, noise, schedule, denoise, decode."""
+"""From a request to the frames of a clip: encode, plan the parts, denoise each in one loop, decode."""
 
 import threading
 import time
@@ -9,50 +9,53 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import codec, memory
 from .assembly import assemble, cost_of
 from .codec import GenerationError
-from .conditioning import Given, blend, put_back
-from .denoising import Denoising
-from .drafts import LOOKS, generators
-from .forecaster import Forecaster
+from .conditioning import Cond, Given, blend, put_back, with_context
+from .denoiser import BATCH_LATENTS, Denoiser, on_one_frame, rows_at_once
+from .first_frame import FirstFramePrompt
 from .inflate import Lumiere
+from .loop import Step, sample
 from .lora import Styler
-from .opener import Opener
-from .prediction import BATCH_LATENTS, Predictor, rows_at_once
+from .plan import Part, plan
 from .preview import LatentPreview, Preview, synthetic_pictures
 from .request import Limits, Request
+from .sampling import Schedule
 from .steady import steady
 from .style import Style
-from .table import Model
+from .table import Model, Sampling
 from .text import Text, TextReader
-from .turns import Planner
-from .windows import grow, joined
+from .windows import windows_of
 
 
 @dataclass(frozen=True)
 class Progress:
-    """One finished step. seconds: since the run began. preview(): predicted clip, small, uint8 (t h w c).
+    """One finished step.
 
-    length: frames of the clip so far, which the preview stands for; less than asked for while a clip grows.
-    stills: whether it drew what a clip begins as: how long that took tells nothing of the other steps.
+    Attributes:
+        step, steps: how many are done, and how many there are in all parts of the clip.
+        share: of the work that is done, 0 to 1. Steps differ in the frames that the model sees.
+        seconds: since the run began.
+        length: frames of the clip so far; less than asked for until the last segment is begun.
+        preview: makes the predicted clip, small, uint8 (t h w c).
     """
 
     step: int
     steps: int
+    share: float
     seconds: float
     length: int
     preview: Callable[[], np.ndarray]
-    stills: bool = False
 
 
 @dataclass(frozen=True)
 class Result:
     """The clip: frames uint8 (t h w c), and the request that makes it again, seed included.
 
-    steps: of all parts of the clip together. One that was stopped while it grew has fewer frames.
+    steps: of all parts of the clip together. One that was stopped may have fewer frames than asked for.
     """
 
     frames: np.ndarray
@@ -68,18 +71,13 @@ class LumierePipeline:
 
     Holds no state of a run: threads may generate at once. Whether the device should is not its affair.
 
-    window: frames denoised at once where a clip has more than the motion weights can tell apart, or for those
-    that can tell any number apart, more than this. notes: what was changed to fit the parts to each other, in
-    sentences for whoever starts the program. device: where runs happen, if that is not where the autoencoder
-    is. styler: what loaded the parts, for `restyle`. forecaster: tells what a part that goes on begins as,
-    instead of noise (forecaster.py). opener: tells what the first part of a clip begins as, from a still by
-    the base (opener.py). guided_above: share of the timesteps, 0 to 1, above which guidance
-    counts in a clip that begins as noise (Kynkäänniemi et al. 2024, arXiv 2404.07724): where motion is
-    decided, and not where details are. growth: frames that are made at once, and how many before them they go
-    on from, where longer clips are made part by part (`grow` in windows.py). flicker: variance of latents
-    over time that is taken out where nothing moves (steady.py). revisions: how often what begins as noise is
-    denoised again where motion is decided (revisions.py). drafts: of a clip or of its first part; one of them
-    is gone on with (drafts.py). cost: of memory, measured when first asked for unless given.
+    Attributes:
+        sampling: settings that belong to the model and not to a request.
+        notes: what was changed to fit the parts to each other, in sentences for whoever starts the program.
+        device: where runs happen, if that is not where the autoencoder is.
+        styler: what loaded the parts, for `restyle`.
+        first_frame_prompt: rewrites a prompt for the first frame, which the base draws.
+        cost: of memory; measured when it is first needed, by default.
     """
 
     def __init__(
@@ -90,27 +88,19 @@ class LumierePipeline:
         scheduler_config: dict,
         limits: Limits,
         preview: Preview | None = None,
-        window: int | None = None,
+        sampling: Sampling = Sampling(),  # noqa: B008, it is frozen
         notes: tuple[str, ...] = (),
         device: torch.device | None = None,
         styler: Styler | None = None,
-        forecaster: Forecaster | None = None,
-        opener: Opener | None = None,
-        guided_above: float = 0.0,
-        growth: tuple[int, int] | None = None,
-        flicker: float = 0.0,
-        revisions: int = 0,
-        drafts: int = 1,
+        first_frame_prompt: Callable[[str], str] = FirstFramePrompt({}),  # noqa: B008, as above
         cost: memory.Cost | None = None,
     ):
         self.lumiere, self.vae, self.reader = lumiere, vae, reader
         self.scheduler_config, self.limits, self.notes = scheduler_config, limits, notes
         weight = next(vae.parameters())
         self.device, self.dtype = device or weight.device, weight.dtype
-        self.window, self.styler, self._cost = window, styler, cost
-        self.guided_above, self.growth, self.flicker = guided_above, growth, flicker
-        self.revisions, self.drafts = revisions, drafts
-        self.forecaster, self.opener = (net and net.to(self.device) for net in (forecaster, opener))
+        self.sampling, self.styler, self._cost = sampling, styler, cost
+        self.first_frame_prompt = first_frame_prompt
         self.preview = (preview or LatentPreview.fit(vae, synthetic_pictures())).to(self.device)
 
     @classmethod
@@ -157,17 +147,19 @@ class LumierePipeline:
 
         On the CPU a seed gives the same bits whenever as many threads compute them.
 
-        given: pixels that the clip should have (see conditioning.py). Motion weights that were trained with
-        such see them from the first step on; with all weights they are put into the predictions. Those that
-        are given in all frames end up in the clip as they are. With a strength below 1 the clip begins as the
-        given frames, all of them, with noise (`Request.steps_run` steps).
+        Args:
+            request: what is asked for. Text to video begins with a first frame by the base where the motion
+                weights take given pixels, unless `first_frame` is "none".
+            stop: checked before every step. The clip predicted by the last finished step becomes the result;
+                without a finished step there is none.
+            given: pixels that the clip should have (see conditioning.py). Motion weights that were trained
+                with such see them from the first step on; with all weights they are put into the
+                predictions. Those that are given in all frames end up in the clip as they are. With a
+                strength below 1 the clip starts from the given frames with noise (`Request.steps_run` steps).
 
-        A clip that grows does not know what comes: one whose last frame has given pixels, or that begins as
-        another, is made at once.
-
-        stop: looked at before every step. The clip predicted by the last finished step becomes the result;
-        without a finished step there is none. Raises ValueError at once for what this model cannot do, and
-        GenerationError on the way.
+        Raises:
+            ValueError: at once, for what this model cannot do.
+            GenerationError: on the way.
         """
         request = self.check(request, given).with_seed()
         return self._run(request, getattr(stop, "is_set", stop) or (lambda: False), given)
@@ -187,13 +179,14 @@ class LumierePipeline:
 
     def _check_memory(self, request: Request, given: Given | None) -> None:
         """Raises ValueError for a clip that would not fit; of small ones on the CPU it is not asked."""
-        size = self._latents(request)
+        size = self._latent_size(request)
         latents = request.frames * size[0] * size[1]
         if self.device.type == "cpu" and latents <= BATCH_LATENTS:
             return
-        _, made = self._planner.windows(request, given)
         frames = max(
-            x.stop - x.start for window in made for x in self.predictor.parts(window.stop - window.start)
+            window.stop - window.start
+            for part in self._plan(request, given)
+            for window in self._windows(part)
         )
         rows = rows_at_once(1 if request.guidance == 1 else 2, frames * size[0] * size[1])
         memory.check(self.cost.of(rows, frames, *size), self.device)
@@ -218,93 +211,133 @@ class LumierePipeline:
     def _steps(
         self, request: Request, stopped: Callable[[], bool], given: Given | None
     ) -> Iterator[Progress | Result]:
-        began = time.monotonic()
-        known = self.encode_given(given, whole=request.strength < 1) if given else None
-        planner = self._planner
-        begun, turns = planner.turns(request, given)
-        clip = known[0][:, :, :begun] if begun else None
-        denoising = Denoising(
-            predict=self.predictor,
-            planner=planner,
-            forecaster=self.forecaster,
-            opener=self.opener,
-            shape=(self.vae.config.latent_channels, *self._latents(request)),
-            text=self.encode_prompt(request),
-            known=known,
-            draws=list(generators(request.seed, turns[0].drafts)),
-            stopped=stopped,
-        )
-        steps, done = sum(turn.steps for turn in turns), 0
-        for turn in turns:
-            window, end, draft = turn.window, done + turn.steps, None
-            for number, draft in enumerate(denoising.turn(turn, clip)):
+        began, generator = time.monotonic(), torch.Generator().manual_seed(request.seed)
+        cond = self.encode_given(given, whole=request.strength < 1) if given else None
+        parts = self._plan(request, given)
+        work = [frames for part in parts for frames in self._work(request, part)]
+        done, clip = 0, None
+        for part in parts:
+            part_cond = with_context(cond, clip, part.frames)
+            before = None if clip is None else clip[:, :, : part.frames.start]
+            end, step = done + request.steps_run, None
+            for step in _until(stopped, self._denoise(request, part, part_cond, generator)):
                 done += 1
-                preview = partial(self.preview, joined(clip, draft.clean, window))
-                stills = turn.draws_stills and number == 0
-                yield Progress(done, steps, time.monotonic() - began, window.stop, preview, stills)
-            if draft is not None:
-                made = steady(draft.sample if done == end else draft.clean, self.flicker)
-                made = blend(made, *draft.known) if draft.known else made
-                clip = joined(clip, made, window, turn.again)
+                share, seconds = sum(work[:done]) / sum(work), time.monotonic() - began
+                preview = partial(self.preview, _joined(before, step.pred_x0))
+                yield Progress(done, len(work), share, seconds, part.frames.stop, preview)
+            if step is not None:
+                made = steady(step.x if done == end else step.pred_x0, self.sampling.flicker)
+                clip = _joined(before, blend(made, *part_cond) if part_cond else made)
             if done < end:
                 break
-        if done:
+        if clip is not None:
             frames = self.decode(clip)
             frames = put_back(frames, given) if given else frames
-            yield Result(frames, request, steps, done, done < steps, time.monotonic() - began)
+            yield Result(frames, request, len(work), done, done < len(work), time.monotonic() - began)
+
+    def _denoise(
+        self, request: Request, part: Part, cond: Cond | None, generator: torch.Generator
+    ) -> Iterator[Step]:
+        """The steps of one part: from noise or, below full strength, from the given latents with noise."""
+        prompt = self.first_frame_prompt(request.prompt) if part.still else request.prompt
+        schedule = self._schedule(request, generator)
+        shape = (1, self.vae.config.latent_channels, part.length, *self._latent_size(request))
+        noise = torch.randn(shape, generator=generator).to(self.device)  # by the CPU: the same on any device
+        denoise = Denoiser(
+            model=on_one_frame(self._base()) if part.still else self.lumiere,
+            schedule=schedule,
+            text=self.encode_prompt(request, prompt),
+            guidance=request.guidance,
+            interval=self._guidance_interval(request),
+            windows=self._windows(part),
+            cond=cond,
+            cond_channels=self.lumiere.given_channels > 0,
+            device=self.device,
+            dtype=self.dtype,
+        )
+        start = cond.latents if request.strength < 1 else None
+        yield from sample(denoise, schedule, schedule.start(noise, start))
+
+    def _plan(self, request: Request, given: Given | None) -> list[Part]:
+        return plan(request, given, self.sampling, self.lumiere.given_channels > 0)
+
+    def _windows(self, part: Part) -> list[slice]:
+        """The frames of a part that the model sees at once."""
+        positions, factor = self.lumiere.kwargs["attns"].get("positions"), self.lumiere.downsample_factor
+        return windows_of(part.length, self.sampling.window, positions, factor)
+
+    def _schedule(self, request: Request, generator: torch.Generator) -> Schedule:
+        correlation, config = self.lumiere.noise_correlation, self.scheduler_config
+        return Schedule(
+            request.scheduler, config, request.steps, generator, correlation, last=request.steps_run
+        )
+
+    def _guidance_interval(self, request: Request) -> tuple[float, float]:
+        """Lowest and highest timestep at which guidance counts."""
+        low, high = self.sampling.guidance_interval if request.strength == 1 else (0.0, 1.0)
+        timesteps = self.scheduler_config.get("num_train_timesteps", 1000)
+        return low * timesteps, high * timesteps
+
+    def _work(self, request: Request, part: Part) -> list[int]:
+        """How many frames the model sees at each step of a part, in all windows and with all texts."""
+        frames = sum(window.stop - window.start for window in self._windows(part))
+        low, high = self._guidance_interval(request)
+        return [
+            frames * (2 if request.guidance != 1 and low <= timestep <= high else 1)
+            for timestep in self._schedule(request, torch.Generator()).timesteps.tolist()
+        ]
+
+    def _base(self) -> nn.Module:
+        """The text-to-image model alone, which comes to the device where parts take turns on it."""
+        hook = getattr(self.lumiere, "_hf_hook", None)  # of accelerate, at work in calls of the whole only
+        if hook is not None:
+            hook.pre_forward(self.lumiere)
+        return self.lumiere.model
 
     def unknown_words(self, prompt: str) -> list[str]:
         """The words that the model will not see: not in its vocabulary, or past the end of what it takes."""
         return self.reader.unknown_words(prompt)
 
     @torch.inference_mode()
-    def encode_prompt(self, request: Request) -> Text:
-        """One row, or with guidance two: of the negative prompt, then of the prompt."""
-        texts = [request.prompt] if request.guidance == 1 else [request.negative_prompt, request.prompt]
+    def encode_prompt(self, request: Request, prompt: str | None = None) -> Text:
+        """One row, or with guidance two: of the negative prompt, then of the prompt (the request's own)."""
+        prompt = request.prompt if prompt is None else prompt
+        texts = [prompt] if request.guidance == 1 else [request.negative_prompt, prompt]
         return self.reader(texts, request.height, request.width)
 
     @torch.inference_mode()
-    def encode_given(self, given: Given, whole: bool = False) -> tuple[Tensor, Tensor]:
-        """Scaled latents, float32 (1 c t h w), and which of them are given, bool (t h w).
-
-        whole: all frames are encoded, and not only those of which something is given.
-        """
+    def encode_given(self, given: Given, whole: bool = False) -> Cond:
+        """Scaled latents of given pixels. whole: of all frames, not only of those that have given pixels."""
         return codec.encode(self.vae, given, self.device, whole)
 
-    def _latents(self, request: Request) -> tuple[int, int]:
+    def _latent_size(self, request: Request) -> tuple[int, int]:
         """Height and width of a frame in latents."""
         pixels = codec.pixels_of(self.vae)
         return request.height // pixels, request.width // pixels
 
-    @property
-    def _planner(self) -> Planner:
-        told = (net.config.frames if net else 0 for net in (self.forecaster, self.opener))
-        settings = self.growth, self.guided_above, self.revisions, self.drafts
-        return Planner(self.scheduler_config, *settings, *told)
-
-    @property
-    def predictor(self) -> Predictor:
-        """What calls the model at each step."""
-        return Predictor(self.lumiere, self.device, self.dtype, self.window)
-
     def frames_shown(self, request: Request, given: Given | None = None) -> int:
-        """Frames that the model sees at most while it makes a clip: in all steps, drafts and texts."""
-        shown, texts = 0, 1 if request.guidance == 1 else 2
-        for turn in self._planner.turns(request, given)[1]:
-            frames = sum(part.stop - part.start for part in self.predictor.parts(turn.frames))
-            first, more = turn.passes[0], turn.drafts - 1
-            steps = turn.denoising_steps + more * (first.stop - first.start)
-            shown += frames * (texts * steps + (LOOKS * turn.drafts if more else 0))
-            shown += turn.draws_stills * turn.drafts * texts * turn.request.steps
-        return shown
+        """How many frames the model sees while it makes a clip: in all steps, windows and texts."""
+        return sum(sum(self._work(request, part)) for part in self._plan(request, given))
 
     def seams(self, frames: int) -> list[int]:
-        """The frames at which something else begins to be denoised, in a clip of which nothing is given."""
-        if self.growth is not None:
-            return [turn.stop for turn in grow(frames, *self.growth)[:-1]]
-        edges = {edge for part in self.predictor.parts(frames) for edge in (part.start, part.stop)}
+        """The frames at which another segment or window begins, in a clip of which nothing is given."""
+        parts = plan(Request("-", frames=frames), None, self.sampling, takes_cond=False)
+        if len(parts) > 1:
+            return [part.frames.stop for part in parts[:-1]]
+        edges = {edge for window in self._windows(parts[0]) for edge in (window.start, window.stop)}
         return sorted(edges - {0, frames})
 
     def decode(self, latents: Tensor) -> np.ndarray:
         """Scaled latents (1 c t h w) -> uint8 (t h w c). Raises GenerationError as `codec.decode` does."""
         return codec.decode(self.vae, latents)
+
+
+def _until(stopped: Callable[[], bool], steps: Iterator[Step]) -> Iterator[Step]:
+    """The steps, up to the first before which it is stopped."""
+    while not stopped() and (step := next(steps, None)) is not None:
+        yield step
+
+
+def _joined(before: Tensor | None, made: Tensor) -> Tensor:
+    """A clip `1 c t h w` with the frames before it, if there are any."""
+    return made if before is None else torch.cat([before, made], dim=2)

@@ -85,6 +85,7 @@ class Request:
     seed: int | None = None
     strength: float = 1.0
     mode: str = "text"
+    first_frame: str = "base"
     style_weights: tuple[float, ...] = ()
 
     def __post_init__(self):

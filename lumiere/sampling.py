@@ -13,7 +13,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from torch import Tensor
 
 
-class Sampler:
+class Schedule:
     """One run of one scheduler over one clip.
 
     name: one of `SCHEDULERS` in request.py. config: the model's scheduler config. steps: 1 to 150.
@@ -52,21 +52,16 @@ class Sampler:
             return noise * self._scheduler.init_noise_sigma
         return self._scheduler.add_noise(clean, noise, self.timesteps[:1])
 
-    def model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
+    def scale(self, sample: Tensor, timestep: Tensor) -> Tensor:
         """The sample as the model was trained to see it: alpha * clean + sigma * noise."""
         return self._scheduler.scale_model_input(sample, timestep)
 
-    def noisy(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
-        """What the model would be shown at any timestep, of clean latents and unit noise as in `start`."""
-        alpha, sigma = _alpha_sigma(self._scheduler.alphas_cumprod, timestep)
-        return alpha * clean + sigma * correlated(noise, self._correlation)
-
-    def clean(self, output: Tensor, model_input: Tensor, timestep: Tensor) -> Tensor:
+    def pred_x0(self, output: Tensor, model_input: Tensor, timestep: Tensor) -> Tensor:
         """The clean latents (x0) that the model's output at this timestep predicts."""
         return predict_clean(self._scheduler, output, model_input, timestep)
 
-    def output(self, clean: Tensor, model_input: Tensor, timestep: Tensor) -> Tensor:
-        """The model's output at this timestep that predicts these clean latents: the inverse of `clean`."""
+    def prediction(self, clean: Tensor, model_input: Tensor, timestep: Tensor) -> Tensor:
+        """The model's output at this timestep that predicts these clean latents: the inverse of `pred_x0`."""
         return predict_output(self._scheduler, clean, model_input, timestep)
 
     def step(self, output: Tensor, timestep: Tensor, sample: Tensor) -> Tensor:

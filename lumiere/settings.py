@@ -43,7 +43,13 @@ class Settings:
         0.5, CLIPS, "share of clips of which a part is given; 0 for weights that take no such", 0, most=1
     )
     continued: float = option(
-        0.2, CLIPS, "share of those that go on from their beginning, up to three quarters of them", 0, most=1
+        0.2, CLIPS, "share of those of which the first frames are given, up to half of them", 0, most=1
+    )
+    from_start: float = option(
+        0.0, CLIPS, "share of clips seen from their first frame on, which is what is given of them", 0, most=1
+    )
+    cond_noise: float = option(
+        0.0, CLIPS, "noise on given latents, at most, as a standard deviation: sampling gives made ones", 0
     )
 
     factor: int = option(4, FRESH, "frames are this many times fewer on the coarsest level", 1)
@@ -72,12 +78,6 @@ class Settings:
         0.0, NOISE, "if above 0, no timestep counts for more than one of this ratio of signal to noise", 0
     )
     subject_weight: float = option(3.0, NOISE, "how much more the loss counts where the subject is", 0)
-    self_conditioned: float | None = option(
-        None,
-        NOISE,
-        "1 shows every second clip again, as the model made it, and sampling each step what that before it "
-        "made; 0 does not; for fresh weights 0 unless given, for others their own",
-    )
     common_weight: float = option(
         1.0, NOISE, "below 1, an error that all frames of a clip share counts less than how they differ", 0
     )
@@ -119,8 +119,6 @@ class Settings:
                 raise ValueError(f"{entry.name} must be {_in_words(**limits)}; received {value:g}.")
             if choices and value not in choices:
                 raise ValueError(f"{entry.name} is one of {', '.join(choices)}; received {value}.")
-        if self.self_conditioned not in (None, 0, 1):
-            raise ValueError(f"self_conditioned is 0 or 1; received {self.self_conditioned:g}.")
         if self.shortest > self.frames:
             raise ValueError(f"shortest must be at most frames, {self.frames}; received {self.shortest}.")
 

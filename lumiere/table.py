@@ -7,7 +7,27 @@ from pathlib import Path
 
 from .style import Style
 
-SAMPLING = ("guided_above", "growth", "flicker", "revisions", "drafts")  # of a `Model` and its pipeline
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a model's clips are denoised, apart from what a request says.
+
+    Attributes:
+        guidance_interval: lowest and highest share of the timesteps at which guidance counts (Kynkäänniemi et
+            al. 2024, arXiv 2404.07724).
+        segment: frames that are denoised at once, where longer clips are continued segment by segment; None
+            denoises all frames at once.
+        context: frames of a segment, at least, that are given: the last ones of the segment before it.
+        window: frames that the model sees at once, where the motion weights have positions for fewer frames
+            than the clip has; their own by default. Overlapping windows are averaged at every step.
+        flicker: variance of latents over time that is taken out where nothing moves (steady.py).
+    """
+
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    segment: int | None = None
+    context: int = 0
+    window: int | None = None
+    flicker: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -17,18 +37,12 @@ class Model:
     source: hub id, or folder in the repository. motion: hub id, folder or file of motion weights, `motion/`
     in the source when None. Their revisions: commits on the hub, the newest when None. half: fetches half as
     large files. schedule: entries of the scheduler's config that the motion weights need besides those that
-    all adapters do. window: frames denoised at once in clips with more than the motion weights can tell
-    apart. shortest, longest: frames. longest_side: pixels. pixels: of all frames together, at most; where the
-    operator says otherwise (bounds.py), that counts. guided_above: share of the timesteps, above which
-    guidance counts; below it a step takes half the time. growth: frames that are made at once, and how many
-    before them they go on from, where longer clips are made part by part. flicker: variance over time that
-    the motion weights leave in latents where nothing moves, which is taken out. revisions: how often a clip
-    is denoised again where motion is decided (revisions.py). drafts: of a clip or its first part; one of
-    them is gone on with (drafts.py). text_width: of the bases that the motion weights fit, which the
-    weights do not tell. style: in the weights of the base. offload: parts of the model wait beside the device
-    for their turn. preview: folder or hub id of a tiny autoencoder that shows the clip in the making, a
-    linear map when None. gigabytes: of memory on a GPU, for a clip with these settings:
-    `python -m tests.benchmarks.bases full_size` counts it.
+    all adapters do. shortest, longest: frames. longest_side: pixels. pixels: of all frames together, at most;
+    where the operator says otherwise (bounds.py), that counts. sampling: how clips are denoised. text_width:
+    of the bases that the motion weights fit, which the weights do not tell. style: in the weights of the
+    base. offload: parts of the model wait beside the device for their turn. preview: folder or hub id of a
+    tiny autoencoder that shows the clip in the making, a linear map when None. gigabytes: of memory on a GPU,
+    for a clip with these settings: `python -m tests.benchmarks.bases full_size` counts it.
     """
 
     source: str
@@ -40,14 +54,9 @@ class Model:
     scheduler: str = "dpm++ 2m"
     steps: int = 20
     guidance: float = 4.0
-    guided_above: float = 0.0
-    growth: tuple[int, int] | None = None
-    flicker: float = 0.0
-    revisions: int = 0
-    drafts: int = 1
+    sampling: Sampling = Sampling()
     frames: int = 16
     fps: int = 16
-    window: int | None = None
     shortest: int = 1
     longest: int | None = None
     longest_side: int | None = None
@@ -73,7 +82,7 @@ SD15 = Model(
     steps=25,
     guidance=7.5,
     fps=8,
-    window=16,
+    sampling=Sampling(window=16),
     shortest=8,
     longest=128,
     pixels=2**25,
@@ -85,11 +94,7 @@ MODELS = {
         "assets/models/paper-world",
         scheduler="euler a",
         guidance=3.0,
-        guided_above=0.6,
-        growth=(16, 16),
-        flicker=0.005,
-        revisions=2,
-        drafts=3,
+        sampling=Sampling(guidance_interval=(0.6, 1.0), segment=24, context=8, flicker=0.005),
         licence="MIT",
     ),
     "sd15-animatediff": replace(
@@ -120,7 +125,7 @@ MODELS = {
         gigabytes=8.2,
         motion="Lightricks/LongAnimateDiff/lt_long_mm_16_64_frames_v1.1.ckpt",
         frames=64,
-        window=64,
+        sampling=Sampling(window=64),
         shortest=16,
     ),
     "sdxl-animatediff": replace(

@@ -35,10 +35,6 @@ class Text:
         *_, row = self.split(1)
         return row
 
-    def with_last(self, states: Tensor) -> "Text":
-        """The same with other states (1 d k) in the last row."""
-        return Text(torch.cat([self.states[:-1], states]), self.added)
-
     @property
     def arguments(self) -> dict:
         """Those of the UNet's forward pass."""

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 from pathlib import Path
@@ -30,7 +30,7 @@ from lumiere.assembly import complete
 from lumiere.clipfolder import Size, encode_clips
 from lumiere.conditioning import channels
 from lumiere.curves import plot_losses
-from lumiere.data import CAPTIONS, LATENTS, Batch, LatentClips, draw_length
+from lumiere.data import CAPTIONS, LATENTS, Batch, DrawOptions, LatentClips, draw_length
 from lumiere.folder import check, locate, locate_motion, read_json, read_limits
 from lumiere.inflate import Lumiere
 from lumiere.loading import load_model
@@ -40,7 +40,7 @@ from lumiere.motion import save_motion
 from lumiere.optimizer import MatrixOptimizer, plain_attention, relative_rate
 from lumiere.pipeline import GenerationError, LumierePipeline
 from lumiere.request import Request
-from lumiere.sampling import correlated, predict_clean
+from lumiere.sampling import correlated
 from lumiere.settings import Settings
 from lumiere.style import Style
 from lumiere.textcache import TextCache, cache_texts
@@ -175,9 +175,8 @@ class Trainer:
 
     @cached_property
     def _pipeline(self) -> LumierePipeline:
-        """Of the averaged weights, as they are: without what tells in their place how a clip begins."""
-        parts = complete(self.averaged, Styler(locate(self.settings.model), Style()))
-        return LumierePipeline(**vars(replace(parts, forecaster=None, opener=None)))
+        """Of the averaged weights."""
+        return LumierePipeline(**vars(complete(self.averaged, Styler(locate(self.settings.model), Style()))))
 
     def resume(self) -> None:
         """Goes back to the checkpoint in `out`, when there is one; later lines of the metrics are dropped."""
@@ -212,7 +211,7 @@ class Trainer:
         s = self.settings
         names = (
             "frames shortest batch learning_rate decay ema shift spread min_snr caption_dropout given "
-            "continued subject_weight common_weight precision"
+            "continued from_start cond_noise subject_weight common_weight precision"
         )
         return {
             "base": Path(s.model).name if Path(s.model).is_dir() else s.model,
@@ -257,10 +256,8 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(s.seed)
             lumiere = load_weights(base, locate_motion(s.init)) if s.init else self._fresh(base)
-        if (s.given or s.self_conditioned) and not lumiere.given_channels:
+        if s.given and not lumiere.given_channels:
             lumiere.add_given_channels(self.clips.channels + 1)
-        if s.self_conditioned is not None:
-            lumiere.self_conditioned = bool(s.self_conditioned)
         if s.noise_correlation is not None:
             lumiere.noise_correlation = s.noise_correlation
         for name, frames in (("frames", s.frames), ("shortest", s.shortest)):
@@ -283,7 +280,7 @@ class Trainer:
             conditioned=bool(s.conditioned),
             conv_inflation_kwargs=convolution,
             attn_inflation_kwargs=attention,
-            given_channels=self.clips.channels + 1 if s.given or s.self_conditioned else 0,
+            given_channels=self.clips.channels + 1 if s.given else 0,
             embedding_width=s.embedding_width,
             noise_correlation=NOISE_CORRELATION,
         )
@@ -291,11 +288,11 @@ class Trainer:
     def _gradients(self) -> float:
         """Adds up the gradients of the whole batch; returns its loss, the mean over all processes."""
         total = torch.zeros((), device=self.accelerator.device)
-        *others, last = zip(self._passes, next(self._batches), strict=True)
-        for clips, batch in others:
+        *others, last = next(self._batches)
+        for batch in others:
             with self.accelerator.no_sync(self.model):
-                total += self._pass(clips, batch)
-        total += self._pass(*last)
+                total += self._pass(batch)
+        total += self._pass(last)
         return self.accelerator.reduce(total, "mean").item()
 
     @property
@@ -321,8 +318,8 @@ class Trainer:
             )
         )
 
-    def _pass(self, clips: range, batch: Batch) -> Tensor:
-        """Forward and backward for some clips of the batch; returns their part of the loss."""
+    def _pass(self, batch: Batch) -> Tensor:
+        """Forward and backward for some clips of a step; returns their part of the loss."""
         s, device = self.settings, self.accelerator.device
         clean, noise, subject = (x.to(device) for x in (batch.latents, batch.noise, batch.subject))
         noise = correlated(noise, self.lumiere.noise_correlation)
@@ -330,12 +327,7 @@ class Trainer:
         timesteps = (times * self.scheduler.config.num_train_timesteps).long().to(device)
         noisy, target = noise_and_target(self.scheduler, clean, noise, timesteps)
         if self.lumiere.given_channels:
-            mask, made = batch.given.to(device), torch.zeros_like(clean)
-            again = [i for i, clip in enumerate(clips) if (self.step * s.batch + clip) % 2]
-            if self.lumiere.self_conditioned and again:
-                seen = noisy[again], clean[again], mask[again], timesteps[again]
-                made[again] = self._made_of(*seen, [batch.texts[i] for i in again])
-            noisy = torch.cat([noisy, channels(clean, mask, made)], dim=1)
+            noisy = torch.cat([noisy, channels(batch.cond.to(device), batch.given.to(device))], dim=1)
         text = self.captions(batch.texts, device)
         count = min_snr(self.scheduler, timesteps, s.min_snr) if s.min_snr else None
         with plain_attention(device):  # backward, too, where blocks may be computed again
@@ -345,15 +337,6 @@ class Trainer:
             loss = weighted_error(predicted, target, 1 + s.subject_weight * subject, count) / s.accumulation
             self.accelerator.backward(loss)
         return loss.detach()
-
-    @torch.no_grad()
-    def _made_of(
-        self, noisy: Tensor, clean: Tensor, given: Tensor, timesteps: Tensor, texts: list[str]
-    ) -> Tensor:
-        """The clean clips that the model predicts of noisy ones `b c t h w`; pixels of some are given."""
-        shown, text = torch.cat([noisy, channels(clean, given)], dim=1), self.captions(texts, noisy.device)
-        output = self.lumiere(shown, timesteps, return_dict=False, **text.arguments)[0]
-        return predict_clean(self.scheduler, output.float(), noisy, timesteps)
 
     @torch.no_grad()
     def _average(self, decay: float) -> None:
@@ -373,20 +356,18 @@ class _Draws(Dataset):
 
     def __getitem__(self, step: int) -> list[Batch]:
         s, frames = self.settings, length_of(self.settings, step, self.factor)
-        return [
-            self.clips.draw(
-                step,
-                clips,
-                s.batch,
-                frames,
-                s.seed,
-                s.caption_dropout,
-                self.given,
-                s.stride,
-                s.continued,
-            )
-            for clips in self.passes
-        ]
+        options = DrawOptions(
+            batch=s.batch,
+            frames=frames,
+            seed=s.seed,
+            caption_dropout=s.caption_dropout,
+            stride=s.stride,
+            given=self.given,
+            continued=s.continued,
+            from_start=s.from_start,
+            cond_noise=s.cond_noise,
+        )
+        return [self.clips.draw(step, clips, options) for clips in self.passes]
 
 
 def length_of(settings: Settings, step: int, factor: int) -> int:

@@ -1,10 +1,8 @@
-"""Clips longer than the model is shown at once: overlapping windows in time, together or one after another.
+"""Clips longer than the motion weights can tell apart: overlapping temporal windows, denoised together.
 
-Together, the predictions for a frame that several windows cover are averaged at every step (MultiDiffusion,
-Bar-Tal et al. 2023, which Lumiere uses over time in section 3.3), so that the windows become one clip. Where
-a motion has a beat, windows that begin as noise of their own agree on where it is in its cycle only as far as
-they overlap, and the clip changes its pace between them. One after another, each window is given the end of
-those before it as pixels, so that it goes on as they went. Memory grows with the clip in neither case.
+At every step the predictions for a frame that several windows cover are averaged (MultiDiffusion, Bar-Tal et
+al. 2023, which Lumiere uses over time in section 3.3), so that the windows become one clip. Memory does not
+grow with the clip.
 """
 
 from collections.abc import Callable
@@ -12,6 +10,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+WINDOW, OVERLAP = 128, 0.25  # frames of a window, and the share of them that two windows have in common
 
 
 def windows(frames: int, length: int, overlap: int, multiple: int = 1) -> list[slice]:
@@ -29,6 +29,22 @@ def windows(frames: int, length: int, overlap: int, multiple: int = 1) -> list[s
     return [slice(start, start + length) for start in starts]
 
 
+def windows_of(frames: int, length: int | None, positions: int | None, multiple: int) -> list[slice]:
+    """The windows of a clip for motion weights with so many positions.
+
+    Args:
+        frames: of the clip.
+        length: frames of a window; `positions`, or `WINDOW` without such, when None. Weights with positions
+            see a clip whole as long as it has no more frames than these.
+        positions: frames that the weights can tell apart at most; None for any number.
+        multiple: the temporal downsample factor.
+    """
+    length = length or positions or WINDOW
+    if positions:
+        length = positions if frames <= positions else min(length, positions)
+    return windows(frames, length, int(OVERLAP * length), multiple)
+
+
 def in_windows(denoise: Callable[[Tensor], Tensor], clip: Tensor, parts: list[slice]) -> Tensor:
     """`denoise` of `b c t h w`, window by window. Where windows overlap the nearer centre counts for more.
 
@@ -43,54 +59,6 @@ def in_windows(denoise: Callable[[Tensor], Tensor], clip: Tensor, parts: list[sl
         total = total + F.pad(weight * denoise(clip[:, :, part]), around)
         weights[part] += weight
     return total / weights
-
-
-def grow(frames: int, new: int, before: int, begun: int = 0) -> list[slice]:
-    """Windows that are made one after another: each adds `new` frames, and sees up to `before` before them.
-
-    begun: first frames that are there already. Raises ValueError unless `new` is 1 or more and `before` not
-    negative.
-    """
-    if new < 1 or before < 0:
-        raise ValueError(f"Clips grow by 1 frame or more from 0 or more: received {new} and {before}.")
-    return [slice(max(0, start - before), min(start + new, frames)) for start in range(begun, frames, new)]
-
-
-def going_on(
-    clip: Tensor | None, window: slice, known: tuple[Tensor, Tensor] | None, again: int = 0
-) -> tuple[Tensor, Tensor] | None:
-    """What a window is given: of the clip so far (1 c t h w) its frames, besides what is known of the whole.
-
-    known, and the result: latents (1 c t h w) and which of them are given, bool (t h w); None for none.
-    again: last frames of the clip so far that are made again.
-    """
-    if known is not None:
-        known = known[0][:, :, window], known[1][window]
-    if clip is None:
-        return known
-    length, count = window.stop - window.start, clip.shape[2] - window.start - again
-    if known is None:
-        empty = clip.new_zeros(*clip.shape[:2], length, *clip.shape[3:])
-        known = empty, torch.zeros_like(empty[0, 0], dtype=torch.bool)
-    latents, mask = (x.clone() for x in known)
-    latents[:, :, :count], mask[:count] = clip[:, :, window.start :][:, :, :count], True
-    return latents, mask
-
-
-def joined(clip: Tensor | None, window: Tensor, where: slice, again: int = 0) -> Tensor:
-    """The clip so far, `b c t h w`, with what a window made of it and after it.
-
-    again: last frames of the clip so far that the window made again, to which it goes over in these frames.
-    """
-    if clip is None:
-        return window
-    window, end = window.clone(), clip.shape[2] - where.start
-    share = torch.arange(1, again + 1).to(clip) / (again + 1)
-    faded = slice(end - again, end)
-    window[:, :, faded] = torch.lerp(
-        clip[:, :, clip.shape[2] - again :], window[:, :, faded], share[:, None, None]
-    )
-    return torch.cat([clip[:, :, : where.start], window], dim=2)
 
 
 def _tent(length: int) -> Tensor:

@@ -194,10 +194,6 @@ def test_more_frames_than_positions_go_through_windows(pipelines):
     frames_of(our, replace(SEEN, frames=POSITIONS, guidance=1.0, steps=1))
     handle.remove()
     assert len(frames) == POSITIONS + 16 and seen == [POSITIONS] * 3
-    our.window = 16
-    assert [part.stop - part.start for part in our.predictor.parts(40)] == [16, 16, 16]
-    assert our.predictor.parts(POSITIONS) == [slice(0, POSITIONS)]
-    our.window = None
 
 
 def test_half_as_large_files_are_found(folder, tmp_path):
@@ -226,7 +222,7 @@ def test_the_table_says_what_each_model_is():
         for revision in (model.revision, model.motion_revision):
             assert revision is None or re.fullmatch("[0-9a-f]{40}", revision), name
         assert Request("x", steps=model.steps, guidance=model.guidance, scheduler=model.scheduler)
-    assert models.entry("sd15-long").frames == models.entry("sd15-long").window == 64
+    assert models.entry("sd15-long").frames == models.entry("sd15-long").sampling.window == 64
     other = models.entry("a/base", "guoyww/animatediff-motion-adapter-v1-5-3")
     usual = MODELS["sd15-animatediff"]
     assert other == replace(

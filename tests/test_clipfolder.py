@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from lumiere.clipfolder import Size, captioned, encode_clips
-from lumiere.data import LatentClips
+from lumiere.data import DrawOptions, LatentClips
 from lumiere.images import fit
 from lumiere.loading import load_model
 from lumiere.settings import Settings
@@ -167,7 +167,7 @@ def test_every_second_frame_is_seen_too(folder, vae, tmp_path):
     encode_clips(folder, cache, vae, SIZE, print)
     clips, seen = LatentClips(cache), set()
     for step in range(40):
-        batch = clips.draw(step, range(2), 2, 4, 0, 0.0, stride=3)
+        batch = clips.draw(step, range(2), DrawOptions(2, 4, stride=3))
         for latents, text in zip(batch.latents, batch.texts, strict=True):
             frames = torch.from_numpy(clips.latents[text == "a clip called deep/b"].astype(np.float32))
             differences = (frames[None] - latents.transpose(0, 1)[:, None]).abs().flatten(2).sum(2)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lumiere.data import LatentClips, read_captions, write_captions
+from lumiere.data import DrawOptions, LatentClips, read_captions, write_captions
 
 CLIPS, FRAMES = 5, 10
 
@@ -23,9 +23,9 @@ def folder(tmp_path):
     return tmp_path
 
 
-def draw(folder, step=0, clips=None, batch=4, frames=4, seed=0, caption_dropout=0.0):
+def draw(folder, step=0, clips=None, batch=4, frames=4, **options):
     clips = range(batch) if clips is None else clips
-    return LatentClips(folder).draw(step, clips, batch, frames, seed, caption_dropout)
+    return LatentClips(folder).draw(step, clips, DrawOptions(batch, frames, **options))
 
 
 def test_another_process_is_told_the_folder_and_not_sent_its_clips(folder):
@@ -34,7 +34,7 @@ def test_another_process_is_told_the_folder_and_not_sent_its_clips(folder):
     clips = LatentClips(folder)
     sent = pickle.dumps(clips)
     assert len(sent) < 1000 < clips.latents.nbytes
-    ours, theirs = (c.draw(3, range(2), 2, 4, 0, 0.0) for c in (clips, pickle.loads(sent)))
+    ours, theirs = (c.draw(3, range(2), DrawOptions(2, 4)) for c in (clips, pickle.loads(sent)))
     assert torch.equal(ours.latents, theirs.latents) and ours.texts == theirs.texts
 
 
@@ -156,9 +156,26 @@ def test_empty_folder_of_clips_is_refused(folder):
 def test_stills_are_trained_on_at_any_stride(folder):
     for name in ("latents", "weights"):
         np.save(folder / f"{name}.npy", np.load(folder / f"{name}.npy")[:, :1])
-    assert LatentClips(folder).draw(0, range(4), 4, 1, 0, 0.0, stride=2).latents.shape == (4, 4, 1, 2, 3)
+    assert draw(folder, frames=1, stride=2).latents.shape == (4, 4, 1, 2, 3)
 
 
 def test_windows_longer_than_the_clips_are_refused(folder):
     with pytest.raises(ValueError, match="have 10 frames; training on 12"):
         draw(folder, frames=12)
+
+
+def test_clips_from_their_start_give_their_first_frame(folder):
+    starts = {(int(x[0, 0, 0, 0]) % 100) for s in range(5) for x in draw(folder, s, from_start=1.0).latents}
+    assert starts == {0}
+    given = draw(folder, from_start=1.0, given=1.0).given
+    assert given[:, 0].all() and not given[:, 1:].any()
+    assert not draw(folder, from_start=1.0, given=0.0).given.any()
+    mixed = [draw(folder, s, batch=8, from_start=0.5).latents[:, 0, 0, 0, 0] % 100 for s in range(20)]
+    assert 0.4 < (torch.cat(mixed) == 0).float().mean() < 0.8
+
+
+def test_given_latents_are_shown_with_noise(folder):
+    plain, noisy = draw(folder), draw(folder, cond_noise=0.5)
+    assert torch.equal(plain.cond, plain.latents) and torch.equal(noisy.latents, plain.latents)
+    deviations = (noisy.cond - noisy.latents).flatten(1).std(1)
+    assert (deviations < 0.7).all() and deviations.max() > 0.05

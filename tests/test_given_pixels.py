@@ -59,8 +59,6 @@ def test_given_channels_are_refused_where_there_is_no_place_for_them(unet, input
         Lumiere.from_unet(unet)(joined, timestep, text)
     with pytest.raises(ValueError, match="clips x 4 or 9 channels.*received 2 x 8"):
         Lumiere.from_unet(unet, given_channels=5)(joined[:, :8], timestep, text)
-    with pytest.raises(ValueError, match="`self_conditioned` takes `given_channels`"):
-        Lumiere.from_unet(unet, self_conditioned=True)
 
 
 @torch.no_grad()

@@ -11,9 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 ORDER = (
     "allocator bounds request fetch folder style table layers places hooks inflate motion adapters "
-    "conditioning windows steady preview video images convnet repeats forecaster opener loading lora text "
-    "memory codec sampling stills prediction drafts revisions turns denoising assembly pipeline modes models "
-    "zerogpu batch jobs data clipfolder curves optimizer loss settings textcache trainer paperworld train "
+    "conditioning windows steady preview video images first_frame loading lora text memory codec sampling "
+    "loop denoiser plan assembly pipeline modes models zerogpu batch jobs data clipfolder curves optimizer loss settings textcache trainer paperworld train "
     "page __main__ app"
 ).split()
 WITHOUT_TORCH = (

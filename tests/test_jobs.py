@@ -22,7 +22,10 @@ class Step:
     step: int
     steps: int
     length: int = 1
-    stills: bool = False
+    share: float | None = None
+
+    def __post_init__(self):
+        self.share = self.step / self.steps if self.share is None else self.share
 
     def preview(self):
         return np.full((1, 2, 2, 3), self.step, np.uint8)
@@ -123,24 +126,24 @@ def test_pace_and_time_left():
     list(updates)
 
 
-def test_a_step_that_drew_stills_tells_nothing_of_the_pace(monkeypatch):
+def test_time_left_follows_the_share_of_the_work(monkeypatch):
     go, clock = threading.Semaphore(0), [0.0]
     monkeypatch.setattr(jobs, "time", SimpleNamespace(monotonic=lambda: clock[0]))
 
     def run(stop):
-        for step in range(1, 5):
+        for step, share in enumerate((0.1, 0.2, 0.6, 1.0), 1):
             assert go.acquire(timeout=PATIENCE)
-            yield Step(step, 4, stills=step == 1)
+            yield Step(step, 4, share=share)
 
     updates, seen = Job(run).start().updates(0.05), []
-    for step in range(1, 4):
-        clock[0] += 10 if step == 1 else 2
+    for step, seconds in enumerate((1, 1, 4), 1):
+        clock[0] += seconds
         go.release()
         seen.append(next(u for u in updates if u is not None and u.step == step))
     go.release()
     list(updates)
-    assert seen[0].seconds_per_step is None and seen[0].seconds_left is None
-    assert [update.seconds_per_step for update in seen[1:]] == [2, 2]
+    assert [update.seconds_left for update in seen] == pytest.approx([9, 8, 4])
+    assert [update.seconds_per_step for update in seen] == pytest.approx([1, 1, 2])
 
 
 def test_silence_is_broken_by_heartbeats():

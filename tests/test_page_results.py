@@ -109,13 +109,13 @@ def test_what_is_no_clip_or_no_format_is_refused(clip, asked):
     assert list(results.export(asked, LIMITS, SERVICE)) == ["sentence"]
 
 
-def test_how_long_it_takes_is_told_as_soon_as_it_is_known():
-    request, stills = Request("a red ball", frames=16, steps=20), jobs.Update(step=1, steps=5)
-    told = results.told(request, stills)
+def test_time_left_and_pace():
+    request, begun = Request("a red ball", frames=16, steps=20), jobs.Update(step=1, steps=5)
+    told = results.told(request, begun)
     assert told["text"] == "Step 1 of 5" and told["pace"] == 0
-    told = results.told(request, replace(stills, step=2, seconds_per_step=2.0))
+    told = results.told(request, replace(begun, step=2, seconds_per_step=2.0, seconds_left=6.0, share=0.4))
     assert told["text"] == "Step 2 of 5 · 2.0 s per step · 6.0 s left"
-    assert told["pace"] == pytest.approx(2.0 * 5 / (20 * 16))
+    assert told["pace"] == pytest.approx(10 / (20 * 16))
 
 
 @pytest.mark.parametrize(

@@ -55,10 +55,6 @@ def test_any_number_of_frames(frames):
     assert covered.shape == (frames, SIZE, SIZE)
 
 
-def test_at_twice_the_pace_every_second_frame_is_seen():
-    assert np.array_equal(render(scene("circling"), 4, pace=2)[0], render(scene("circling"), 8)[0][::2])
-
-
 def test_still_scenes_stand_still():
     clip, _ = render(scene("still"), 3)
     assert np.array_equal(clip[0], clip[1]) and np.array_equal(clip[0], clip[2])

@@ -12,9 +12,9 @@ import torch
 
 from lumiere.conditioning import Given
 from lumiere.pipeline import GenerationError, LumierePipeline, Progress, Result
-from lumiere.prediction import Predictor
+from lumiere.denoiser import Denoiser
 from lumiere.request import SCHEDULERS, Request
-from lumiere.table import Model
+from lumiere.table import Model, Sampling
 from lumiere.text import TextReader
 from tests.clips import REQUEST, last, with_unet
 
@@ -143,10 +143,10 @@ def test_a_unet_without_memory_says_what_to_lower(pipeline):
 
 def test_a_fresh_model_makes_a_still_clip_and_the_stored_one_a_moving_one(tiny_model, pipeline):
     fresh = LumierePipeline.from_pretrained(tiny_model, device="cpu", fresh=True)
-    text = fresh.encode_prompt(REQUEST)
+    text = fresh.encode_prompt(replace(REQUEST, guidance=1.0))
     still = torch.randn(1, 4, 1, 8, 8, generator=torch.Generator().manual_seed(0)).expand(-1, -1, 8, -1, -1)
     with torch.inference_mode():
-        outputs = [p.predictor.output(still, torch.tensor(500), text, 4.0) for p in (fresh, pipeline)]
+        outputs = [p.lumiere(still, torch.tensor(500), **text.arguments).sample for p in (fresh, pipeline)]
     spread = [output.std(dim=2).max() for output in outputs]
     assert spread[0] < 1e-5 < 1e-3 < spread[1]
 
@@ -216,29 +216,65 @@ def test_the_base_is_an_ordinary_model_of_diffusers(tiny_model):
     assert image.shape == (64, 64, 3)
 
 
-def test_a_clip_grows_part_by_part_each_going_on_from_those_before(pipeline, monkeypatch):
-    monkeypatch.setattr(pipeline, "growth", (8, 4))
-    seen, request = [], replace(REQUEST, frames=24)
-    handle = pipeline.lumiere.register_forward_pre_hook(lambda m, args: seen.append(args[0].shape[2]))
-    *steps, result = pipeline.generate(request)
+@pytest.fixture
+def segmented(pipeline) -> LumierePipeline:
+    other = copy.copy(pipeline)
+    other.sampling = Sampling(segment=12, context=4, guidance_interval=(0.6, 1.0))
+    return other
+
+
+@pytest.fixture
+def still_first(segmented) -> LumierePipeline:
+    """With random weights for given pixels, so that text to video begins with a still."""
+    segmented.lumiere = copy.deepcopy(segmented.lumiere)
+    segmented.lumiere.add_given_channels(5)
+    torch.nn.init.normal_(segmented.lumiere.conv_in.weight, std=0.1)
+    return segmented
+
+
+def test_long_clips_are_continued_segment_by_segment(segmented):
+    seen, request = [], replace(REQUEST, frames=28)
+    handle = segmented.lumiere.register_forward_pre_hook(lambda m, args: seen.append(args[0].shape[2]))
+    *steps, result = segmented.generate(request)
     handle.remove()
-    assert seen == [8] * 4 + [12] * 6 and result.steps == result.steps_done == 10, "what goes on takes fewer"
-    assert [item.length for item in steps] == [8] * 4 + [16] * 3 + [24] * 3
-    assert steps[0].steps == 10 and steps[-1].preview().shape[0] == 24
-    for fewer in (8, 16):  # so what comes later changes nothing of what was
-        alone = last(pipeline, replace(request, frames=fewer)).frames.astype(int)
+    assert set(seen) == {12} and result.steps == result.steps_done == 3 * 4
+    assert [item.length for item in steps] == [12] * 4 + [20] * 4 + [28] * 4
+    assert steps[-1].preview().shape[0] == 24 and segmented.seams(28) == [12, 20]
+    shares = [item.share for item in steps]
+    assert shares == sorted(shares) and shares[-1] == 1 and 0 < shares[0] < 0.2
+    for fewer in (12, 20):  # so what comes later changes nothing of what was
+        alone = last(segmented, replace(request, frames=fewer)).frames.astype(int)
         assert np.abs(alone - result.frames[:fewer]).max() <= 1  # decoded in other slices, which round
-    assert pipeline.seams(24) == [8, 16]
 
 
-def test_a_clip_that_is_stopped_while_it_grows_ends_where_it_was(pipeline, monkeypatch):
-    monkeypatch.setattr(pipeline, "growth", (8, 4))
-    for asked, done, frames in ((4, 4, 8), (5, 5, 16)):
+def test_a_stopped_clip_ends_with_its_segment(segmented):
+    for asked, frames in ((4, 12), (5, 20)):
         calls = []
         stop = lambda calls=calls, asked=asked: len(calls) >= asked or calls.append(1)  # noqa: E731
-        result = list(pipeline.generate(replace(REQUEST, frames=24), stop))[-1]
-        assert result.stopped and (result.steps_done, result.steps) == (done, 10)
+        result = list(segmented.generate(replace(REQUEST, frames=28), stop))[-1]
+        assert result.stopped and (result.steps_done, result.steps) == (asked, 12)
         assert result.frames.shape == (frames, 64, 64, 3)
+
+
+def test_text_begins_with_a_still_by_the_base(still_first, monkeypatch):
+    latents, decode = [], still_first.decode
+    monkeypatch.setattr(still_first, "decode", lambda x: latents.append(x) or decode(x))
+    *steps, result = still_first.generate(REQUEST)
+    assert [item.length for item in steps] == [1] * 4 + [8] * 4 and result.steps == 8
+    stopped = list(still_first.generate(REQUEST, iter([False] * 4 + [True]).__next__))[-1]
+    assert stopped.stopped and stopped.frames.shape[0] == 1
+    clip, still = latents
+    torch.testing.assert_close(clip[:, :, :1], still)
+    *steps, result = still_first.generate(replace(REQUEST, first_frame="none"))
+    assert [item.length for item in steps] == [8] * 4
+
+
+def test_the_still_has_a_prompt_of_its_own(still_first):
+    prompts, read = [], still_first.reader
+    still_first.reader = lambda texts, *size: prompts.append(texts[-1]) or read(texts, *size)
+    still_first.first_frame_prompt = lambda prompt: f"{prompt} resting"
+    last(still_first, REQUEST)
+    assert prompts == [f"{REQUEST.prompt} resting", REQUEST.prompt]
 
 
 def test_flicker_is_taken_out_of_what_is_made_and_not_of_what_is_given(pipeline, picture, monkeypatch):
@@ -248,46 +284,56 @@ def test_flicker_is_taken_out_of_what_is_made_and_not_of_what_is_given(pipeline,
     latents, decode = [], pipeline.decode
     monkeypatch.setattr(pipeline, "decode", lambda clip: latents.append(clip) or decode(clip))
     for flicker in (0.0, 1e9):
-        monkeypatch.setattr(pipeline, "flicker", flicker)
+        monkeypatch.setattr(pipeline, "sampling", Sampling(flicker=flicker))
         *_, result = pipeline.generate(request, given=given)
     made, calm = latents
     own = pipeline.encode_given(given)[0][:, :, :2]
     assert torch.equal(made[:, :, :2], own) and torch.equal(calm[:, :, :2], own)
     assert calm[:, :, 2:].diff(dim=2).abs().mean() < 0.3 * made[:, :, 2:].diff(dim=2).abs().mean()
-    loaded = LumierePipeline.from_pretrained(replace(Model(str(pipeline.styler.folder)), flicker=0.5))
-    assert loaded.flicker == 0.5
+    model = replace(Model(str(pipeline.styler.folder)), sampling=Sampling(flicker=0.5))
+    assert LumierePipeline.from_pretrained(model).sampling.flicker == 0.5
 
 
-@pytest.mark.slow
-def test_frames_shown_are_those_of_all_steps_drafts_and_texts(pipeline, monkeypatch):
-    for name, value in {"guided_above": 0.6, "revisions": 1, "drafts": 2, "growth": (8, 4)}.items():
-        monkeypatch.setattr(pipeline, name, value)
+def test_frames_shown_are_those_of_all_steps_and_texts(still_first):
     shown = []
-    handle = pipeline.lumiere.register_forward_pre_hook(lambda m, args: shown.append(args[0][:, 0, :, 0, 0]))
-    for frames in (8, 16):
-        for guidance, most in ((1.0, 1), (4.0, 2)):
+    count = lambda m, args: shown.append(args[0].shape[0] * (args[0].shape[2] if args[0].ndim == 5 else 1))  # noqa: E731
+    handles = [still_first.lumiere.register_forward_pre_hook(count)]
+    for frames in (8, 20):
+        for guidance in (1.0, 4.0):
             request = replace(REQUEST, frames=frames, steps=6, guidance=guidance)
-            list(pipeline.generate(request))
-            seen, told = sum(each.numel() for each in shown), pipeline.frames_shown(request)
-            assert seen <= told < most * seen + 1, "told the prompt alone below, and twice at most"
             shown.clear()
-    handle.remove()
+            list(still_first.generate(request))
+            still = 6 if guidance == 1 else 6 + len([t for t in (999, 832, 666) if t >= 600])
+            assert sum(shown) + still == still_first.frames_shown(request)
+    for handle in handles:
+        handle.remove()
 
 
-def test_a_clip_grows_from_what_is_given_unless_that_is_its_end(pipeline, picture, monkeypatch):
-    monkeypatch.setattr(pipeline, "growth", (4, 4))
+def test_given_frames_are_continued_unless_they_end_the_clip(pipeline, picture, monkeypatch):
+    monkeypatch.setattr(pipeline, "sampling", Sampling(segment=4, context=0))
     request = replace(REQUEST, frames=8, steps=2)
     beginning, end = (np.zeros((8, 64, 64), bool) for _ in range(2))
     beginning[:5], end[-1] = True, True
     *steps, result = pipeline.generate(request, given=Given(picture, beginning))
-    assert [(item.length, item.steps) for item in steps] == [(8, 1)] and len(result.frames) == 8
-    latents = pipeline.encode_given(Given(picture, beginning))[0]
+    assert [item.length for item in steps] == [4, 4, 8, 8] and len(result.frames) == 8
+    latents = pipeline.encode_given(Given(picture, beginning)).latents
     assert np.abs(result.frames[:5].astype(int) - pipeline.decode(latents)[:5]).max() <= 2
     *steps, result = pipeline.generate(request, given=Given(picture, end))
     assert [item.length for item in steps] == [8, 8] and result.steps == 2
     *steps, result = pipeline.generate(replace(request, strength=0.5), given=Given(picture, end))
     assert [item.length for item in steps] == [8]
     assert list(pipeline.generate(request, lambda: True, Given(picture, beginning))) == []
+
+
+def test_windows_bound_what_the_model_sees(pipeline, monkeypatch):
+    monkeypatch.setattr(pipeline, "sampling", Sampling(window=8))
+    request, seen = replace(REQUEST, frames=24, guidance=1.0), []
+    handle = pipeline.lumiere.register_forward_pre_hook(lambda m, args: seen.append(args[0].shape[2]))
+    long = last(pipeline, request).frames
+    handle.remove()
+    assert seen == [8] * len(seen) and len(seen) > 3 * 4 and long.shape == (24, 64, 64, 3)
+    monkeypatch.setattr(pipeline, "sampling", Sampling(window=24))
+    assert not np.array_equal(last(pipeline, request).frames, long)
 
 
 def test_strength_says_how_far_a_clip_is_made_anew(pipeline, picture, monkeypatch):
@@ -297,7 +343,7 @@ def test_strength_says_how_far_a_clip_is_made_anew(pipeline, picture, monkeypatc
     assert np.abs(list(pipeline.generate(request, given=given))[-1].frames - plain).max() <= 1  # rounding
     latents, _ = pipeline.encode_given(given, whole=True)
     # Without velocity the noise of the beginning is still there at the end, and tells how much it was.
-    monkeypatch.setattr(Predictor, "output", lambda _, model_input, *__: torch.zeros_like(model_input))
+    monkeypatch.setattr(Denoiser, "_guided", lambda _, x, *__: torch.zeros_like(x))
     monkeypatch.setattr(pipeline, "decode", lambda sample: sample)
     distances = []
     for strength in (0.1, 0.5, 0.9):

@@ -7,7 +7,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from lumiere.request import SCHEDULERS
-from lumiere.sampling import CLASSES, STOCHASTIC, Sampler, correlated, independent
+from lumiere.sampling import CLASSES, STOCHASTIC, Schedule, correlated, independent
 
 SHAPE = (1, 4, 4, 16, 16)
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -36,15 +36,15 @@ def unit_noise(*shape):
 def run(name, steps, kind, mean, deviation):
     """(result, unit noise it began with, largest error of any x0 estimate, x0 estimate of the last step)."""
     generator = torch.Generator().manual_seed(0)
-    sampler = Sampler(name, config(kind), steps, generator)
+    sampler = Schedule(name, config(kind), steps, generator)
     noise = torch.randn(SHAPE, generator=generator)
     sample, error = sampler.start(noise), 0.0
     for timestep in sampler.timesteps:
-        seen = sampler.model_input(sample, timestep)
+        seen = sampler.scale(sample, timestep)
         product = sampler._scheduler.alphas_cumprod[int(timestep)].double()
         alpha, sigma = product.sqrt(), (1 - product).sqrt()
         output, truth = optimal_output(kind["prediction_type"], seen.double(), alpha, sigma, mean, deviation)
-        clean = sampler.clean(output.float(), seen, timestep)
+        clean = sampler.pred_x0(output.float(), seen, timestep)
         error = max(error, (clean - truth).abs().max().item())
         sample = sampler.step(output.float(), timestep, sample)
     assert len(sampler.timesteps) == steps
@@ -117,17 +117,17 @@ def test_the_last_step_ends_in_its_own_estimate(name):
 
 @pytest.mark.parametrize("kind", [ZERO_SNR, EPSILON], ids=["zero_snr", "epsilon"])
 def test_the_output_that_predicts_a_clip_is_the_inverse(kind):
-    sampler = Sampler("dpm++ 2m", config(kind), 10, torch.Generator())
+    sampler = Schedule("dpm++ 2m", config(kind), 10, torch.Generator())
     seen, clean = unit_noise(2, *SHAPE)
     for timestep in sampler.timesteps:
-        output = sampler.output(clean, seen, timestep)
-        torch.testing.assert_close(sampler.clean(output, seen, timestep), clean, atol=1e-4, rtol=1e-3)
+        output = sampler.prediction(clean, seen, timestep)
+        torch.testing.assert_close(sampler.pred_x0(output, seen, timestep), clean, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_all_step_counts_are_kept_and_start_in_pure_noise(name):
     for steps in range(1, 151):
-        timesteps = Sampler(name, config(ZERO_SNR), steps, torch.Generator()).timesteps
+        timesteps = Schedule(name, config(ZERO_SNR), steps, torch.Generator()).timesteps
         assert len(timesteps) == steps and timesteps[0] == 999 and timesteps[-1] >= 0
         assert (timesteps.diff() < 0).all()
 
@@ -168,10 +168,10 @@ def test_correlated_noise_is_unit_noise_that_frames_share(correlation):
 def test_the_noise_of_a_run_keeps_its_correlation(name):
     picture = torch.linspace(-3, 3, 6).view(1, 1, 6, 1, 1).double().expand(1, 4, 6, 64, 64)
     generator = torch.Generator().manual_seed(0)
-    sampler = Sampler(name, config(ZERO_SNR), 8, generator, correlation=0.7)
+    sampler = Schedule(name, config(ZERO_SNR), 8, generator, correlation=0.7)
     sample = sampler.start(unit_noise(*picture.shape))
     for timestep in sampler.timesteps:
-        seen = sampler.model_input(sample, timestep)
+        seen = sampler.scale(sample, timestep)
         product = sampler._scheduler.alphas_cumprod[int(timestep)].double()
         alpha, sigma = product.sqrt(), (1 - product).sqrt()
         noise = (seen.double() - alpha * picture) / sigma
@@ -186,16 +186,16 @@ def test_the_noise_of_a_run_keeps_its_correlation(name):
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_a_clip_to_begin_with_gets_the_noise_of_the_first_step(name, kind):
     generator = torch.Generator().manual_seed(0)
-    sampler = Sampler(name, config(kind), 20, generator, last=8)
+    sampler = Schedule(name, config(kind), 20, generator, last=8)
     assert len(sampler.timesteps) == 8
     clean, noise = torch.linspace(-3, 3, 4 * 4 * 16 * 16).view(SHAPE), unit_noise(*SHAPE)
     sample, timestep = sampler.start(noise, clean), sampler.timesteps[0]
     product = sampler._scheduler.alphas_cumprod[int(timestep)]
     alpha, sigma = product.sqrt(), (1 - product).sqrt()
     torch.testing.assert_close(
-        sampler.model_input(sample, timestep), alpha * clean + sigma * noise, atol=2e-3, rtol=1e-3
+        sampler.scale(sample, timestep), alpha * clean + sigma * noise, atol=2e-3, rtol=1e-3
     )
     for timestep in sampler.timesteps:  # a model that always sees this picture ends in it
-        seen = sampler.model_input(sample, timestep)
-        sample = sampler.step(sampler.output(clean, seen, timestep), timestep, sample)
+        seen = sampler.scale(sample, timestep)
+        sample = sampler.step(sampler.prediction(clean, seen, timestep), timestep, sample)
     assert (sample - clean).abs().max() < 1e-3

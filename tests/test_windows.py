@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lumiere.windows import going_on, grow, in_windows, joined, windows
+from lumiere.windows import WINDOW, in_windows, windows, windows_of
 
 
 @pytest.mark.parametrize("frames", [129, 160, 161, 256, 479, 480, 1000])
@@ -46,36 +46,8 @@ def test_what_windows_agree_on_is_kept_and_differences_fade():
     assert (steps >= 0).all() and steps.max() < 0.5  # without windows that share frames it would jump by 1
 
 
-@pytest.mark.parametrize(
-    "frames, new, before, begun", [(80, 16, 12, 0), (84, 16, 12, 16), (8, 16, 4, 0), (20, 4, 8, 8)]
-)
-def test_windows_that_grow_add_every_frame_once_and_see_those_before(frames, new, before, begun):
-    made = begun
-    for part in grow(frames, new, before, begun):
-        assert part.start == max(0, made - before) and 0 < part.stop - made <= new
-        made = part.stop
-    assert made == frames
-
-
-def test_a_window_is_given_the_clip_so_far_beside_what_is_known():
-    clip, known = torch.randn(1, 4, 8, 2, 2), (torch.randn(1, 4, 12, 2, 2), torch.zeros(12, 2, 2).bool())
-    known[1][:, 0] = True
-    window = slice(4, 12)
-    assert going_on(None, window, None) is None
-    for whole in (None, known):
-        latents, mask = going_on(clip, window, whole)
-        assert torch.equal(latents[:, :, :4], clip[:, :, 4:]) and mask[:4].all()
-        assert mask.shape == (8, 2, 2) and not mask[4:, 1].any()
-    assert mask[4:, 0].all() and torch.equal(latents[:, :, 4:], known[0][:, :, 8:])
-    assert torch.equal(known[1], torch.tensor([True, False])[None, :, None].expand(12, 2, 2)), "was changed"
-    longer = joined(clip, latents, window)
-    assert torch.equal(longer[:, :, :8], clip) and longer.shape[2] == 12
-    latents, mask = going_on(clip, window, known, again=3)
-    assert torch.equal(latents[:, :, :1], clip[:, :, 4:5]) and mask[0].all()
-    assert torch.equal(latents[:, :, 1:], known[0][:, :, 5:]) and mask[1:, 0].all() and not mask[1:, 1].any()
-    made = (torch.arange(8) > 0).float()[:, None, None].expand(1, 2, 8, 2, 2)
-    longer = joined(torch.zeros(1, 2, 8, 2, 2), made, window, again=3)
-    assert torch.equal(longer[0, 0, :, 0, 0], torch.tensor([0] * 5 + [0.25, 0.5, 0.75] + [1.0] * 4))
-    for wrong in ((0, 4), (4, -1)):
-        with pytest.raises(ValueError, match="grow by 1 frame or more"):
-            grow(80, *wrong)
+def test_windows_follow_positions():
+    assert windows_of(40, 16, None, 4) == windows(40, 16, 4, 4)
+    assert windows_of(24, 16, 24, 1) == [slice(0, 24)]  # weights with positions see as much as they can
+    assert windows_of(40, 32, 24, 1) == windows(40, 24, 6, 1)
+    assert windows_of(WINDOW, None, None, 4) == [slice(0, WINDOW)]

@@ -33,11 +33,11 @@ def told(request: Request, update) -> dict:
         text = update.text or words.waiting(update.ahead)
     elif update.step == update.steps:
         text = words.DEVELOPING
-    elif update.seconds_per_step is None:
+    elif update.seconds_left is None:
         text = words.begun(update.step, update.steps)
     else:
         text = words.working(update.step, update.steps, update.seconds_per_step, update.seconds_left)
-        pace = update.seconds_per_step * update.steps / (request.steps_run * request.frames)
+        pace = update.seconds_left / (1 - update.share) / (request.steps_run * request.frames)
     return status("busy", text, words.facts(request), update.step, update.steps, pace)
 
 

@@ -9,8 +9,6 @@ TRAINED = {
     "autoencoder": "train the autoencoder on rendered stills",
     "text": "train the text encoder and its tokenizer on captions",
     "base": "train the base text-to-image UNet on encoded stills",
-    "forecaster": "train what tells how clips go on, on encoded clips of 32 frames or more, best 80",
-    "opener": "train what tells how clips begin, on encoded clips of 17 frames from rest, and others",
 }
 
 
@@ -24,8 +22,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         prog="python -m lumiere.paperworld",
         description=__doc__,
-        epilog="`make` does all: render, autoencoder, text, encode, base, preview, `lumiere.train`, motion, "
-        "forecaster, opener.",
+        epilog="`make` does all: render, autoencoder, text, encode, base, preview, `lumiere.train`, motion.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -39,13 +36,11 @@ def main(argv=None):
     _add_folders(encode, data="folder made by render")
     for name, words in TRAINED.items():
         command = add(name, words, _train)
-        several = {"nargs": "+"} if name in ("forecaster", "opener") else {}
-        _add_folders(command, None if name == "text" else "folder made by render (and encode)", **several)
+        _add_folders(command, None if name == "text" else "folder made by render (and encode)")
         command.add_argument("--run", required=True, help="folder for checkpoint and metrics, to resume from")
         command.add_argument("--steps", type=int, default=STEPS[name], help="(%(default)s)")
-        if name in ("base", "forecaster", "opener"):
-            command.add_argument("--further", action="store_true", help="begin with the one that is there")
         if name == "base":
+            command.add_argument("--further", action="store_true", help="begin with the one that is there")
             command.add_argument("--batch", type=int, default=BATCH, help="stills a step (%(default)s)")
     motion = add("motion", "put what lumiere.train made into the model", _motion)
     _add_folders(motion)
@@ -60,12 +55,12 @@ def main(argv=None):
     return arguments.do(arguments)
 
 
-def _add_folders(command, data=None, **options):
+def _add_folders(command, data=None):
     from .model_folder import EMBEDDED
 
     command.add_argument("--model", default=EMBEDDED, help="model folder to write into (the embedded one)")
     if data:
-        command.add_argument("--data", required=True, help=data, **options)
+        command.add_argument("--data", required=True, help=data)
 
 
 def _add_render_arguments(command):
@@ -85,17 +80,9 @@ def _add_render_arguments(command):
         help=f"only such; one that is named twice is drawn twice as often: {', '.join(MOTIONS)}",
     )
     command.add_argument(
-        "--paces",
-        type=float,
-        nargs=2,
-        default=(1, 1),
-        metavar="X",
-        help="how many times as fast as its speed says each is, from and to, as for a forecaster (1 1)",
-    )
-    command.add_argument(
         "--from-rest",
         action="store_true",
-        help="the first frame shows it standing still, and the others how it moves from there, for an opener",
+        help="the first frame shows it standing still, and the others how it moves from there",
     )
     command.add_argument("--workers", type=int, default=2, help="processes (%(default)s)")
 
@@ -103,7 +90,7 @@ def _add_render_arguments(command):
 def _render(a):
     from .dataset import render_dataset
 
-    render_dataset(a.data, a.scenes, a.frames, a.seed, a.held_out, a.workers, a.motions, a.paces, a.from_rest)
+    render_dataset(a.data, a.scenes, a.frames, a.seed, a.held_out, a.workers, a.motions, a.from_rest)
 
 
 def _encode(a):

@@ -126,11 +126,13 @@ def canonical(scene, with_speed=False):
     return f"{_article(colour)} {subject} {motion} {BACKGROUND_PHRASES[scene.background][0]}"
 
 
-def at_rest(truth):
-    """What a canonical caption says of a scene before anything moves in it; truth as `caption_with_truth`."""
-    colour, place = COLOUR_WORDS.get(truth["colour"], [""]), BACKGROUND_PHRASES.get(truth["background"], [""])
-    thing = _article(f"{colour[0]} {SUBJECT_WORDS[truth['subject']][0]}".strip())
-    return f"{thing} {MOTION_PHRASES['still'][0][0]} {place[0]}".strip()
+def first_frame_rule():
+    """How prompts of first frames are written: whatever names a motion says that nothing moves instead."""
+    (standing, stands), *_ = MOTION_PHRASES["still"]
+    phrases = [pair for pairs in MOTION_PHRASES.values() for pair in pairs]
+    replace = {word: "" for words in SPEED_WORDS.values() for word in words}
+    replace |= {doing: standing for doing, _ in phrases} | {does: stands for _, does in phrases}
+    return {"replace": replace, "append": standing}
 
 
 def paraphrase(scene, rng, with_speed=False):

@@ -22,23 +22,21 @@ def render_dataset(
     held_out=False,
     workers=2,
     motions=MOTIONS,
-    paces=(1, 1),
     from_rest=False,
 ):
     """Render ``count`` scenes of ``frames`` frames into ``folder``, which move in one of these ways.
 
     Writes pixels.npy uint8 (n t h w c), weights.npy uint8 (n t h/8 w/8), the share of each latent cell that
-    shows the subject or its marks, and scenes.jsonl. Each is as many times as fast as its speed says as is
-    drawn between the two ``paces``. With ``from_rest`` the first frame shows it standing still, and those
-    after it how it moves from there. Scene ``i`` depends on ``seed``, ``i``, ``held_out``, ``motions``,
-    ``paces`` and ``from_rest`` only.
+    shows the subject or its marks, and scenes.jsonl. With ``from_rest`` the first frame shows it standing
+    still, and those after it how it moves from there. Scene ``i`` depends on ``seed``, ``i``, ``held_out``,
+    ``motions`` and ``from_rest`` only.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     cells = SIZE // CELL
     pixels = _create(folder / PIXELS, (count, frames, SIZE, SIZE, 3))
     weights = _create(folder / "weights.npy", (count, frames, cells, cells))
-    jobs = [(seed, index, frames, held_out, motions, paces, from_rest) for index in range(count)]
+    jobs = [(seed, index, frames, held_out, motions, from_rest) for index in range(count)]
     with contextlib.ExitStack() as stack:
         lines = stack.enter_context(open(folder / "scenes.jsonl", "w"))
         rendered = map(_render_one, jobs)
@@ -59,16 +57,15 @@ def _create(path, shape):
 
 
 def _render_one(job):
-    seed, index, frames, held_out, motions, paces, from_rest = job
+    seed, index, frames, held_out, motions, from_rest = job
     rng = np.random.default_rng((seed, index))
     scene = sample_scene(rng, held_out, motions)
-    pace = np.exp(rng.uniform(*np.log(paces)))
     if from_rest:
         still, scene = begin_at_rest(scene, rng)
-        parts = render(still, 1), render(scene, frames - 1, pace=pace)
+        parts = render(still, 1), render(scene, frames - 1)
         clip, covered = (np.concatenate(part) for part in zip(*parts, strict=True))
     else:
-        clip, covered = render(scene, frames, pace=pace)
+        clip, covered = render(scene, frames)
     cells = SIZE // CELL
     share = covered.reshape(frames, cells, CELL, cells, CELL).mean((2, 4))  # t h w -> t h/8 w/8
     return scene, clip, np.round(share * 255).astype(np.uint8)

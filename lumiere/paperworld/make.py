@@ -32,11 +32,6 @@ class Budget:
     frames: int
     motion: int
     batch: int
-    paced: int
-    paced_frames: int  # three times what a forecaster tells, or more: it goes on from what it told itself
-    forecaster: int
-    rest: int
-    opener: int
     workers: int = 2
 
 
@@ -50,23 +45,15 @@ BUDGETS = {
         frames=32,
         motion=2,
         batch=2,
-        paced=2,
-        paced_frames=48,
-        forecaster=2,
-        rest=2,
-        opener=2,
         workers=1,
     ),
     "full": Budget(
         **parts.STEPS,
         stills=40_000,
         clips=12_000,
-        frames=32,
+        frames=40,
         motion=10_000,
         batch=12,
-        paced=3000,
-        paced_frames=80,
-        rest=5400,
     ),
 }
 
@@ -76,8 +63,7 @@ class Maker:
 
     def __init__(self, model: str | Path, work: str | Path, budget: Budget, tell: Callable = print):
         self.model, self.work, self.budget, self.tell = Path(model), Path(work), budget, tell
-        names = "stills", "clips", "paced", "rest"
-        self.stills, self.clips, self.paced, self.rest = (self.work / name for name in names)
+        self.stills, self.clips = self.work / "stills", self.work / "clips"
         b, at = budget, self.work
         self.parts = {
             "stills, rendered": lambda: render_dataset(
@@ -89,22 +75,10 @@ class Maker:
             "base": lambda: parts.base(model, self.stills, at / "base", b.base),
             "preview": lambda: parts.preview(model, self.stills),
             "clips, rendered": lambda: render_dataset(
-                self.clips, b.clips, b.frames, parts.CLIPS_SEED, workers=b.workers
+                self.clips, b.clips, b.frames, parts.CLIPS_SEED, workers=b.workers, from_rest=True
             ),
             "clips, encoded": lambda: parts.latents(model, self.clips),
             "motion": self._motion,
-            "clips at other paces, rendered": lambda: render_dataset(
-                self.paced, b.paced, b.paced_frames, parts.PACED_SEED, workers=b.workers, paces=parts.PACES
-            ),
-            "clips at other paces, encoded": lambda: parts.latents(model, self.paced),
-            "forecaster": lambda: parts.forecaster(
-                model, [self.clips, self.paced], at / "forecaster", b.forecaster
-            ),
-            "clips from rest, rendered": lambda: render_dataset(
-                self.rest, b.rest, parts.OPENED, parts.REST_SEED, workers=b.workers, from_rest=True
-            ),
-            "clips from rest, encoded": lambda: parts.latents(model, self.rest),
-            "opener": lambda: parts.opener(model, [self.rest, self.clips], at / "opener", b.opener),
         }
 
     def make(self) -> dict[str, float]:
@@ -135,7 +109,13 @@ class Maker:
             out=str(self.work / "motion"),
             steps=self.budget.motion,
             batch=self.budget.batch,
-            shift=4.0,
+            frames=24,
+            shortest=16,
+            given=0.9,
+            continued=0.6,
+            from_start=0.4,
+            cond_noise=0.15,
+            shift=3.0,
             padding_mode="circular",  # what leaves the picture comes in at the opposite edge
         )
         show(settings)

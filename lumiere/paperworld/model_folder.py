@@ -8,15 +8,13 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import AutoTokenizer, CLIPTextModel
 
-from ..folder import PREVIEW
-from ..forecaster import Forecaster
-from ..loading import load_forecaster, load_model, load_opener
+from ..folder import FIRST_FRAME, PREVIEW
+from ..loading import load_model
 from ..motion import load_motion, read_facts, save_motion
-from ..opener import Opener
 from ..preview import LatentPreview
 from .autoencoder import to_tensor
 from .base import new_scheduler, new_unet
-from .text import WIDTH
+from .captions import first_frame_rule
 
 EMBEDDED = Path(__file__).resolve().parents[2] / "assets/models/paper-world"
 SHARD_BYTES, MOTION = 9_000_000, "motion"
@@ -59,21 +57,6 @@ def load_base(folder):
     return unet
 
 
-def load_begun_forecaster(folder):
-    """The forecaster in single precision, to be trained; as `load_base`."""
-    return _begun(Forecaster(text_width=WIDTH), load_forecaster(Path(folder), torch.float32))
-
-
-def load_begun_opener(folder):
-    """The opener in single precision, to be trained; as `load_base`."""
-    return _begun(Opener(text_width=WIDTH), load_opener(Path(folder), torch.float32))
-
-
-def _begun(fresh, kept):
-    fresh.load_state_dict(kept.state_dict())
-    return fresh
-
-
 def load_text(folder):
     """(text encoder, tokenizer)"""
     encoder = CLIPTextModel.from_pretrained(Path(folder) / "text_encoder", local_files_only=True)
@@ -88,9 +71,8 @@ def save_motion_of(folder, run):
     save_motion(lumiere, Path(folder) / MOTION, read_facts(motion), torch.float16, SHARD_BYTES)
 
 
-def save_net(folder, name, net):
-    """Put a forecaster or an opener into the folder, in half precision."""
-    copy.deepcopy(net).half().save_pretrained(Path(folder) / name, max_shard_size=SHARD_BYTES)
+def save_first_frame_rule(folder):
+    (Path(folder) / FIRST_FRAME).write_text(json.dumps(first_frame_rule(), indent=1) + "\n")
 
 
 def save_preview(folder, pixels):

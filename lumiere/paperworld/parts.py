@@ -5,29 +5,22 @@ from pathlib import Path
 import numpy as np
 
 from ..data import CAPTIONS
-from ..folder import FORECASTER, OPENER
 from .autoencoder import encode_dataset, train_autoencoder
 from .base import BATCH, train_base
 from .dataset import PIXELS, render_dataset
-from .forecaster import train_forecaster
 from .model_folder import (
     load_base,
-    load_begun_forecaster,
-    load_begun_opener,
     load_text,
     load_vae,
     save_component,
-    save_net,
+    save_first_frame_rule,
     save_preview,
 )
-from .opener import train_opener
 from .text import train_text_encoder
 
-STILLS_SEED, CLIPS_SEED, PACED_SEED, REST_SEED = 11, 12, 13, 14  # evaluation draws its scenes from another
-PACES = 0.7, 1.45  # as a model moves things that knows a slow and a fast pace, one twice the other
-OPENED = 17  # frames of a clip from rest: a still and what an opener tells
+STILLS_SEED, CLIPS_SEED = 11, 12  # evaluation draws its scenes from another
 PREVIEW_PICTURES = 256
-STEPS = {"autoencoder": 2800, "text": 400, "base": 6400, "forecaster": 8000, "opener": 6000}
+STEPS = {"autoencoder": 2800, "text": 400, "base": 6400}
 
 
 def autoencoder(model, data, run, steps=STEPS["autoencoder"]):
@@ -36,10 +29,11 @@ def autoencoder(model, data, run, steps=STEPS["autoencoder"]):
 
 
 def text(model, run, steps=STEPS["text"]):
-    """Encoder and tokenizer, on captions alone."""
+    """Encoder and tokenizer, on captions alone, and how prompts of first frames are written."""
     encoder, tokenizer = train_text_encoder(run, steps)
     save_component(model, "text_encoder", encoder)
     save_component(model, "tokenizer", tokenizer)
+    save_first_frame_rule(model)
 
 
 def latents(model, data):
@@ -51,21 +45,6 @@ def base(model, data, run, steps=STEPS["base"], further=False, batch=BATCH):
     """On the stills in `data` and their latents; `further`, beginning with the base that is there."""
     unet = load_base(model) if further else None
     save_component(model, "unet", train_base(data, *load_text(model), run, steps, unet, batch))
-
-
-def forecaster(model, data, run, steps=STEPS["forecaster"], further=False):
-    """On latents of clips, in several folders, with the text encoder that is there.
-
-    further: beginning with the forecaster that is there.
-    """
-    begun = load_begun_forecaster(model) if further else None
-    save_net(model, FORECASTER, train_forecaster(data, *load_text(model), run, steps, begun))
-
-
-def opener(model, data, run, steps=STEPS["opener"], further=False):
-    """As `forecaster`."""
-    begun = load_begun_opener(model) if further else None
-    save_net(model, OPENER, train_opener(data, *load_text(model), run, steps, begun))
 
 
 def preview(model, data):

@@ -110,9 +110,9 @@ def choose_held_out(seed=0, share=0.1):
     return sorted(chosen)
 
 
-def motion_state(scene, frames, start=0, pace=1.0):
+def motion_state(scene, frames, start=0):
     """Centre x, y (pixels), angle (radians), horizontal and vertical scale: five arrays of (t,)."""
-    n = pace * np.arange(start, start + frames, dtype=np.float64)
+    n = np.arange(start, start + frames, dtype=np.float64)
     x, y = np.full(frames, scene.x), np.full(frames, scene.y)
     angle, wide, tall = np.zeros(frames), np.ones(frames), np.ones(frames)
     if scene.motion in DRIFT:
@@ -172,14 +172,11 @@ def _wrap(distance):
     return (distance + SIZE / 2) % SIZE - SIZE / 2
 
 
-def render(scene, frames=16, start=0, pace=1.0):
-    """Draw a clip: uint8 (t h w c), and how far (t h w, float32 0–1) each pixel shows subject or marks.
-
-    pace: how many times as fast as its speed says.
-    """
+def render(scene, frames=16, start=0):
+    """Draw a clip: uint8 (t h w c), and how far (t h w, float32 0–1) each pixel shows subject or marks."""
     rng = np.random.default_rng(scene.seed)
     x, y, angle, wide, tall = (
-        a.astype(np.float32)[:, None, None] for a in motion_state(scene, frames, start, pace)
+        a.astype(np.float32)[:, None, None] for a in motion_state(scene, frames, start)
     )
     py, px = np.mgrid[:SIZE, :SIZE].astype(np.float32) + 0.5
     dx, dy = _wrap(px - x), _wrap(py - y)  # t h w

@@ -66,24 +66,6 @@ def tokenize(tokenizer, texts):
     ).input_ids
 
 
-@torch.no_grad()
-def states_of(texts, encoder, tokenizer):
-    """What the base is told of them: (b n d)."""
-    return encoder(tokenize(tokenizer, texts))[0]
-
-
-def means_of(encoder, tokenizer):
-    """A function of texts: the means of their states (b 1 d). It reads none twice."""
-    means = {}
-
-    def read(texts):
-        for text in set(texts) - means.keys():
-            means[text] = states_of([text], encoder, tokenizer).mean(1, keepdim=True)
-        return torch.cat([means[text] for text in texts])
-
-    return read
-
-
 class _Reader(nn.Module):
     """The encoder with one linear head per attribute; the heads are thrown away after training."""
 

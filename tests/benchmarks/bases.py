@@ -26,7 +26,7 @@ from lumiere.memory import MARGIN, Peak, weight_bytes
 from lumiere.motion import AnimateDiffBlock
 from lumiere.pipeline import LumierePipeline
 from lumiere.places import adapter_places
-from lumiere.prediction import rows_at_once
+from lumiere.denoiser import rows_at_once
 from lumiere.style import Style
 from lumiere.table import MODELS, Model
 from tests import test_lora, test_pairings, test_residency

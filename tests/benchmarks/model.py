@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from lumiere.allocator import keep_freed_memory
-from lumiere.data import LATENTS, write_captions
+from lumiere.data import LATENTS, DrawOptions, write_captions
 from lumiere.inflate import Lumiere
 from lumiere.loss import noise_and_target
 from lumiere.paperworld.autoencoder import encode
@@ -187,7 +187,7 @@ def overfit(steps: int = 300, batch: int = 4) -> tuple[float, float]:
 @torch.no_grad()
 def one_clip_loss(trainer: Trainer, draws: int = 64) -> float:
     """Mean squared error of the averaged weights on the first clip, at fixed timesteps and noise."""
-    batch, errors = trainer.clips.draw(0, range(1), 1, 16, 0, 0.0), []
+    batch, errors = trainer.clips.draw(0, range(1), DrawOptions(1, 16)), []
     text = trainer.captions(batch.texts, trainer.accelerator.device).states
     correlation = trainer.lumiere.noise_correlation
     for draw in range(draws):
