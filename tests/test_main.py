@@ -1,5 +1,6 @@
 """The command line."""
 
+import json
 import os
 import signal
 import subprocess
@@ -37,6 +38,8 @@ def test_a_clip_with_its_settings(tmp_path, capsys):
     assert frames.shape == (8, 64, 64, 3) and fps == 12
     expected = Request("a red ball", "a dragon", frames=8, fps=12, height=64, width=64, steps=3, seed=7)
     assert Request.from_json(read_settings(clip)) == expected
+    model, saved = models.entry(), json.loads(read_settings(clip))
+    assert (saved["model"], saved["model_version"]) == (Path(model.source).name, model.version)
     again = tmp_path / "again.mp4"
     assert command.main([*arguments, "-o", str(again)]) == 0
     assert np.array_equal(read_clip(again)[0], frames)

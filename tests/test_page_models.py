@@ -173,8 +173,11 @@ def test_a_clip_of_another_model_is_restored_on_its_page(site, stranger, tmp_pat
     assert apps["real"].outside(sent)["settings"]["prompt"] == settings["prompt"]
     address = apps["tiny"].outside(sent)["address"]
     page, query = address.split("?")
-    restored = apps["real"].outside({"query": query})["settings"]
+    told = apps["real"].outside({"query": query})
+    restored = told["settings"]
+    assert "sentence" not in told
     expected = settings | {"randomise": False}
+    assert settings["model_version"] == apps["real"].entry.version
     assert page == "real" and restored == {name: expected[name] for name in restored}
     assert {"prompt", "frames", "steps", "seed", "scheduler"} <= set(restored)
 
@@ -186,7 +189,7 @@ def test_only_pages_of_this_server_are_gone_to(site, model):
     path.parent.mkdir(parents=True, exist_ok=True)
     frames = np.zeros((8, 64, 64, 3), np.uint8)
     write_clip(path, frames, 8, json.dumps(SETTINGS | {"model": model}))
-    assert set(apps["tiny"].outside({"clip": {"path": str(path)}})) == {"settings"}
+    assert set(apps["tiny"].outside({"clip": {"path": str(path)}})) == {"settings", "sentence"}
 
 
 def test_what_does_not_fit_is_refused_in_words(allowed, monkeypatch):

@@ -83,6 +83,7 @@ DISK_FULL = "The disk of this machine is full: try again later."
 FAILED = "Something went wrong while making this clip. Nothing is lost: try again, or lower frames or steps."
 LOST = "That did not get through. Try again in a moment."
 CLOSING = "This server is being closed. Ask again in a moment."
+OTHER_MODEL = "This clip was made by another model: the same settings will give another clip."
 BAD_LINK = "This link does not hold settings of a clip."
 NO_SETTINGS = "This clip does not tell the settings that made it. Was it made here?"
 
@@ -189,6 +190,17 @@ def too_large(most: int) -> str:
 def give_again(mode: str) -> str:
     """Settings of a mode were restored, but not what it was given."""
     return f"The settings are back. Now add again what “{MODES[mode]}” needs."
+
+
+def other_version(made_by: str, now: str) -> str:
+    """The model has changed since a clip was made.
+
+    Args:
+        made_by: version of the model that made the clip, checked; empty where it is unknown.
+        now: version of the page's model.
+    """
+    which = f"another version ({made_by}; now {now})" if made_by else "an earlier version"
+    return f"This clip was made by {which} of the model: the same settings will give another clip."
 
 
 def sentence(error: Exception) -> str:
