@@ -90,8 +90,9 @@ class App:
         fields = dict(zip(names, form, strict=False))
         if fields.pop("randomise"):
             fields["seed"] = None
-        if fields["mode"] != "video":
-            del fields["strength"]
+        for name, mode in (("strength", "video"), ("first_frame", "text")):
+            if fields["mode"] != mode:
+                del fields[name]
         try:
             opening = words.STARTING if self.model.done() else words.WARMING
             yield show(status=status("busy", opening), stop=gr.Button(words.STOP, interactive=True))

@@ -17,7 +17,7 @@ from . import batch, models
 from .allocator import keep_freed_memory
 from .bounds import Bounds
 from .images import read_image
-from .request import FPS, GUIDANCE, SCHEDULERS, SEED, STEPS, Request
+from .request import FIRST_FRAMES, FPS, GUIDANCE, SCHEDULERS, SEED, STEPS, Request
 from .table import saved_settings
 from .video import read_clip, write_clip
 
@@ -79,6 +79,11 @@ def parser() -> argparse.ArgumentParser:
     add("--steps", type=int, metavar="N", help=f"of denoising, {span(STEPS)} ({model.steps})")
     add("--guidance", type=float, metavar="X", help=f"{span(GUIDANCE)}, 1 for none ({model.guidance:g})")
     add("--scheduler", metavar="NAME", help=f"{', '.join(SCHEDULERS)} ({model.scheduler})")
+    add(
+        "--first-frame",
+        metavar="|".join(FIRST_FRAMES),
+        help="base: drawn by the base model, none: from noise with the rest (base)",
+    )
     add("--seed", type=int, metavar="N", help=f"{span(SEED)}, random unless given")
     group = text.add_argument_group("given pixels", "pictures are cut and scaled to the size of the clip")
     source = group.add_mutually_exclusive_group()
@@ -211,6 +216,8 @@ def make(pipeline, prepared, model: models.Model, output: Path) -> int:
 
 def settings(request: Request) -> str:
     """The settings in one line, as they are told after a run."""
+    from_noise = request.mode == "text" and request.first_frame == "none"
+    first_frame = ("first frame from noise",) if from_noise else ()
     return " · ".join(
         (
             f"seed {request.seed}",
@@ -219,6 +226,7 @@ def settings(request: Request) -> str:
             f"{request.steps} steps" + (f" from {request.strength:g}" if request.strength < 1 else ""),
             f"guidance {request.guidance:g}",
             request.scheduler,
+            *first_frame,
         )
     )
 

@@ -117,6 +117,12 @@ def small_files(model: "str | Model | None" = None) -> tuple[Path, Path]:
     return folder, locate_motion(model.motion, model.motion_revision, weights=False)
 
 
+def takes_given_pixels(model: "str | Model | None" = None) -> bool:
+    """Whether the motion weights have channels for given pixels; reads their small files alone."""
+    _, where = small_files(model)
+    return (where / MOTION[0]).is_file() and bool(read_json(where / MOTION[0]).get("given_channels"))
+
+
 def narrowed(known: Limits, model: Model) -> Limits:
     """The limits that follow from the parts of a model and the operator, and from its entry in the table."""
     own = {"max_frames": model.longest, "max_side": model.longest_side, "max_pixels": model.pixels}

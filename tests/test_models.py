@@ -67,6 +67,16 @@ def test_version_has_pinned_revisions(monkeypatch):
     assert models.entry("sd15-animatediff").version == "451f4fe+449d899/7"
 
 
+def test_motion_weights_tell_whether_they_take_given_pixels(broken):
+    assert models.takes_given_pixels("paper-world")
+    assert not models.takes_given_pixels(str(broken))
+    file = broken / "motion" / "motion.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"given_channels": 5}))
+    assert models.takes_given_pixels(str(broken))
+    file.unlink()
+    assert not models.takes_given_pixels(str(broken))
+
+
 def test_saved_settings_name_the_model_and_its_version():
     request, model = Request("a “ball”", seed=3), models.entry("sd15-animatediff")
     text = table.saved_settings(request, model)

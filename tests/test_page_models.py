@@ -85,6 +85,7 @@ def test_each_page_has_what_is_its_models_own(site):
     assert words.WORKS_HALVED in tiny["works"]["html_template"]
     assert words.WORKS_KEPT in real["works"]["html_template"]
     assert real["shelf"]["props"]["examples"][0]["settings"]["guidance"] == 7.5
+    assert tiny["first-frame"]["visible"] == real["first-frame"]["visible"] == "hidden"
     assert tiny["fold"]["props"]["store"] != real["fold"]["props"]["store"]
 
 
@@ -132,7 +133,10 @@ def test_a_switch_waits_for_its_turn_and_is_told(site, monkeypatch):
 
     def ask(name, session):
         fields = SETTINGS | {"negative_prompt": "", "fps": 8, "guidance": 4, "scheduler": "ddim"}
-        form = [(fields | {"mode": "text", "randomise": False, "strength": 1}).get(n) for n in widgets.FORM]
+        form = [
+            (fields | {"mode": "text", "randomise": False, "strength": 1, "first_frame": "base"}).get(n)
+            for n in widgets.FORM
+        ]
         for values in apps[name].make(SimpleNamespace(session_hash=session), None, *form):
             news = dict(zip(widgets.OUTPUTS, values, strict=True))["status"]
             if isinstance(news, dict) and "state" in news:

@@ -29,7 +29,9 @@ WHOLE = Request(
 )
 
 
-@pytest.mark.parametrize("changes", [{}, {"mode": "video", "strength": 0.35}, {"mode": "inpaint"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"mode": "video", "strength": 0.35}, {"mode": "inpaint"}, {"first_frame": "none"}]
+)
 def test_a_link_brings_back_every_setting(changes):
     request = dataclasses.replace(WHOLE, **changes)
     told = read_link(link(request).removeprefix("?"), LIMITS)
@@ -44,6 +46,7 @@ def test_a_link_brings_back_every_setting(changes):
 def test_a_link_holds_only_what_it_needs():
     assert link(Request("a star", seed=3)).startswith("?prompt=a+star&frames=16&")
     assert "negative_prompt" not in link(Request("a star", seed=3)) and "fps" not in link(Request("a star"))
+    assert "first_frame" not in link(WHOLE)
     assert read_link("seed=9", LIMITS) == {"settings": {"seed": 9, "randomise": False}}
     assert read_link("", LIMITS) == {"settings": {}}
     assert read_link("theme=dark&utm_source=x", LIMITS) == {"settings": {}}
@@ -58,6 +61,7 @@ def test_a_link_holds_only_what_it_needs():
         ("guidance=nan", "Guidance must be"),
         ("scheduler=magic", "Scheduler must be"),
         ("mode=../../etc", "Mode must be"),
+        ("first_frame=mine", "First frame must be"),
         ("prompt=" + "x" * 2001, "2000"),
         ("height=4096&width=4096", "1024"),
     ],
