@@ -35,6 +35,7 @@ from lumiere.page.service import Entry, Service, Sorry
 from lumiere.page.theme import theme
 from lumiere.page.widgets import OUTPUTS
 from lumiere.request import MAX_TEXT, Limits, Request
+from lumiere.table import saved_settings
 
 HEARTBEAT = 0.5  # s between yields at most: gradio notices a closed tab only when a generator yields
 STOP_SECONDS = 1.5  # between Generate and the first message of its job, on a slow link
@@ -89,8 +90,9 @@ class App:
         fields = dict(zip(names, form, strict=False))
         if fields.pop("randomise"):
             fields["seed"] = None
-        if fields["mode"] != "video":
-            del fields["strength"]
+        for name, mode in (("strength", "video"), ("first_frame", "text")):
+            if fields["mode"] != mode:
+                del fields[name]
         try:
             opening = words.STARTING if self.model.done() else words.WARMING
             yield show(status=status("busy", opening), stop=gr.Button(words.STOP, interactive=True))
@@ -208,9 +210,8 @@ class App:
             raise Sorry(words.sentence(error)) from None
 
     def settings(self, request: Request) -> str:
-        """JSON that goes with a clip; it names the model where there are several."""
-        named = {"model": self.name} if len(self.apps) > 1 else {}
-        return json.dumps(request.saved() | named, ensure_ascii=False)
+        """JSON that goes with a clip; of several models it has the name by which programs choose."""
+        return saved_settings(request, self.entry, self.name if len(self.apps) > 1 else None)
 
     def note(self, prompt) -> dict:
         """The line below the prompt: a tip, or the words that the model will leave out, and what to mark."""
@@ -222,9 +223,15 @@ class App:
         """The settings in the link or the clip of {"query"} or {"clip"}; both come from strangers."""
         sent = sent if isinstance(sent, dict) else {}
         if "clip" in sent:
-            others = {name: at for name, at in self.addresses.items() if name != self.name}
-            return restore.read_clip_settings(sent["clip"], self.limits, others)
-        return restore.read_link(sent.get("query"), self.limits)
+            others = {self.apps[name].entry.name: address for name, address in self.addresses.items()}
+            return restore.read_clip_settings(
+                sent["clip"],
+                self.limits,
+                version=self.entry.version,
+                names={self.name, self.entry.name},
+                others=others | self.addresses,
+            )
+        return restore.read_link(sent.get("query"), self.limits, self.entry.version)
 
     def export(self, sent) -> dict:
         return results.export(sent, self.limits, self.service)

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,8 @@ from . import batch, models
 from .allocator import keep_freed_memory
 from .bounds import Bounds
 from .images import read_image
-from .request import FPS, GUIDANCE, SCHEDULERS, SEED, STEPS, Request
+from .request import FIRST_FRAMES, FPS, GUIDANCE, SCHEDULERS, SEED, STEPS, Request
+from .table import saved_settings
 from .video import read_clip, write_clip
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130  # exit statuses
@@ -35,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         # Only now what takes seconds to load: torch, then the weights.
         prepared = given_pixels(options, request, model)
         pipeline = models.get(model, options.device)
-        return make(pipeline, prepared, Path(options.output or f"lumiere-{request.seed}.mp4"))
+        return make(pipeline, prepared, model, Path(options.output or f"lumiere-{request.seed}.mp4"))
     except ValueError as refusal:
         return say(refusal, REFUSED)
     except (OSError, RuntimeError) as failure:
@@ -78,6 +79,11 @@ def parser() -> argparse.ArgumentParser:
     add("--steps", type=int, metavar="N", help=f"of denoising, {span(STEPS)} ({model.steps})")
     add("--guidance", type=float, metavar="X", help=f"{span(GUIDANCE)}, 1 for none ({model.guidance:g})")
     add("--scheduler", metavar="NAME", help=f"{', '.join(SCHEDULERS)} ({model.scheduler})")
+    add(
+        "--first-frame",
+        metavar="|".join(FIRST_FRAMES),
+        help="base: drawn by the base model, none: from noise with the rest (base)",
+    )
     add("--seed", type=int, metavar="N", help=f"{span(SEED)}, random unless given")
     group = text.add_argument_group("given pixels", "pictures are cut and scaled to the size of the clip")
     source = group.add_mutually_exclusive_group()
@@ -162,8 +168,7 @@ def make_all(options: argparse.Namespace, model: models.Model) -> int:
     wanted = batch.requests(prompts, asked(options, model))
     process, processes, local = batch.place()
     pipeline = models.get(model, options.device or batch.device(local))
-    facts = {name: value for name, value in asdict(model).items() if name != "preview"}  # changes no clip
-    made = batch.Batch(Path(options.output), wanted, facts)
+    made = batch.Batch(Path(options.output), wanted, model)
     try:
         failed = made.make(pipeline, process, processes, say)
     except KeyboardInterrupt:
@@ -171,7 +176,7 @@ def make_all(options: argparse.Namespace, model: models.Model) -> int:
     return FAILED if failed else 0
 
 
-def make(pipeline, prepared, output: Path) -> int:
+def make(pipeline, prepared, model: models.Model, output: Path) -> int:
     """Runs a `modes.Prepared` under a progress bar and writes its clip, after Ctrl-C as far as predicted."""
     from tqdm import tqdm
 
@@ -200,7 +205,7 @@ def make(pipeline, prepared, output: Path) -> int:
     if result is None:
         raise KeyboardInterrupt
     frames = result.frames if before is None else np.concatenate([before, result.frames])
-    write_clip(output, frames, request.fps, request.to_json())
+    write_clip(output, frames, request.fps, saved_settings(request, model))
     print(output)
     print(settings(request))
     if not result.stopped:
@@ -211,6 +216,8 @@ def make(pipeline, prepared, output: Path) -> int:
 
 def settings(request: Request) -> str:
     """The settings in one line, as they are told after a run."""
+    from_noise = request.mode == "text" and request.first_frame == "none"
+    first_frame = ("first frame from noise",) if from_noise else ()
     return " · ".join(
         (
             f"seed {request.seed}",
@@ -219,6 +226,7 @@ def settings(request: Request) -> str:
             f"{request.steps} steps" + (f" from {request.strength:g}" if request.strength < 1 else ""),
             f"guidance {request.guidance:g}",
             request.scheduler,
+            *first_frame,
         )
     )
 

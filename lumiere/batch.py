@@ -10,10 +10,11 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from .request import SEED, Request
+from .table import Model, saved_settings
 from .video import write_clip
 
 LINES = "clips.jsonl"
@@ -59,13 +60,16 @@ def device(local: int) -> str | None:
 
 
 class Batch:
-    """The clips of some requests in a folder; `model` says what makes them, in JSON.
+    """The clips of some requests in a folder.
 
-    A clip is done when its line says the same request and model, and its file is there.
+    A clip is done when its line has the same request, model and version of the model, and its file exists.
     """
 
-    def __init__(self, folder: Path, wanted: list[Request], model: dict):
-        self.folder, self.wanted, self.model = folder, wanted, json.loads(json.dumps(model))
+    def __init__(self, folder: Path, wanted: list[Request], model: Model):
+        self.folder, self.wanted, self.model = folder, wanted, model
+        facts = asdict(model) | {"version": model.version}
+        del facts["preview"]  # changes no clip
+        self.facts = json.loads(json.dumps(facts))  # tuples become lists, as in the lines
         folder.mkdir(parents=True, exist_ok=True)
 
     def make(self, pipeline, process: int, processes: int, told: Callable[[str], None]) -> int:
@@ -81,7 +85,8 @@ class Batch:
             line = {"number": number + 1, "clip": self.clip(number).name, **self._told(number)}
             try:
                 *_, result = pipeline.generate(request)
-                write_clip(self.clip(number), result.frames, request.fps, request.to_json())
+                settings = saved_settings(request, self.model)
+                write_clip(self.clip(number), result.frames, request.fps, settings)
                 line["seconds"] = round(time.monotonic() - began, 3)
                 told(f"{number + 1} of {len(self.wanted)}: {self.clip(number)}")
             except (GenerationError, ValueError) as error:
@@ -125,7 +130,7 @@ class Batch:
         return [self.folder / LINES, *sorted(own, key=lambda file: file.stat().st_mtime)]
 
     def _told(self, number: int) -> dict:
-        return {"request": json.loads(self.wanted[number].to_json()), "model": self.model}
+        return {"request": json.loads(self.wanted[number].to_json()), "model": self.facts}
 
     def _same(self, line: dict | None, number: int) -> bool:
         return line is not None and {key: line.get(key) for key in ("request", "model")} == self._told(number)

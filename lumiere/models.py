@@ -2,7 +2,6 @@
 
 import argparse
 import gc
-import re
 import sys
 import threading
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from .bounds import Bounds
 from .folder import MOTION, locate, locate_motion, read_json, read_limits
 from .request import Limits
 from .style import Style, read_lora
-from .table import MODELS, MOTION_VARIABLE, PREVIEWS, VARIABLE, Model, entry, published, wanted
+from .table import MODELS, MOTION_VARIABLE, PREVIEWS, VARIABLE, Model, entry, published, short_name, wanted
 
 if TYPE_CHECKING:  # torch and diffusers take seconds, and a refusal need not wait for them
     from .pipeline import LumierePipeline
@@ -82,7 +81,7 @@ def allowed(options) -> dict[str, Model]:
     if several and (options.motion or options.lora or options.style):
         raise ValueError(f"--motion, --lora and --style go with one model: received {len(names)}.")
     for name in names:
-        short = re.sub(r"[^\w.-]", "-", Path(name).name, flags=re.ASCII)
+        short = short_name(name)
         if short in found:
             raise ValueError(f"two of the models have the name {short}: rename a folder.")
         # As None where it is the environment's only one: then the motion weights named there go with it.
@@ -116,6 +115,12 @@ def small_files(model: "str | Model | None" = None) -> tuple[Path, Path]:
     if model.motion is None:
         return folder, folder / "motion"
     return folder, locate_motion(model.motion, model.motion_revision, weights=False)
+
+
+def takes_given_pixels(model: "str | Model | None" = None) -> bool:
+    """Whether the motion weights have channels for given pixels; reads their small files alone."""
+    _, where = small_files(model)
+    return (where / MOTION[0]).is_file() and bool(read_json(where / MOTION[0]).get("given_channels"))
 
 
 def narrowed(known: Limits, model: Model) -> Limits:

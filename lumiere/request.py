@@ -15,6 +15,7 @@ from .bounds import Bounds
 
 # What a clip is made from besides the prompt; modes.py turns it into given pixels.
 MODES = ("text", "image", "images", "inpaint", "cinemagraph", "continue", "video")
+FIRST_FRAMES = ("base", "none")  # what draws the first frame of a clip from text alone
 SCHEDULERS = ("ddim", "dpm++ 2m", "euler", "euler a", "unipc", "lcm")
 
 STEPS = (1, Bounds.max_steps)  # `check` knows whether the operator allows less
@@ -66,9 +67,11 @@ class Request:
     whose range depends on the model and is left to `check`. fps: 1 to 60. steps: 1 to 150. guidance: 0 to 30,
     where 1 means none. scheduler: one of `SCHEDULERS`. seed: 0 to 2**32 - 1, or None for a random one
     (`with_seed`). strength: above 0, at most 1; below 1 the clip begins as a given one with noise, and only
-    that share of the steps is run. mode: one of `MODES`. style_weights: in place of those that the operator
-    gave to the styles of the model, all or none; to be put in by whoever runs the request. Where a float is
-    asked an int will do, never a bool or text.
+    that share of the steps is run. mode: one of `MODES`. first_frame: one of `FIRST_FRAMES`; with base the
+    base model draws it and the motion weights make the clip with it given, with none all frames come from
+    noise; without effect unless the mode is text and the motion weights take given pixels. style_weights: in
+    place of those that the operator gave to the styles of the model, all or none; to be put in by whoever
+    runs the request. Where a float is asked an int will do, never a bool or text.
 
     Raises ValueError for anything else.
     """
@@ -108,7 +111,8 @@ class Request:
             raise ValueError(
                 f"strength must be a number above 0 and at most 1: received {_received(self.strength)}."
             )
-        for name, known in (("scheduler", SCHEDULERS), ("mode", MODES)):
+        named = {"scheduler": SCHEDULERS, "mode": MODES, "first_frame": FIRST_FRAMES}
+        for name, known in named.items():
             value = getattr(self, name)
             if type(value) is not str or value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}: received {_received(value)}.")

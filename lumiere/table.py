@@ -1,11 +1,15 @@
 """The table of models by name, and what is known of others (standard library only)."""
 
+import json
 import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from .folder import HUB_ID
+from .request import Request
 from .style import Style
+from .version import SAMPLING_VERSION
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,21 @@ class Model:
     def usual(self) -> dict:
         """Fields of a `Request` that does not say otherwise."""
         return {name: getattr(self, name) for name in ("frames", "fps", "steps", "guidance", "scheduler")}
+
+    @property
+    def name(self) -> str:
+        """Name in the table, hub id, or name of the folder; never a path."""
+        for name, known in MODELS.items():
+            if (known.source, known.motion) == (self.source, self.motion):
+                return name
+        on_hub = re.fullmatch(HUB_ID, self.source) and not Path(self.source).is_dir()
+        return self.source if on_hub else short_name(self.source)
+
+    @property
+    def version(self) -> str:
+        """Pinned revisions of the weights, if any, and the version of the sampling: `451f4fe+449d899/2`."""
+        pinned = "+".join(commit[:7] for commit in (self.revision, self.motion_revision) if commit)
+        return f"{pinned}/{SAMPLING_VERSION}" if pinned else str(SAMPLING_VERSION)
 
 
 SD15 = Model(
@@ -172,6 +191,23 @@ def entry(name: "str | Model | None" = None, motion: str | None = None) -> Model
         motion=motion,
         licence=like.licence if base.source == like.source else "unknown",
     )
+
+
+def short_name(source: str) -> str:
+    """The last part of a folder or hub id, in letters, digits, `.`, `_` and `-`."""
+    return re.sub(r"[^\w.-]", "-", os.path.basename(os.path.abspath(source)), flags=re.ASCII)
+
+
+def saved_settings(request: Request, model: Model, name: str | None = None) -> str:
+    """JSON that goes with a clip: the request, the model and its version.
+
+    Args:
+        request: what the clip was made from.
+        model: what made it.
+        name: of the model on a page that serves several; its own unless given.
+    """
+    made_by = {"model": name or model.name, "model_version": model.version}
+    return json.dumps(request.saved() | made_by, ensure_ascii=False)
 
 
 def wanted() -> list[str]:

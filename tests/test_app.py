@@ -75,7 +75,8 @@ def test_generate_gives_a_file_and_its_settings(served, client):
     assert len(frames) == 8 and fps == 12
     assert settings["seed"] == 7 and settings["steps"] == 2
     assert (settings["height"], settings["width"]) == (64, 64)  # the model's own
-    assert Request.from_json(read_settings(file)) == Request(**settings)
+    assert json.loads(read_settings(file)) == settings
+    assert (settings["model"], settings["model_version"]) == (served[0].entry.name, served[0].entry.version)
 
 
 @pytest.mark.slow
@@ -119,6 +120,7 @@ def test_each_clip_is_stored_once(served, client):
         ({"seed": 2**70}, "from 0 to 4294967295"),
         ({"fps": 0}, "from 1 to 60: received 0"),
         ({"scheduler": "<script>"}, "received text of length 8"),
+        ({"first_frame": "mine"}, "First frame must be one of base, none"),
         ({"height": 7}, "divisible by"),
         ({"width": 16384}, "divisible by"),
     ],
@@ -140,6 +142,7 @@ def test_one_typed_and_documented_endpoint_per_mode(client):
         assert list(parameters)[: 1 + len(NEEDS[mode])] == ["prompt", *NEEDS[mode]]
         assert {"frames", "seed", "negative_prompt"} <= set(parameters)
         assert ("strength" in parameters) == (mode == "video")
+        assert ("first_frame" in parameters) == (mode == "text")
         assert set(parameters["steps"]["python_type"]["type"].split(" | ")) == {"int", "None"}
         assert not {"model", "style"} & set(parameters)
         assert described["description"].startswith(does)
@@ -252,7 +255,7 @@ def test_two_clients_get_their_own_clips(served, tmp_path):
     for seed in (1, 2):
         file, settings = made[seed]
         assert settings["seed"] == seed
-        *_, alone = app.model.result().generate(Request(**settings))
+        *_, alone = app.model.result().generate(Request.from_json(json.dumps(settings)))
         write_clip(tmp_path / "alone.mp4", alone.frames, settings["fps"])
         assert np.array_equal(read_clip(file)[0], read_clip(tmp_path / "alone.mp4")[0])
 
@@ -311,7 +314,7 @@ def test_cancelled_call_frees_the_device(client, steps_done):
 
 def test_client_that_goes_away_frees_the_device(served, steps_done):
     call = f"{served[1]}gradio_api/call/generate"
-    asked = {"data": ["a red ball", 64, 16, None, None, 150, 4.0, "ddim", 1, ""]}
+    asked = {"data": ["a red ball", 64, 16, None, None, 150, 4.0, "ddim", 1, "", "base"]}
     event = httpx.post(call, json=asked).json()["event_id"]
     with httpx.stream("GET", f"{call}/{event}", timeout=PATIENCE):
         wait_for(lambda: steps_done)
@@ -335,7 +338,7 @@ def form_of(**changes) -> list:
         "steps": 4,
     }
     usual |= {"guidance": 4, "scheduler": "ddim", "seed": 3, "randomise": False, "height": 64, "width": 64}
-    usual |= {"strength": 0.6} | changes
+    usual |= {"strength": 0.6, "first_frame": "base"} | changes
     return [usual[name] for name in widgets.FORM]
 
 
@@ -360,6 +363,14 @@ def test_page_shows_previews_then_the_clip_once_and_no_sheet_last(served):
     assert result["count"] == result["frames"] == 8 and result["settings"]["seed"] == 3
     assert result["clip"] == seen[-1]["theatre"]["clip"] == f"gradio_api/file={result['path']}"
     assert json.dumps([values["status"] for values in seen if isinstance(values["status"], dict)])
+
+
+def test_page_asks_for_the_first_frame_in_text_mode_only(served):
+    assert yielded(served[0], first_frame="none")[-1]["result"]["settings"]["first_frame"] == "none"
+    seen = yielded(served[0], first_frame="mine")
+    assert "First frame must be one of" in seen[-1]["status"]["text"]
+    seen = yielded(served[0], first_frame="mine", mode="image")
+    assert "needs a picture" in seen[-1]["status"]["text"]
 
 
 def test_page_writes_the_drawn_seed_back(served):

@@ -8,6 +8,7 @@ from lumiere import __main__ as command
 from lumiere import batch, models
 from lumiere.pipeline import GenerationError
 from lumiere.request import Request
+from lumiere.table import Model
 from lumiere.video import read_settings
 from tests.test_train import launch
 
@@ -39,15 +40,18 @@ def clips(folder) -> dict[str, bytes]:
 
 
 def test_a_clip_and_a_line_for_each_prompt(run, tmp_path, tiny_model):
-    assert run("clips", "--seed", "4294967294") == 0
+    assert run("clips", "--seed", "4294967294", "--first-frame", "none") == 0
     told = lines(tmp_path / "clips")
     assert [line["request"]["prompt"] for line in told] == [p.strip() for p in PROMPTS if p]
+    assert {line["request"]["first_frame"] for line in told} == {"none"}
     assert [line["request"]["seed"] for line in told] == [2**32 - 2, 2**32 - 1, 0, 1, 2]
     assert [line["clip"] for line in told] == [f"{number:05}.mp4" for number in range(1, 6)]
     assert all(line["seconds"] > 0 and line["model"]["source"] == str(tiny_model) for line in told)
     for line in told:
-        settings = Request.from_json(read_settings(tmp_path / "clips" / line["clip"]))
-        assert settings == Request(**line["request"])
+        settings = read_settings(tmp_path / "clips" / line["clip"])
+        assert Request.from_json(settings) == Request(**line["request"])
+        named = json.loads(settings)
+        assert (named["model"], named["model_version"]) == (tiny_model.name, line["model"]["version"])
     assert sorted(file.suffix for file in (tmp_path / "clips").iterdir()) == [".jsonl"] + [".mp4"] * 5
 
 
@@ -91,6 +95,13 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_files(run, tmp_path, monk
     assert run("clips", "--seed", "1") == 0 and len(made) == 5  # other clips than those that are there
 
 
+def test_clips_of_another_version_are_made_anew(run, tmp_path, monkeypatch):
+    assert run("clips") == 0
+    monkeypatch.setattr("lumiere.table.SAMPLING_VERSION", 99)
+    assert run("clips") == 0
+    assert {line["model"]["version"] for line in lines(tmp_path / "clips")} == {"99"}
+
+
 def test_a_clip_that_fails_is_told_of_and_tried_again(run, tmp_path, monkeypatch, capsys):
     pipeline = models.get(None, "cpu")
     generate = pipeline.generate
@@ -121,7 +132,7 @@ def test_shares_are_apart_and_cover_all(tmp_path):
             raise GenerationError("nothing is made")
 
     for process in range(3):
-        batch.Batch(tmp_path / str(process), wanted, {}).make(Pipeline(), process, 3, lambda _: None)
+        batch.Batch(tmp_path / str(process), wanted, Model("x")).make(Pipeline(), process, 3, lambda _: None)
     assert sorted(made) == [request.prompt for request in wanted] and len(made) == 7
 
 

@@ -10,10 +10,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 ORDER = (
-    "allocator bounds request fetch folder style table layers places hooks inflate motion adapters "
+    "allocator bounds version request fetch folder style table layers places hooks inflate motion adapters "
     "conditioning windows steady preview video images first_frame loading lora text memory codec sampling "
-    "loop denoiser plan assembly pipeline modes models zerogpu batch jobs data clipfolder curves optimizer loss settings textcache trainer paperworld train "
-    "page __main__ app"
+    "loop denoiser plan assembly pipeline modes models zerogpu batch jobs data clipfolder curves optimizer "
+    "loss settings textcache trainer paperworld train page __main__ app"
 ).split()
 WITHOUT_TORCH = (
     "app",
@@ -25,6 +25,7 @@ WITHOUT_TORCH = (
     "folder",
     "style",
     "table",
+    "version",
     "video",
 )
 
@@ -149,6 +150,7 @@ def test_importing_does_not_load_torch(module):
 @pytest.mark.parametrize(
     "module, others",
     [
+        ("version", set()),
         ("bounds", set()),
         ("request", {"lumiere"}),
         ("fetch", {"huggingface_hub", "tqdm"}),

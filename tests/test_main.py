@@ -1,5 +1,6 @@
 """The command line."""
 
+import json
 import os
 import signal
 import subprocess
@@ -28,15 +29,20 @@ def model(monkeypatch, tiny_model):
 def test_a_clip_with_its_settings(tmp_path, capsys):
     clip = tmp_path / "clip.mp4"
     arguments = ["a red ball", "--frames", "8", "--seed", "7", "--steps", "3", "--fps", "12"]
-    arguments += ["--negative-prompt", "a dragon", "--device", "cpu"]
+    arguments += ["--negative-prompt", "a dragon", "--first-frame", "none", "--device", "cpu"]
     assert command.main([*arguments, "-o", str(clip)]) == 0
     captured = capsys.readouterr()
     assert captured.out.splitlines()[0] == str(clip) and "seed 7 · 8 frames at 12 fps" in captured.out
+    assert "first frame from noise" in captured.out
     assert "step 3 of 3" in captured.err and "ignored" not in captured.err
     frames, fps = read_clip(clip)
     assert frames.shape == (8, 64, 64, 3) and fps == 12
-    expected = Request("a red ball", "a dragon", frames=8, fps=12, height=64, width=64, steps=3, seed=7)
+    expected = Request(
+        "a red ball", "a dragon", 8, 12, height=64, width=64, steps=3, seed=7, first_frame="none"
+    )
     assert Request.from_json(read_settings(clip)) == expected
+    model, saved = models.entry(), json.loads(read_settings(clip))
+    assert (saved["model"], saved["model_version"]) == (Path(model.source).name, model.version)
     again = tmp_path / "again.mp4"
     assert command.main([*arguments, "-o", str(again)]) == 0
     assert np.array_equal(read_clip(again)[0], frames)
@@ -158,6 +164,7 @@ def test_without_an_output_the_file_is_named_after_the_seed(tmp_path, monkeypatc
         (["x", "--steps", "0"], "1 to 150"),
         (["x", "--guidance", "nan"], "0 to 30"),
         (["x", "--scheduler", "magic"], "dpm++ 2m"),
+        (["x", "--first-frame", "mine"], "base, none"),
         (["x", "--height", "100"], "divisible by 32"),
         (["x", "--seed", "-1"], "4294967295"),
         (["x", "-o", "/nowhere/clip.mp4"], "folder"),

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from lumiere import models, pipeline, table
 from lumiere.folder import locate
+from lumiere.request import Request
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +39,51 @@ def test_the_variable_replaces_the_default_but_not_a_name(monkeypatch, tiny_mode
     monkeypatch.setenv(models.VARIABLE, str(tiny_model))
     assert models.entry().source == str(tiny_model)
     assert models.entry("paper-world") is models.MODELS["paper-world"]
+
+
+@pytest.mark.parametrize(
+    "source, name",
+    [
+        ("paper-world", "paper-world"),
+        ("sd15-animatediff", "sd15-animatediff"),
+        ("a/base", "a/base"),
+        ("/home/someone/my models/a base", "a-base"),
+        ("../models/one/..", "models"),
+    ],
+)
+def test_name_is_no_path(source, name):
+    assert models.entry(source).name == name
+
+
+def test_name_of_a_folder_that_looks_like_a_hub_id(tmp_path, monkeypatch):
+    (tmp_path / "a" / "base").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert models.entry("a/base").name == "base"
+
+
+def test_version_has_pinned_revisions(monkeypatch):
+    monkeypatch.setattr(table, "SAMPLING_VERSION", 7)
+    assert models.entry("paper-world").version == models.entry("a/base").version == "7"
+    assert models.entry("sd15-animatediff").version == "451f4fe+449d899/7"
+
+
+def test_motion_weights_tell_whether_they_take_given_pixels(broken):
+    assert models.takes_given_pixels("paper-world")
+    assert not models.takes_given_pixels(str(broken))
+    file = broken / "motion" / "motion.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"given_channels": 5}))
+    assert models.takes_given_pixels(str(broken))
+    file.unlink()
+    assert not models.takes_given_pixels(str(broken))
+
+
+def test_saved_settings_name_the_model_and_its_version():
+    request, model = Request("a “ball”", seed=3), models.entry("sd15-animatediff")
+    text = table.saved_settings(request, model)
+    assert Request.from_json(text) == request
+    made_by = {"model": "sd15-animatediff", "model_version": model.version}
+    assert json.loads(text) == request.saved() | made_by
+    assert json.loads(table.saved_settings(request, model, "mine"))["model"] == "mine"
 
 
 def test_threads_that_ask_at_once_get_one_pipeline(monkeypatch, tiny_model):

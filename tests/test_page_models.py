@@ -85,6 +85,7 @@ def test_each_page_has_what_is_its_models_own(site):
     assert words.WORKS_HALVED in tiny["works"]["html_template"]
     assert words.WORKS_KEPT in real["works"]["html_template"]
     assert real["shelf"]["props"]["examples"][0]["settings"]["guidance"] == 7.5
+    assert tiny["first-frame"]["visible"] == real["first-frame"]["visible"] == "hidden"
     assert tiny["fold"]["props"]["store"] != real["fold"]["props"]["store"]
 
 
@@ -132,7 +133,10 @@ def test_a_switch_waits_for_its_turn_and_is_told(site, monkeypatch):
 
     def ask(name, session):
         fields = SETTINGS | {"negative_prompt": "", "fps": 8, "guidance": 4, "scheduler": "ddim"}
-        form = [(fields | {"mode": "text", "randomise": False, "strength": 1}).get(n) for n in widgets.FORM]
+        form = [
+            (fields | {"mode": "text", "randomise": False, "strength": 1, "first_frame": "base"}).get(n)
+            for n in widgets.FORM
+        ]
         for values in apps[name].make(SimpleNamespace(session_hash=session), None, *form):
             news = dict(zip(widgets.OUTPUTS, values, strict=True))["status"]
             if isinstance(news, dict) and "state" in news:
@@ -173,8 +177,11 @@ def test_a_clip_of_another_model_is_restored_on_its_page(site, stranger, tmp_pat
     assert apps["real"].outside(sent)["settings"]["prompt"] == settings["prompt"]
     address = apps["tiny"].outside(sent)["address"]
     page, query = address.split("?")
-    restored = apps["real"].outside({"query": query})["settings"]
+    told = apps["real"].outside({"query": query})
+    restored = told["settings"]
+    assert "sentence" not in told
     expected = settings | {"randomise": False}
+    assert settings["model_version"] == apps["real"].entry.version
     assert page == "real" and restored == {name: expected[name] for name in restored}
     assert {"prompt", "frames", "steps", "seed", "scheduler"} <= set(restored)
 
@@ -186,7 +193,7 @@ def test_only_pages_of_this_server_are_gone_to(site, model):
     path.parent.mkdir(parents=True, exist_ok=True)
     frames = np.zeros((8, 64, 64, 3), np.uint8)
     write_clip(path, frames, 8, json.dumps(SETTINGS | {"model": model}))
-    assert set(apps["tiny"].outside({"clip": {"path": str(path)}})) == {"settings"}
+    assert set(apps["tiny"].outside({"clip": {"path": str(path)}})) == {"settings", "sentence"}
 
 
 def test_what_does_not_fit_is_refused_in_words(allowed, monkeypatch):

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from lumiere.request import MAX_SETTINGS, SCHEDULERS, SEED, Limits, Request
+from lumiere.request import FIRST_FRAMES, MAX_SETTINGS, SCHEDULERS, SEED, Limits, Request
 
 LIMITS = Limits(max_frames=256, max_pixels=2**22)
 NAN, INF = math.nan, math.inf
@@ -121,6 +121,15 @@ def test_scheduler():
         assert refusal(scheduler=value).startswith(
             f"scheduler must be one of {', '.join(SCHEDULERS)}: received "
         )
+
+
+def test_first_frame():
+    assert Request("a").first_frame == "base"
+    for name in FIRST_FRAMES:
+        request = Request("a", first_frame=name)
+        assert Request.from_json(request.to_json()) == request and request.saved()["first_frame"] == name
+    for value in ("Base", "", MARK, None, 1, ["none"], {}):
+        assert refusal(first_frame=value).startswith("first_frame must be one of base, none: received ")
 
 
 @pytest.mark.parametrize(

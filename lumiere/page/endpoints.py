@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 import gradio as gr
 
 from ..modes import NEEDS
-from ..request import SCHEDULERS
+from ..request import FIRST_FRAMES, SCHEDULERS
 
 # name of the endpoint, what it does
 MODES = {
@@ -40,6 +40,13 @@ SETTINGS = (
     ("seed", int | None, None, "0 to 4294967295; a random one when none is given."),
     ("negative_prompt", str, "", "What the clip should not show."),
 )
+FIRST_FRAME = (
+    "first_frame",
+    str,
+    "base",
+    f"One of {', '.join(FIRST_FRAMES)}; base: drawn by the base model, none: from noise with the rest. "
+    "Without effect for motion weights that take no given pixels.",
+)
 STRENGTH = ("strength", float, 0.6, "How much is made anew, above 0 to 1.")
 
 Answer = tuple[gr.FileData, dict]
@@ -68,7 +75,11 @@ def endpoints(
 
 def _endpoint(mode: str, run, files: dict, more: tuple) -> Callable:
     name, does = MODES[mode]
-    settings = (STRENGTH, *SETTINGS, *more) if mode == "video" else (*SETTINGS, *more)
+    settings = (*SETTINGS, *more)
+    if mode == "text":
+        settings = (*settings, FIRST_FRAME)
+    elif mode == "video":
+        settings = (STRENGTH, *settings)
     rows = [("prompt", str, inspect.Parameter.empty, "What should happen, at most 2000 characters.")]
     rows += [(file, gr.FileData, inspect.Parameter.empty, files[file]) for file in NEEDS[mode]]
     rows += settings

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from urllib.parse import parse_qsl, urlencode
 
@@ -14,6 +14,7 @@ from .files import uploaded
 KINDS = {field.name: field.type for field in fields(Request)}
 MOST_QUERY = 16384  # characters of a link; two full prompts, escaped, are longer than any browser sends
 STAND_IN = "a clip"  # a link need not have a prompt, but a request must
+VERSION = "model_version"  # key of `saved_settings`; in links only on the way to another model's page
 
 
 def link(request: Request) -> str:
@@ -38,8 +39,14 @@ def form(request: Request, names=tuple(KINDS)) -> dict:
     return values | ({"randomise": values["seed"] is None} if "seed" in values else {})
 
 
-def read_link(query: str, limits: Limits) -> dict:
-    """{"settings": …} for the form, or {"sentence": …} that tells why there are none."""
+def read_link(query: str, limits: Limits, version: str | None = None) -> dict:
+    """{"settings": …} for the form, or {"sentence": …} that tells why there are none; both with a warning.
+
+    Args:
+        query: what follows the `?` of the page's address.
+        limits: of the page's model.
+        version: of the page's model; None compares none.
+    """
     if type(query) is not str or len(query) > MOST_QUERY:
         return {"sentence": words.BAD_LINK}
     try:
@@ -52,29 +59,58 @@ def read_link(query: str, limits: Limits) -> dict:
         request = Request(**own | given).check(limits)
     except ValueError as refusal:
         return {"sentence": words.sentence(refusal)}
-    return {"settings": form(request, tuple(given))} | _reminder(request)
+    made_by = dict(pairs).get(VERSION)
+    warning = "" if made_by is None else _version_warning(made_by, version)
+    return {"settings": form(request, tuple(given))} | _sentence(request, warning)
 
 
-def read_clip_settings(sent, limits: Limits, others: Mapping[str, str] | None = None) -> dict:
+def read_clip_settings(
+    sent,
+    limits: Limits,
+    version: str | None = None,
+    names: Collection[str] = (),
+    others: Mapping[str, str] | None = None,
+) -> dict:
     """As `read_link`, from an uploaded clip; or the {"address": …} where another model's page restores it.
 
-    others: addresses of pages by the name of their model.
+    Args:
+        sent: what the page sends of an uploaded file.
+        limits: of the page's model.
+        version: of the page's model; None compares none.
+        names: of the page's model in saved settings; a clip that names no model counts as made by it.
+        others: addresses of pages by the names of their models.
     """
     try:
         text = read_settings(uploaded(sent))
         if text is None:
             return {"sentence": words.NO_SETTINGS}
-        request, model = Request.from_json(text), json.loads(text).get("model")
-        if type(model) is str and model in (others or {}):
-            return {"address": others[model] + link(request)}
+        request, saved = Request.from_json(text), json.loads(text)
+        model, made_by = saved.get("model"), saved.get(VERSION)
+        if type(model) is str and model not in names and model in (others or {}):
+            return {"address": others[model] + link(request) + "&" + urlencode({VERSION: _shown(made_by)})}
         request.check(limits)
     except ValueError as refusal:
         return {"sentence": words.sentence(refusal)}
-    return {"settings": form(request)} | _reminder(request)
+    foreign = type(model) is str and model not in names
+    warning = words.OTHER_MODEL if foreign else _version_warning(made_by, version)
+    return {"settings": form(request)} | _sentence(request, warning)
 
 
-def _reminder(request: Request) -> dict:
-    return {} if request.mode == "text" else {"sentence": words.give_again(request.mode)}
+def _sentence(request: Request, warning: str) -> dict:
+    """What the page says when settings are back, if anything."""
+    reminder = "" if request.mode == "text" else words.give_again(request.mode)
+    said = " ".join(filter(None, (reminder, warning)))
+    return {"sentence": said} if said else {}
+
+
+def _version_warning(made_by, version: str | None) -> str:
+    return "" if version in (None, made_by) else words.other_version(_shown(made_by), version)
+
+
+def _shown(version) -> str:
+    """A model version from a file or link if it may be shown, else nothing."""
+    fits = type(version) is str and re.fullmatch(r"[A-Za-z0-9.+/-]{1,32}", version)
+    return version if fits else ""
 
 
 def _value(name: str, text: str):

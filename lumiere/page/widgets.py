@@ -9,13 +9,14 @@ import gradio as gr
 from .. import models
 from ..modes import NEEDS
 from ..paperworld import captions
-from ..request import FPS, GUIDANCE, SCHEDULERS, STEPS, Limits
+from ..request import FIRST_FRAMES, FPS, GUIDANCE, SCHEDULERS, STEPS, Limits
 from ..style import Style
 from ..table import DEFAULT
 from . import examples, files, part, words, works
 
 LONGEST = 128  # frames on the slider; programs may ask for all that the model takes
-SETTINGS = "negative_prompt frames fps steps guidance scheduler seed randomise height width strength".split()
+SETTINGS = """negative_prompt frames fps steps guidance scheduler first_frame seed randomise height width
+strength""".split()
 FORM = ["prompt", "mode", *SETTINGS]  # what can be restored
 OUTPUTS = ("theatre", "status", "result", "seed", "stop", "note")
 
@@ -264,6 +265,14 @@ def settings(limits: Limits, model: models.Model, strength: gr.Slider) -> list:
         info=words.SCHEDULER_HELP,
         elem_id="scheduler",
     )
+    first_frame = gr.Dropdown(
+        [(words.FIRST_FRAMES[name], name) for name in FIRST_FRAMES],
+        value=FIRST_FRAMES[0],
+        label=words.FIRST_FRAME,
+        info=words.FIRST_FRAME_HELP,
+        visible=models.takes_given_pixels(model) or "hidden",
+        elem_id="first-frame",
+    )
     seed = gr.Number(label=words.SEED, info=words.SEED_HELP, precision=0, elem_id="seed")
     randomise = gr.Checkbox(True, label=words.RANDOMISE, info=words.RANDOMISE_HELP, elem_id="randomise")
     side = {
@@ -285,6 +294,7 @@ def settings(limits: Limits, model: models.Model, strength: gr.Slider) -> list:
         steps,
         guidance,
         scheduler,
+        first_frame,
         seed,
         randomise,
         height,

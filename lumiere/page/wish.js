@@ -1,7 +1,7 @@
 // Everything that fills in settings goes through here: examples, presets, known words, the link, a dropped clip, an
 // earlier clip. The settings are handed to gradio as this component's value; its event merges them into the form.
 const STORE = props.store; // settings that this browser remembers: not the prompt, and nothing that was given
-const REMEMBERED = ["frames", "fps", "steps", "guidance", "scheduler", "randomise", "height", "width"];
+const REMEMBERED = ["frames", "fps", "steps", "guidance", "scheduler", "first_frame", "randomise", "height", "width"];
 const state = (window.lumiere = { once: {}, now: {} }); // once: settings that apply to the next clip alone
 let turns = 0;
 let start = false;

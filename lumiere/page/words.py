@@ -64,6 +64,8 @@ FPS, FPS_HELP = "Frames per second", "How fast they are shown; @ is what the mod
 STEPS, STEPS_HELP = "Steps", "More steps refine the clip; fewer are a quick draft."
 GUIDANCE, GUIDANCE_HELP = "Guidance", "How closely to follow the prompt; 1 switches it off."
 SCHEDULER, SCHEDULER_HELP = "Scheduler", "The way from noise to clip."
+FIRST_FRAME, FIRST_FRAME_HELP = "First frame", "The base model can draw it before the clip is made."
+FIRST_FRAMES = {"base": "drawn by the base model", "none": "from noise with the rest"}
 SEED, SEED_HELP = "Seed", "The same seed and settings give the same clip."
 RANDOMISE, RANDOMISE_HELP = "New seed for every clip", "Off: the seed above is used again."
 HEIGHT, HEIGHT_HELP = "Height", "In pixels; the model is at its best with its own."
@@ -83,6 +85,7 @@ DISK_FULL = "The disk of this machine is full: try again later."
 FAILED = "Something went wrong while making this clip. Nothing is lost: try again, or lower frames or steps."
 LOST = "That did not get through. Try again in a moment."
 CLOSING = "This server is being closed. Ask again in a moment."
+OTHER_MODEL = "This clip was made by another model: the same settings will give another clip."
 BAD_LINK = "This link does not hold settings of a clip."
 NO_SETTINGS = "This clip does not tell the settings that made it. Was it made here?"
 
@@ -129,6 +132,7 @@ GALLERY = {
         "steps": STEPS,
         "guidance": GUIDANCE,
         "scheduler": SCHEDULER,
+        "first_frame": FIRST_FRAME,
         "seed": SEED,
         "height": HEIGHT,
         "width": WIDTH,
@@ -189,6 +193,17 @@ def too_large(most: int) -> str:
 def give_again(mode: str) -> str:
     """Settings of a mode were restored, but not what it was given."""
     return f"The settings are back. Now add again what “{MODES[mode]}” needs."
+
+
+def other_version(made_by: str, now: str) -> str:
+    """The model has changed since a clip was made.
+
+    Args:
+        made_by: version of the model that made the clip, checked; empty where it is unknown.
+        now: version of the page's model.
+    """
+    which = f"another version ({made_by}; now {now})" if made_by else "an earlier version"
+    return f"This clip was made by {which} of the model: the same settings will give another clip."
 
 
 def sentence(error: Exception) -> str:
@@ -269,6 +284,8 @@ def facts(request) -> str:
     """The settings that made a clip, in the order of the form. No text of the user."""
     mode = () if request.mode == "text" else (MODES[request.mode],)
     strength = () if request.strength == 1 else (f"strength {request.strength:g}",)
+    from_noise = request.mode == "text" and request.first_frame == "none"
+    first_frame = (f"first frame {FIRST_FRAMES['none']}",) if from_noise else ()
     weights = ", ".join(f"{weight:g}" for weight in request.style_weights)
     style = (f"style {weights}",) if weights else ()
     return " · ".join(
@@ -280,6 +297,7 @@ def facts(request) -> str:
             f"guidance {request.guidance:g}",
             scheduler(request.scheduler),
             *strength,
+            *first_frame,
             *style,
             f"seed {request.seed}",
         )

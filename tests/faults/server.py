@@ -1,5 +1,6 @@
 """The page under test: in this process, where its device can be watched and broken, or in one of its own."""
 
+import json
 import os
 import signal
 import socket
@@ -132,7 +133,7 @@ def device_is_free():
 
 def alone(pipeline: LumierePipeline, settings: dict):
     """The frames of the clip with these settings, made by the pipeline without a page."""
-    *_, result = pipeline.generate(Request(**settings))
+    *_, result = pipeline.generate(Request.from_json(json.dumps(settings)))
     return result.frames
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lumiere.request import MODES, SCHEDULERS, Limits, Request
+from lumiere.request import FIRST_FRAMES, MODES, SCHEDULERS, Limits, Request
 
 from .stranger import sentence
 
@@ -62,9 +62,10 @@ RIGHT = {  # values that a small clip can have
     "seed": st.one_of(st.none(), st.integers(0, 2**32 - 1)),
     "strength": st.just(1.0),
     "mode": st.sampled_from(MODES),
+    "first_frame": st.sampled_from(FIRST_FRAMES),
     "style_weights": st.lists(st.floats(0, 2), max_size=1),
 }
-WORDS = ("prompt", "negative_prompt", "scheduler", "mode")
+WORDS = ("prompt", "negative_prompt", "scheduler", "mode", "first_frame")
 likely = {  # often right, so that more than the first field is looked at
     name: st.one_of(right, texts if name in WORDS else numbers, anything) for name, right in RIGHT.items()
 }
