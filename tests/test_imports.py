@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 ORDER = (
-    "allocator bounds request fetch folder style table layers places hooks inflate motion adapters "
+    "version allocator bounds request fetch folder style table layers places hooks inflate motion adapters "
     "conditioning windows steady preview video images convnet repeats forecaster opener loading lora text "
     "memory codec sampling stills prediction drafts revisions turns denoising assembly pipeline modes models "
     "zerogpu batch jobs data clipfolder curves optimizer loss settings textcache trainer paperworld train "
@@ -150,6 +150,7 @@ def test_importing_does_not_load_torch(module):
 @pytest.mark.parametrize(
     "module, others",
     [
+        ("version", set()),
         ("bounds", set()),
         ("request", {"lumiere"}),
         ("fetch", {"huggingface_hub", "tqdm"}),
