@@ -163,7 +163,7 @@ def print_tables(studio, records, rows, numbers):
     shares = {name: accuracy(pairs(found)) for name, found in judged.items()}
     _print_table("right in", COLUMNS, shares, "{:.3f}".format)
     counts = {name: per_motion(found) for name, found in judged.items()}
-    _print_table("right in all", MOTIONS, counts, lambda found: f"{found[0]} / {found[1]}")
+    _print_table("right in all", MOTIONS, counts, lambda found: "{} / {}".format(*found))
     return 0
 
 

@@ -54,7 +54,7 @@ def per_motion(records):
     """How many clips (or windows) are right in all, and of how many: motion -> (right, count)."""
     scores = [(truth["motion"], score(truth, verdict)["all"]) for truth, verdict in pairs(records)]
     found = {motion: [right for name, right in scores if name == motion] for motion in MOTIONS}
-    return {motion: (sum(right), len(right)) for motion, right in found.items()}
+    return {motion: (sum(right), len(right)) for motion, right in found.items() if right}
 
 
 def _share(name: str, right: Sequence[bool], bar=None, clips: int | None = None) -> Figure:
