@@ -1,4 +1,8 @@
-"""Which clip a request gives, as a number that clips are saved with. Standard library only."""
+"""The version of the sampling (standard library only).
 
-# Raised by hand whenever the same request gives another clip: weights or sampling changed.
-SAMPLING_VERSION = 2
+Raise SAMPLING_VERSION whenever the embedded model makes another clip of the same request: after a change of
+its weights, of its usual settings, or of the code between a request and its frames. Records of an evaluation
+(`python -m lumiere.paperworld evaluate`) belong to one version; three clips of fixed seeds check it.
+"""
+
+SAMPLING_VERSION = 1

@@ -7,12 +7,16 @@ import pytest
 
 from lumiere.paperworld.measures import (
     MOST,
+    box_around,
     changes,
+    digest,
     flicker,
     inside_and_outside,
     moving_region,
+    preview_psnr,
     psnr,
     seam_ratio,
+    wilson,
 )
 from lumiere.paperworld.scene import MOTIONS, render, sample_scene
 
@@ -84,3 +88,44 @@ def test_a_subject_that_is_everywhere_leaves_no_background():
     places = [(x, y) for x in (20, 50, 80, 110) for y in (20, 50, 80, 110)]
     everywhere = [render(replace(scene("still"), x=x, y=y), 1)[0] for x, y in places]
     assert flicker(np.concatenate(everywhere)) is None
+
+
+@pytest.mark.parametrize(
+    "right, count, low, high",
+    [
+        (8, 10, 0.490, 0.943),
+        (0, 10, 0.0, 0.278),
+        (10, 10, 0.722, 1.0),
+        (282, 300, 0.907, 0.962),
+        (1, 2, 0.095, 0.905),
+    ],
+)
+def test_wilson_interval(right, count, low, high):
+    assert wilson(right, count) == pytest.approx((low, high), abs=6e-4)
+
+
+def test_preview_is_compared_at_its_size():
+    clip = render(scene("circling"), 80)[0]
+    shown = clip[[int(i * 80 / 24) for i in range(24)]]
+    halved = shown.reshape(24, 64, 2, 64, 2, 3).mean((2, 4)).round().astype(np.uint8)
+    assert preview_psnr(shown, clip) == MOST and preview_psnr(halved, clip) > 50
+    assert preview_psnr(halved[::-1], clip) < 25 and preview_psnr(noisy(halved, 8), clip) == pytest.approx(
+        30, abs=1
+    )
+
+
+def test_box_holds_the_whole_way():
+    for motion in MOTIONS:
+        covered = render(scene(motion), 16)[1]
+        box = box_around(covered)
+        assert not covered[:, ~box].any() and 0.1 < box.mean() < 0.9
+        rows, columns = np.flatnonzero(box.any(1)), np.flatnonzero(box.any(0))
+        assert box.sum() == len(rows) * len(columns) and len(rows) % 8 == len(columns) % 8 == 0
+
+
+def test_digest_is_mean_colours_of_cells_and_frames():
+    clip = np.zeros((16, 64, 32, 3), np.uint8)
+    clip[0, :8, :4], clip[-1, 56:, 28:, 1] = 200, 90
+    found = np.array(digest(clip)).reshape(4, 8, 8, 3)
+    assert found[0, 0, 0].tolist() == [200] * 3 and found[3, 7, 7].tolist() == [0, 90, 0]
+    assert found.sum() == 690

@@ -1,6 +1,6 @@
-"""What clips cost, in seconds against others', and the model in bytes. One record is one round of a timing.
+"""What clips cost in seconds, and the model in bytes and parameters. A record is one round of a timing.
 
-Within a round both take turns, so that what else the machine does meets both.
+Within a round both sides of a comparison take turns, so that what else the machine does meets both.
 """
 
 import time
@@ -10,8 +10,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from ..jobs import Job
+from ..pipeline import Progress
 from ..preview import sprite_sheet
 from ..sampling import CLASSES
 from ..video import write_clip
@@ -25,14 +27,24 @@ def ratio(records, name, other):
     return min(record[name] for record in records) / min(record[other] for record in records)
 
 
+def _seconds(studio, request):
+    began = time.perf_counter()
+    for _ in studio.pipeline.generate(request):
+        pass
+    return time.perf_counter() - began
+
+
+def seconds(studio, index):
+    """Prompt to frames, by the number of frames."""
+    return {str(frames): _seconds(studio, studio.request(PROMPT, frames, index)) for frames in (16, FRAMES)}
+
+
 def against_animatediff(studio, index, frames=FRAMES):
     """Prompt to frames: this pipeline and AnimateDiffPipeline of diffusers with a random adapter."""
     request = studio.request(PROMPT, frames, index)
     theirs = _animatediff(studio.pipeline, request.scheduler, frames)
+    ours = _seconds(studio, request)
     began = time.perf_counter()
-    for _ in studio.pipeline.generate(request):
-        pass
-    between = time.perf_counter()
     theirs(
         request.prompt,
         num_frames=frames,
@@ -42,7 +54,7 @@ def against_animatediff(studio, index, frames=FRAMES):
         guidance_scale=request.guidance,
         output_type="np",
     )
-    return {"ours": between - began, "animatediff": time.perf_counter() - between}
+    return {"ours": ours, "animatediff": time.perf_counter() - began}
 
 
 @lru_cache(maxsize=1)
@@ -95,7 +107,29 @@ def with_preview(studio, index, frames=FRAMES):
 
 
 def _unseen(item):
-    return replace(item, preview=lambda: None) if hasattr(item, "preview") else item
+    return replace(item, preview=lambda: None) if isinstance(item, Progress) else item
+
+
+def parameters(studio, index, frames=32, steps=2):
+    """How many take part in a clip besides those of the base, the motion weights and the previews."""
+    pipeline, ran = studio.pipeline, {}
+
+    def note(module, args):
+        ran[id(module)] = module
+
+    handle = register_module_forward_pre_hook(note)
+    try:
+        _seconds(studio, replace(studio.request(PROMPT, frames, index), steps=steps))
+    finally:
+        handle.remove()
+    lumiere, encoders = pipeline.lumiere, pipeline.reader.encoders
+    known = {
+        id(weight)
+        for module in (lumiere, lumiere.model, pipeline.vae, pipeline.preview, *encoders)
+        for weight in module.parameters()
+    }
+    used = {id(weight): weight for module in ran.values() for weight in module.parameters(recurse=False)}
+    return {"parameters": sum(weight.numel() for key, weight in used.items() if key not in known)}
 
 
 def size(studio, index):
