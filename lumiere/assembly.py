@@ -7,7 +7,7 @@ from accelerate import cpu_offload_with_hook
 from diffusers import AutoencoderKL
 from torch import nn
 
-from . import memory
+from . import loading, memory
 from .adapters import load_weights, schedule_for
 from .codec import pixels_of
 from .first_frame import FirstFramePrompt
@@ -36,6 +36,7 @@ class Parts:
     device: torch.device
     styler: Styler
     first_frame_prompt: FirstFramePrompt
+    autocast: bool = False
     cost: memory.Cost | None = None  # of parts that take turns on the device, which cannot be measured later
 
 
@@ -47,6 +48,7 @@ def assemble(
 ) -> Parts:
     """Loads a model part by part, from safetensors. See `LumierePipeline.from_pretrained`, which calls it."""
     device = find_device(device)
+    autocast = dtype is None and device.type == "cpu" and loading.multiplies_in_bf16()
     dtype = dtype or best_dtype(device)
     folder = locate(model.source, model.revision, half=model.half)
     check(folder)
@@ -74,7 +76,7 @@ def assemble(
         take_turns([*parts.reader.encoders, lumiere, parts.vae], device)
     if model.preview:
         parts = replace(parts, preview=tiny_preview(model.preview, latents, dtype))
-    return replace(parts, device=device)
+    return replace(parts, device=device, autocast=autocast)
 
 
 def tiny_preview(source: str, latents: int, dtype: torch.dtype) -> TinyPreview:

@@ -29,6 +29,7 @@ class Denoiser:
         cond: given latents. They replace what is predicted, and with `cond_channels` the model sees them.
         cond_channels: whether the model takes given latents and their mask as further channels.
         device, dtype: of the model.
+        autocast: whether the model multiplies in bfloat16, for processors that do.
     """
 
     model: Callable[..., Tensor]
@@ -41,6 +42,7 @@ class Denoiser:
     cond_channels: bool
     device: torch.device
     dtype: torch.dtype
+    autocast: bool = False
 
     def __call__(self, x: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
         """The prediction and the clean latents at this timestep, both float32 with given latents put in."""
@@ -69,7 +71,9 @@ class Denoiser:
         predictions = []
         for rows in text.split(rows_at_once(len(text), clip[0, 0].numel())):
             clips = clip.expand(len(rows), -1, -1, -1, -1)  # 1 c t h w -> 1|2 c t h w
-            predictions.append(self.model(clips, timestep, return_dict=False, **rows.arguments)[0].float())
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+                prediction = self.model(clips, timestep, return_dict=False, **rows.arguments)[0]
+            predictions.append(prediction.float())
         negative, *positive = torch.cat(predictions).split(1)
         return negative + self.guidance * (positive[0] - negative) if positive else negative
 

@@ -82,6 +82,11 @@ def best_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
 
 
+def multiplies_in_bf16() -> bool:
+    """Whether the processor does: others take up to twice as long in bfloat16 as in float32."""
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
 def _class(folder: Path, name: str):
     klass = component_class(folder, name)
     return getattr(diffusers, klass, None) or getattr(transformers, klass)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .loading import multiplies_in_bf16
+
 MOMENTUM = 0.95
 DECAY = 0.3  # share of the steps, at the end, over which the learning rate falls to zero
 
@@ -79,8 +81,7 @@ def plain_attention(device: torch.device) -> AbstractContextManager:
 
 def faster_precision() -> str:
     """Half precision, but for processors that do not multiply in it: there it is up to twice as slow."""
-    cpu = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return "bf16" if torch.accelerator.is_available() or cpu else "no"
+    return "bf16" if torch.accelerator.is_available() or multiplies_in_bf16() else "no"
 
 
 def faster_autocast(device: torch.device) -> AbstractContextManager:

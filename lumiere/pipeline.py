@@ -77,6 +77,7 @@ class LumierePipeline:
         device: where runs happen, if that is not where the autoencoder is.
         styler: what loaded the parts, for `restyle`.
         first_frame_prompt: rewrites a prompt for the first frame, which the base draws.
+        autocast: whether the UNet multiplies in bfloat16 while its weights stay as they are.
         cost: of memory; measured when it is first needed, by default.
     """
 
@@ -93,6 +94,7 @@ class LumierePipeline:
         device: torch.device | None = None,
         styler: Styler | None = None,
         first_frame_prompt: Callable[[str], str] = FirstFramePrompt({}),  # noqa: B008, as above
+        autocast: bool = False,
         cost: memory.Cost | None = None,
     ):
         self.lumiere, self.vae, self.reader = lumiere, vae, reader
@@ -100,7 +102,7 @@ class LumierePipeline:
         weight = next(vae.parameters())
         self.device, self.dtype = device or weight.device, weight.dtype
         self.sampling, self.styler, self._cost = sampling, styler, cost
-        self.first_frame_prompt = first_frame_prompt
+        self.first_frame_prompt, self.autocast = first_frame_prompt, autocast
         self.preview = (preview or LatentPreview.fit(vae, synthetic_pictures())).to(self.device)
 
     @classmethod
@@ -118,8 +120,8 @@ class LumierePipeline:
         source: also an entry of the table of models, which then says the rest. motion: motion weights, of
         Lumiere or a public adapter, as a folder, file or hub id; those in `<source>/motion` unless given.
         fresh: untrained layers in their place: frames know little of each other. device: cuda, mps or cpu;
-        the first there is unless given. dtype: float32 on the CPU, else bfloat16 or float16. Raises OSError
-        or ValueError in words.
+        the first there is unless given. dtype: float32 on the CPU, where a processor that can multiplies
+        in bfloat16, else bfloat16 or float16. Raises OSError or ValueError in words.
         """
         if not isinstance(source, Model):
             source = Model(str(source), motion and str(motion), revision)
@@ -220,8 +222,9 @@ class LumierePipeline:
             part_cond = with_context(cond, clip, part.frames)
             before = None if clip is None else clip[:, :, : part.frames.start]
             end, step = done + request.steps_run, None
-            for step in _until(stopped, self._denoise(request, part, part_cond, generator)):
-                done += 1
+            steps = self._denoise(request, part, part_cond, generator)
+            while done < end and not stopped():
+                step, done = next(steps), done + 1
                 share, seconds = sum(work[:done]) / sum(work), time.monotonic() - began
                 preview = partial(self.preview, _joined(before, step.pred_x0))
                 yield Progress(done, len(work), share, seconds, part.frames.stop, preview)
@@ -254,6 +257,7 @@ class LumierePipeline:
             cond_channels=self.lumiere.given_channels > 0,
             device=self.device,
             dtype=self.dtype,
+            autocast=self.autocast,
         )
         start = cond.latents if request.strength < 1 else None
         yield from sample(denoise, schedule, schedule.start(noise, start))
@@ -330,12 +334,6 @@ class LumierePipeline:
     def decode(self, latents: Tensor) -> np.ndarray:
         """Scaled latents (1 c t h w) -> uint8 (t h w c). Raises GenerationError as `codec.decode` does."""
         return codec.decode(self.vae, latents)
-
-
-def _until(stopped: Callable[[], bool], steps: Iterator[Step]) -> Iterator[Step]:
-    """The steps, up to the first before which it is stopped."""
-    while not stopped() and (step := next(steps, None)) is not None:
-        yield step
 
 
 def _joined(before: Tensor | None, made: Tensor) -> Tensor:

@@ -5,4 +5,4 @@ its weights, of its usual settings, or of the code between a request and its fra
 (`python -m lumiere.paperworld evaluate`) belong to one version; three clips of fixed seeds check it.
 """
 
-SAMPLING_VERSION = 1
+SAMPLING_VERSION = 2

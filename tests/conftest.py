@@ -25,6 +25,14 @@ CLASSES = {
 }
 
 
+@pytest.fixture(scope="session", autouse=True)
+def float32_on_any_processor():
+    """So that two ways of computing one thing agree, whatever the processor multiplies in."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lumiere.loading.multiplies_in_bf16", lambda: False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
     """The folder: 64 x 64 pixels, latents 4 x 8 x 8, temporal factor 4, 12 tokens of text, random weights.

@@ -85,6 +85,14 @@ def test_long_clips_are_guided_in_two_calls(denoise, monkeypatch):
 
 
 @torch.inference_mode()
+def test_autocast_is_bfloat16_and_close(denoise):
+    prediction, _ = denoise(noise(), TIMESTEP)
+    fast, _ = replace(denoise, autocast=True)(noise(), TIMESTEP)
+    assert fast.dtype == torch.float32 and not torch.equal(fast, prediction)
+    torch.testing.assert_close(fast, prediction, atol=0.1 * prediction.std().item(), rtol=0.1)
+
+
+@torch.inference_mode()
 def test_the_base_sees_one_frame(denoise, pipeline):
     unet = pipeline.lumiere.model
     x, text = noise(1), denoise.text.last()

@@ -9,9 +9,6 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from lumiere.data import write_captions
-from lumiere.folder import FORECASTER, OPENER
-from lumiere.loading import load_forecaster, load_opener
 from lumiere.motion import read_facts
 from lumiere.paperworld.__main__ import main
 from lumiere.paperworld.autoencoder import encode, encode_dataset, new_autoencoder, train_autoencoder

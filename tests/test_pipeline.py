@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from lumiere.conditioning import Given
-from lumiere.pipeline import GenerationError, LumierePipeline, Progress, Result
 from lumiere.denoiser import Denoiser
+from lumiere.pipeline import GenerationError, LumierePipeline, Progress, Result
 from lumiere.request import SCHEDULERS, Request
 from lumiere.table import Model, Sampling
 from lumiere.text import TextReader

@@ -21,12 +21,12 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from lumiere import __main__ as command
 from lumiere import models
 from lumiere.adapters import load_weights
+from lumiere.denoiser import rows_at_once
 from lumiere.inflate import Lumiere
 from lumiere.memory import MARGIN, Peak, weight_bytes
 from lumiere.motion import AnimateDiffBlock
 from lumiere.pipeline import LumierePipeline
 from lumiere.places import adapter_places
-from lumiere.denoiser import rows_at_once
 from lumiere.style import Style
 from lumiere.table import MODELS, Model
 from tests import test_lora, test_pairings, test_residency
