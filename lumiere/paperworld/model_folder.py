@@ -8,13 +8,10 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import AutoTokenizer, CLIPTextModel
 
-from ..folder import PREVIEW
 from ..forecaster import Forecaster
 from ..loading import load_forecaster, load_model, load_opener
 from ..motion import load_motion, read_facts, save_motion
 from ..opener import Opener
-from ..preview import LatentPreview
-from .autoencoder import to_tensor
 from .base import new_scheduler, new_unet
 from .text import WIDTH
 
@@ -89,11 +86,5 @@ def save_motion_of(folder, run):
 
 
 def save_net(folder, name, net):
-    """Put a forecaster or an opener into the folder, in half precision."""
+    """Put a forecaster, an opener or the tiny autoencoder of previews into the folder, in half precision."""
     copy.deepcopy(net).half().save_pretrained(Path(folder) / name, max_shard_size=SHARD_BYTES)
-
-
-def save_preview(folder, pixels):
-    """Fit the latent-to-pixels map of the previews on uint8 frames (n h w c) of this world."""
-    images = to_tensor(pixels)
-    LatentPreview.fit(load_vae(folder), images).save(Path(folder) / PREVIEW)

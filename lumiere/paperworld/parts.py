@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from ..data import CAPTIONS
-from ..folder import FORECASTER, OPENER
+from ..folder import FORECASTER, OPENER, PREVIEW
 from .autoencoder import encode_dataset, train_autoencoder
 from .base import BATCH, train_base
 from .dataset import PIXELS, render_dataset
@@ -18,16 +16,15 @@ from .model_folder import (
     load_vae,
     save_component,
     save_net,
-    save_preview,
 )
 from .opener import train_opener
 from .text import train_text_encoder
+from .tiny_decoder import train_tiny_autoencoder
 
 STILLS_SEED, CLIPS_SEED, PACED_SEED, REST_SEED = 11, 12, 13, 14  # evaluation draws its scenes from another
 PACES = 0.7, 1.45  # as a model moves things that knows a slow and a fast pace, one twice the other
 OPENED = 17  # frames of a clip from rest: a still and what an opener tells
-PREVIEW_PICTURES = 256
-STEPS = {"autoencoder": 2800, "text": 400, "base": 6400, "forecaster": 8000, "opener": 6000}
+STEPS = {"autoencoder": 2800, "text": 400, "base": 6400, "preview": 4500, "forecaster": 8000, "opener": 6000}
 
 
 def autoencoder(model, data, run, steps=STEPS["autoencoder"]):
@@ -68,10 +65,9 @@ def opener(model, data, run, steps=STEPS["opener"], further=False):
     save_net(model, OPENER, train_opener(data, *load_text(model), run, steps, begun))
 
 
-def preview(model, data):
-    """Latents to small pictures, on the first stills in `data`."""
-    pixels = np.load(Path(data) / PIXELS, mmap_mode="r")
-    save_preview(model, pixels[:PREVIEW_PICTURES, 0])
+def preview(model, data, run, steps=STEPS["preview"]):
+    """The tiny autoencoder of the previews, taught by the autoencoder on the stills in `data`."""
+    save_net(model, PREVIEW, train_tiny_autoencoder(data, load_vae(model), run, steps))
 
 
 def draw_clips(folder, count, frames, load, workers=2):
