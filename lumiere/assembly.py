@@ -1,6 +1,7 @@
 """The parts of a pipeline, loaded and checked against each other."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from accelerate import cpu_offload_with_hook
@@ -11,11 +12,11 @@ from . import loading, memory
 from .adapters import load_weights, schedule_for
 from .codec import pixels_of
 from .first_frame import FirstFramePrompt
-from .folder import PREVIEW, check, locate, locate_motion, locate_tiny, read_json, read_limits
+from .folder import ADAPTER, PREVIEW, check, locate, locate_motion, locate_tiny, read_json, read_limits
 from .inflate import Lumiere
 from .loading import best_dtype, find_device, load_model, load_tiny
 from .lora import Styler
-from .preview import LatentPreview, Preview, TinyPreview
+from .preview import Preview, TinyPreview
 from .request import Limits
 from .table import Model, Sampling
 from .text import TextReader
@@ -69,14 +70,36 @@ def assemble(
     rest = torch.device("cpu") if model.offload else device
     unet.to(rest)
     lumiere = (Lumiere.from_unet(unet) if fresh else load_weights(unet, where)).to(rest, dtype)
-    parts = complete(lumiere, styler, dict(model.schedule), model.sampling)
+    parts = complete(lumiere, styler, dict(model.schedule), model.sampling, model.preview)
     if model.offload:
         moved = memory.weight_bytes(lumiere, unet)
         parts = replace(parts, cost=cost_of(lumiere, parts.vae, parts.reader, parts.limits, moved))
         take_turns([*parts.reader.encoders, lumiere, parts.vae], device)
-    if model.preview:
-        parts = replace(parts, preview=tiny_preview(model.preview, latents, dtype))
     return replace(parts, device=device, autocast=autocast)
+
+
+def find_preview(
+    source: str | None, folder: Path, latents: int, dtype: torch.dtype
+) -> tuple[TinyPreview | None, tuple[str, ...]]:
+    """The preview that is named, or else that of the model's folder.
+
+    Args:
+        source: folder or hub id of a tiny autoencoder.
+        folder: of the base model.
+        latents: number of latent channels.
+
+    Returns:
+        The preview, and notes. It is None where there is none, or none that can be read, which the notes
+        explain: a linear map takes its place, and the model loads all the same.
+    """
+    if source is None and (folder / PREVIEW / ADAPTER[0]).is_file():
+        source = str(folder / PREVIEW)
+    if source is None:
+        return None, ()
+    try:
+        return tiny_preview(source, latents, dtype), ()
+    except (OSError, ValueError) as error:
+        return None, (f"Previews have approximate colours, by a linear map: {error}",)
 
 
 def tiny_preview(source: str, latents: int, dtype: torch.dtype) -> TinyPreview:
@@ -90,21 +113,30 @@ def tiny_preview(source: str, latents: int, dtype: torch.dtype) -> TinyPreview:
 
 
 def complete(
-    lumiere: Lumiere, styler: Styler, schedule: dict | None = None, sampling: Sampling | None = None
+    lumiere: Lumiere,
+    styler: Styler,
+    schedule: dict | None = None,
+    sampling: Sampling = Sampling(),  # noqa: B008, it is frozen
+    preview: str | None = None,
 ) -> Parts:
-    """Adds to a space-time model what else the folder of its base holds, on its device and in its dtype."""
+    """Adds to a space-time model what else the folder of its base holds, on its device and in its dtype.
+
+    preview: see `find_preview`.
+    """
     folder, device = styler.folder, lumiere.device
     config = read_json(folder / "scheduler" / "scheduler_config.json")
     needed = schedule_for(lumiere) | (schedule or {})
+    vae = load_model(folder, "vae", lumiere.dtype).to(device)
+    shown, notes = find_preview(preview, folder, vae.config.latent_channels, lumiere.dtype)
     return Parts(
         lumiere.eval(),
-        load_model(folder, "vae", lumiere.dtype).to(device),
+        vae,
         TextReader.load(styler, lumiere.dtype).to(device),
         config | needed,
         read_limits(folder, lumiere.downsample_factor),
-        LatentPreview.load(folder / PREVIEW) if (folder / PREVIEW).is_file() else None,
-        sampling or Sampling(),
-        replaced(config, needed),
+        shown,
+        sampling,
+        replaced(config, needed) + notes,
         device,
         styler,
         FirstFramePrompt.load(folder),

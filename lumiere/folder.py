@@ -40,7 +40,7 @@ MOTION = ("motion.json", "motion.safetensors")
 MOTION_INDEX = "motion.safetensors.index.json"  # of the shards, where the weights are in several files
 SHARD = r"motion-\d{5}-of-\d{5}\.safetensors"
 ADAPTER = ("config.json", "diffusion_pytorch_model.safetensors")  # of one part in a folder of diffusers
-PREVIEW = "preview.safetensors"
+PREVIEW = "preview"  # a tiny autoencoder, `AutoencoderTiny` of diffusers, where a model has one
 FIRST_FRAME = "first_frame.json"  # how prompts of first frames are written, where a model says so
 HALF = "fp16"  # the variant that some models store beside the whole one, or instead of it
 HUB_ID = r"[\w.-]+/[\w.-]+"
@@ -57,9 +57,10 @@ def locate(source: str | Path, revision: str | None = None, weights: bool = True
         return folder
     if folder.exists() or not re.fullmatch(HUB_ID, str(source)):
         raise FileNotFoundError(f"there is no model folder {source}: give the path of one, or a hub id.")
-    wanted = [INDEX, FIRST_FRAME, PREVIEW, "tokenizer/*", "tokenizer_2/*", MOTION[0], f"*/{MOTION[0]}"]
-    wanted += [f"{part.name}/{part.config}" for part in (*COMPONENTS, *OF_XL)]
+    wanted = [INDEX, FIRST_FRAME, "tokenizer/*", "tokenizer_2/*", MOTION[0], f"*/{MOTION[0]}"]
+    wanted += [f"{part.name}/{part.config}" for part in (*COMPONENTS, *OF_XL)] + [f"{PREVIEW}/{ADAPTER[0]}"]
     if weights:
+        wanted.append(f"{PREVIEW}/{ADAPTER[1]}")
         stems = {part.weights.removesuffix(".safetensors") for part in COMPONENTS if part.weights}
         ends = ["-*.safetensors", ".safetensors.index.json", ".safetensors"]
         wanted += [f"*/motion{end}" for end in ends]

@@ -53,7 +53,7 @@ def add_options(parser, several: bool = False) -> None:
     add(
         "--preview",
         metavar="NAME",
-        help=f"previews by a tiny autoencoder: {', '.join(PREVIEWS)}, a folder or hub id",
+        help=f"another tiny autoencoder for previews: {', '.join(PREVIEWS)}, a folder or hub id",
     )
     add("--offload", action="store_true", help="parts of the model leave the device while others work")
     add("--device", metavar="NAME", help="cuda, mps or cpu; the first there is unless given")

@@ -45,8 +45,9 @@ class Model:
     where the operator says otherwise (bounds.py), that counts. sampling: how clips are denoised. text_width:
     of the bases that the motion weights fit, which the weights do not tell. style: in the weights of the
     base. offload: parts of the model wait beside the device for their turn. preview: folder or hub id of a
-    tiny autoencoder that shows the clip in the making, a linear map when None. gigabytes: of memory on a GPU,
-    for a clip with these settings: `python -m tests.benchmarks.bases full_size` counts it.
+    tiny autoencoder that shows the clip in the making; `preview/` in the source when None, and a linear map
+    where there is none. gigabytes: of memory on a GPU, for a clip with these settings:
+    `python -m tests.benchmarks.bases full_size` counts it.
     """
 
     source: str
@@ -93,6 +94,7 @@ class Model:
         return f"{pinned}/{SAMPLING_VERSION}" if pinned else str(SAMPLING_VERSION)
 
 
+PREVIEWS = {name: f"madebyollin/{name}" for name in ("taesd", "taesdxl")}  # for Stable Diffusion 1.x, and XL
 SD15 = Model(
     "stable-diffusion-v1-5/stable-diffusion-v1-5",
     revision="451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
@@ -105,6 +107,7 @@ SD15 = Model(
     shortest=8,
     longest=128,
     pixels=2**25,
+    preview=PREVIEWS["taesd"],
     text_width=768,
     licence="weights CreativeML OpenRAIL-M, motion Apache-2.0",
 )
@@ -155,11 +158,11 @@ MODELS = {
         motion="guoyww/animatediff-motion-adapter-sdxl-beta",
         guidance=8.0,
         longest_side=1536,
+        preview=PREVIEWS["taesdxl"],
         text_width=2048,
         licence="weights CreativeML OpenRAIL++-M, motion Apache-2.0",
     ),
 }
-PREVIEWS = {name: f"madebyollin/{name}" for name in ("taesd", "taesdxl")}  # for Stable Diffusion 1.x, and XL
 DEFAULT = "paper-world"
 VARIABLE = "LUMIERE_MODEL"  # name in the table, folder or hub id, or several: a,b; replaces the default
 MOTION_VARIABLE = "LUMIERE_MOTION"  # hub id, folder or file of motion weights; for all bases that need some

@@ -7,7 +7,7 @@ import pytest
 
 from lumiere import fetch
 from lumiere.fetch import progress, telling
-from lumiere.folder import FORECASTER, OPENER, locate
+from lumiere.folder import FORECASTER, OPENER, PREVIEW, locate
 from tests.faults.test_34_start import hub
 
 
@@ -15,10 +15,10 @@ from tests.faults.test_34_start import hub
 def online(tiny_model, tmp_path, monkeypatch):
     """The hub has the tiny model as lumiere/tiny, and nothing of it is here.
 
-    There it also has the configs of what tells how clips begin and go on.
+    There it also has the configs of a preview and of what tells how clips begin and go on.
     """
     published = shutil.copytree(tiny_model, tmp_path / "published")
-    for name in (FORECASTER, OPENER):
+    for name in (PREVIEW, FORECASTER, OPENER):
         (published / name).mkdir()
         (published / name / "config.json").write_text("{}")
     with hub(published, "") as address:
@@ -40,7 +40,7 @@ def test_it_is_told_what_is_fetched_and_how_far_and_nothing_is_drawn(online, tin
         folder = locate("lumiere/tiny")
     weights = [file.stat().st_size for file in tiny_model.rglob("*.safetensors")]
     assert (folder / "motion" / "motion.safetensors").is_file()
-    assert all((folder / name / "config.json").is_file() for name in (FORECASTER, OPENER))
+    assert all((folder / name / "config.json").is_file() for name in (PREVIEW, FORECASTER, OPENER))
     pairs = [re.fullmatch(r"Fetching lumiere/tiny: ([\d.]+) of ([\d.]+) [kM]B\.", each) for each in told]
     assert all(pairs) and len(told) > 2
     assert all(float(pair[1]) <= float(pair[2]) for pair in pairs)

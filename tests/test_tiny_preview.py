@@ -1,5 +1,6 @@
-"""Previews by a tiny autoencoder in place of the linear map."""
+"""Previews by a tiny autoencoder, and the linear map where it cannot be had."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,18 +10,23 @@ import torch
 from diffusers import AutoencoderTiny
 
 from lumiere import models
+from lumiere.assembly import tiny_preview
 from lumiere.folder import locate_tiny
+from lumiere.paperworld.__main__ import main
+from lumiere.paperworld.autoencoder import encode_dataset
+from lumiere.paperworld.dataset import render_dataset
+from lumiere.paperworld.model_folder import EMBEDDED, load_vae
 from lumiere.pipeline import LumierePipeline
-from lumiere.preview import TinyPreview
+from lumiere.preview import LatentPreview, TinyPreview
 from lumiere.request import Request
-from lumiere.table import Model
+from lumiere.table import MODELS, PREVIEWS, Model
 
 REQUEST = Request("a red ball", frames=8, height=64, width=64, steps=2, seed=1)
 
 
-def save_tiny(folder: Path, latents: int = 4) -> Path:
+def save_tiny(folder: Path, latents: int = 4, seed: int = 0) -> Path:
     """Random and small, in the layout of madebyollin/taesd."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     narrow = {"block_out_channels": (8, 8, 8, 8)}
     AutoencoderTiny(
         latent_channels=latents,
@@ -29,6 +35,10 @@ def save_tiny(folder: Path, latents: int = 4) -> Path:
         num_decoder_blocks=(1, 1, 1, 1),
     ).save_pretrained(folder)
     return folder
+
+
+def same_weights(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(one.parameters(), other.parameters(), strict=True))
 
 
 @pytest.fixture
@@ -56,20 +66,60 @@ def test_the_clip_in_the_making_is_what_the_tiny_autoencoder_decodes(model):
 def test_pictures_are_few_and_small(model):
     preview = LumierePipeline.from_pretrained(model, device="cpu").preview
     assert preview(torch.randn(1, 4, 40, 8, 16), max_frames=10, max_side=64).shape == (10, 32, 64, 3)
+    assert preview(torch.randn(1, 4, 40, 8, 16)).shape == (24, 64, 128, 3)
 
 
-def test_one_for_other_latents_or_a_damaged_one_is_refused(model, tmp_path):
-    with pytest.raises(ValueError, match="takes 16 channels where latents have 4"):
-        other = replace(model, preview=str(save_tiny(tmp_path / "other", 16)))
-        LumierePipeline.from_pretrained(other, device="cpu")
+def test_folder_brings_its_own(tiny_model, tmp_path, model):
+    folder = shutil.copytree(tiny_model, tmp_path / "with")
+    own = AutoencoderTiny.from_pretrained(save_tiny(folder / "preview", seed=1))
+    preview = LumierePipeline.from_pretrained(folder, device="cpu").preview
+    assert same_weights(preview.vae, own)
+    named = LumierePipeline.from_pretrained(replace(model, source=str(folder)), device="cpu").preview
+    assert same_weights(named.vae, AutoencoderTiny.from_pretrained(model.preview))
+
+
+def for_other_latents(model: Model, folder: Path) -> str:
+    return str(save_tiny(folder / "other", 16))
+
+
+def damaged(model: Model, folder: Path) -> str:
     (Path(model.preview) / "diffusion_pytorch_model.safetensors").write_bytes(b"\xff" * 100)
-    with pytest.raises(OSError, match="cannot read the preview in"):
-        LumierePipeline.from_pretrained(model, device="cpu")
+    return model.preview
+
+
+def not_cached(model: Model, folder: Path) -> str:
+    return PREVIEWS["taesd"]
+
+
+@pytest.mark.parametrize(
+    "kind, reason",
+    [
+        (for_other_latents, "takes 16 channels where latents have 4"),
+        (damaged, "cannot read the preview in"),
+        (not_cached, "cannot fetch the preview madebyollin/taesd"),
+    ],
+)
+def test_falls_back_to_linear_map(kind, reason, model, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    pipeline = LumierePipeline.from_pretrained(replace(model, preview=kind(model, tmp_path)), device="cpu")
+    assert isinstance(pipeline.preview, LatentPreview)
+    (note,) = pipeline.notes
+    assert "linear map" in note and reason in note
+
+
+def test_refuses_preview_that_is_no_place():
     with pytest.raises(OSError, match="cannot find the preview nowhere"):
         locate_tiny("nowhere")
 
 
-def test_the_option_names_the_published_ones_and_any_other(monkeypatch):
+def test_stable_diffusion_has_taesd():
+    for name, model in MODELS.items():
+        expected = {"paper": None, "sd15-": "madebyollin/taesd", "sdxl-": "madebyollin/taesdxl"}
+        assert model.preview == expected[name[:5]]
+
+
+def test_option_names_published_ones_and_any_other(monkeypatch):
     monkeypatch.delenv(models.VARIABLE, raising=False)
 
     def chosen(*given: str) -> Model:
@@ -78,3 +128,16 @@ def test_the_option_names_the_published_ones_and_any_other(monkeypatch):
     assert chosen("--preview", "taesdxl").preview == "madebyollin/taesdxl"
     assert chosen("--preview", "my/folder").preview == "my/folder"
     assert chosen().preview is None
+
+
+def test_command_trains_one(tmp_path):
+    data, model = tmp_path / "stills", tmp_path / "model"
+    render_dataset(data, 4, 1, seed=993, workers=1)
+    shutil.copytree(EMBEDDED / "vae", model / "vae")
+    encode_dataset(data, load_vae(model))
+    command = ["preview", "--model", str(model), "--data", str(data), "--run", str(tmp_path / "run")]
+    main([*command, "--steps", "2"])
+    trained = tiny_preview(str(model / "preview"), 4, torch.float32)
+    assert trained(torch.randn(1, 4, 2, 16, 16)).shape == (2, 128, 128, 3)
+    main([*command, "--steps", "2"])  # there is nothing left to do
+    assert same_weights(tiny_preview(str(model / "preview"), 4, torch.float32), trained)

@@ -26,6 +26,7 @@ from lumiere.lora import Styler
 from lumiere.loss import min_snr, noise_and_target, weighted_error
 from lumiere.motion import load_motion, read_facts
 from lumiere.optimizer import relative_rate
+from lumiere.sampling import predict_clean
 from lumiere.settings import CLIPS, FRESH, NOISE, RUN, STEPS, Settings
 from lumiere.style import Style
 from lumiere.text import TextReader

@@ -9,6 +9,7 @@ TRAINED = {
     "autoencoder": "train the autoencoder on rendered stills",
     "text": "train the text encoder and its tokenizer on captions",
     "base": "train the base text-to-image UNet on encoded stills",
+    "preview": "train the tiny autoencoder of the previews on encoded stills",
 }
 
 
@@ -45,9 +46,6 @@ def main(argv=None):
     motion = add("motion", "put what lumiere.train made into the model", _motion)
     _add_folders(motion)
     motion.add_argument("--run", required=True, help="the folder named --out in that training")
-    _add_folders(
-        add("preview", "fit the latent-to-pixels map of the previews", _preview), "folder made by render"
-    )
     add_make_arguments(add("make", "make the whole model from nothing, or go on making it", run_make))
     add_judge_arguments(add("judge", "measure real renders or generated clips", run_judge))
     add_evaluate_arguments(add("evaluate", "print the model's figures beside their bars", run_evaluate))
@@ -110,12 +108,6 @@ def _motion(a):
     from .model_folder import save_motion_of
 
     save_motion_of(a.model, a.run)
-
-
-def _preview(a):
-    from . import parts
-
-    parts.preview(a.model, a.data)
 
 
 if __name__ == "__main__":

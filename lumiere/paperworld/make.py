@@ -28,6 +28,7 @@ class Budget:
     autoencoder: int
     text: int
     base: int
+    preview: int
     clips: int
     frames: int
     motion: int
@@ -41,6 +42,7 @@ BUDGETS = {
         autoencoder=4,
         text=20,
         base=4,
+        preview=2,
         clips=4,
         frames=32,
         motion=2,
@@ -73,7 +75,7 @@ class Maker:
             "text encoder": lambda: parts.text(model, at / "text", b.text),
             "stills, encoded": lambda: parts.latents(model, self.stills),
             "base": lambda: parts.base(model, self.stills, at / "base", b.base),
-            "preview": lambda: parts.preview(model, self.stills),
+            "preview": lambda: parts.preview(model, self.stills, at / "preview", b.preview),
             "clips, rendered": lambda: render_dataset(
                 self.clips, b.clips, b.frames, parts.CLIPS_SEED, workers=b.workers, from_rest=True
             ),

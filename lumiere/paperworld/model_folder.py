@@ -11,8 +11,6 @@ from transformers import AutoTokenizer, CLIPTextModel
 from ..folder import FIRST_FRAME, PREVIEW
 from ..loading import load_model
 from ..motion import load_motion, read_facts, save_motion
-from ..preview import LatentPreview
-from .autoencoder import to_tensor
 from .base import new_scheduler, new_unet
 from .captions import first_frame_rule
 
@@ -75,7 +73,6 @@ def save_first_frame_rule(folder):
     (Path(folder) / FIRST_FRAME).write_text(json.dumps(first_frame_rule(), indent=1) + "\n")
 
 
-def save_preview(folder, pixels):
-    """Fit the latent-to-pixels map of the previews on uint8 frames (n h w c) of this world."""
-    images = to_tensor(pixels)
-    LatentPreview.fit(load_vae(folder), images).save(Path(folder) / PREVIEW)
+def save_preview(folder, tiny):
+    """Put the tiny autoencoder of the previews into the folder, in half precision."""
+    copy.deepcopy(tiny).half().save_pretrained(Path(folder) / PREVIEW)

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from ..data import CAPTIONS
 from .autoencoder import encode_dataset, train_autoencoder
 from .base import BATCH, train_base
@@ -17,10 +15,10 @@ from .model_folder import (
     save_preview,
 )
 from .text import train_text_encoder
+from .tiny_decoder import train_tiny_autoencoder
 
 STILLS_SEED, CLIPS_SEED = 11, 12  # evaluation draws its scenes from another
-PREVIEW_PICTURES = 256
-STEPS = {"autoencoder": 2800, "text": 400, "base": 6400}
+STEPS = {"autoencoder": 2800, "text": 400, "base": 6400, "preview": 4500}
 
 
 def autoencoder(model, data, run, steps=STEPS["autoencoder"]):
@@ -47,10 +45,9 @@ def base(model, data, run, steps=STEPS["base"], further=False, batch=BATCH):
     save_component(model, "unet", train_base(data, *load_text(model), run, steps, unet, batch))
 
 
-def preview(model, data):
-    """Latents to small pictures, on the first stills in `data`."""
-    pixels = np.load(Path(data) / PIXELS, mmap_mode="r")
-    save_preview(model, pixels[:PREVIEW_PICTURES, 0])
+def preview(model, data, run, steps=STEPS["preview"]):
+    """The tiny autoencoder of the previews, taught by the autoencoder on the stills in `data`."""
+    save_preview(model, train_tiny_autoencoder(data, load_vae(model), run, steps))
 
 
 def draw_clips(folder, count, frames, load, workers=2):
