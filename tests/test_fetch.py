@@ -7,7 +7,7 @@ import pytest
 
 from lumiere import fetch
 from lumiere.fetch import progress, telling
-from lumiere.folder import FORECASTER, OPENER, PREVIEW, locate
+from lumiere.folder import FIRST_FRAME, PREVIEW, locate
 from tests.faults.test_34_start import hub
 
 
@@ -15,12 +15,12 @@ from tests.faults.test_34_start import hub
 def online(tiny_model, tmp_path, monkeypatch):
     """The hub has the tiny model as lumiere/tiny, and nothing of it is here.
 
-    There it also has the configs of a preview and of what tells how clips begin and go on.
+    There it also has the config of a preview, and how prompts of first frames are written.
     """
     published = shutil.copytree(tiny_model, tmp_path / "published")
-    for name in (PREVIEW, FORECASTER, OPENER):
-        (published / name).mkdir()
-        (published / name / "config.json").write_text("{}")
+    (published / PREVIEW).mkdir()
+    for name in (f"{PREVIEW}/config.json", FIRST_FRAME):
+        (published / name).write_text("{}")
     with hub(published, "") as address:
         for name, value in {
             "HF_HUB_OFFLINE": False,
@@ -40,7 +40,7 @@ def test_it_is_told_what_is_fetched_and_how_far_and_nothing_is_drawn(online, tin
         folder = locate("lumiere/tiny")
     weights = [file.stat().st_size for file in tiny_model.rglob("*.safetensors")]
     assert (folder / "motion" / "motion.safetensors").is_file()
-    assert all((folder / name / "config.json").is_file() for name in (PREVIEW, FORECASTER, OPENER))
+    assert (folder / PREVIEW / "config.json").is_file() and (folder / FIRST_FRAME).is_file()
     pairs = [re.fullmatch(r"Fetching lumiere/tiny: ([\d.]+) of ([\d.]+) [kM]B\.", each) for each in told]
     assert all(pairs) and len(told) > 2
     assert all(float(pair[1]) <= float(pair[2]) for pair in pairs)

@@ -7,7 +7,6 @@ from lumiere.paperworld.captions import (
     ATTRIBUTES,
     COLOUR_WORDS,
     SUBJECT_WORDS,
-    at_rest,
     canonical,
     caption_with_truth,
     known_words,
@@ -78,9 +77,3 @@ def test_held_out_file_is_the_fixed_tenth():
     assert HELD_OUT == set(choose_held_out())
     assert len(HELD_OUT) == pytest.approx(0.1 * 8 * 8 * 9, rel=0.1)
     assert {motion for _, _, motion in HELD_OUT} == set(MOTIONS)
-
-
-def test_a_caption_of_what_is_at_rest_says_what_the_other_does_but_for_the_motion():
-    truth = {"colour": "orange", "subject": "ring", "background": "sea", "motion": "left", "speed": "fast"}
-    assert at_rest(truth) == "an orange ring standing still over the sea"
-    assert at_rest(truth | {"colour": None, "background": None}) == "a ring standing still"
