@@ -4,6 +4,7 @@ Every record is kept as soon as it is made (records.py): an evaluation that was 
 """
 
 import argparse
+import copy
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -56,10 +57,15 @@ class Studio:
         changed = {"prompt": prompt, "frames": frames, "seed": self.seed + index} | settings
         return replace(self._usual, **changed)
 
-    def make(self, prompt, frames, index, given=None, **settings):
-        """The clip of a prompt and the preview of its last step, both uint8 (t h w c)."""
-        request = self.request(prompt, frames, index, **settings)
-        *_, last, result = self.pipeline.generate(request, given=given)
+    def make(self, prompt, frames, index, given=None, whole=False, **settings):
+        """The clip of a prompt and the preview of its last step, both uint8 (t h w c).
+
+        whole: all frames are denoised at once, and not in segments.
+        """
+        request, pipeline = self.request(prompt, frames, index, **settings), copy.copy(self.pipeline)
+        if whole:
+            pipeline.sampling = replace(pipeline.sampling, segment=None)
+        *_, last, result = pipeline.generate(request, given=given)
         return result.frames, last.preview()
 
     def clip(self, *args, **settings):

@@ -155,6 +155,9 @@ ROWS = {
         "preview of the last step, same clips", _text16, figures.of_preview, prompts=50, kept_as="text16"
     ),
     "text80": Row("80 frames", partial(_text, frames=80), partial(figures.of_text, bar=0.80)),
+    "whole80": Row(
+        "80 frames, denoised at once", partial(_text, frames=80, whole=True), figures.of_text, part=0.2
+    ),
     "held-out16": Row("16 frames, held-out combinations", partial(_text, held_out=True), figures.of_text),
     "paraphrased80": Row(
         "80 frames, paraphrased", partial(_text, frames=80, paraphrased=True), figures.of_text
