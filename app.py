@@ -5,7 +5,7 @@
     python app.py --showcase                   a large clip and a rotation of prompts, for a screen on a wall
     python app.py --mcp                        its endpoints as tools for language models, too
 
-GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say where the page is served, lumiere/bounds.py how much it takes.
+GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say where the page is served, lumiere/limits.py how much it takes.
 """
 
 import argparse
@@ -23,10 +23,10 @@ from dataclasses import dataclass
 import gradio as gr
 import numpy as np
 
-from lumiere import jobs, models, modes, zerogpu
-from lumiere.allocator import keep_freed_memory
-from lumiere.bounds import Bounds
-from lumiere.fetch import telling
+from lumiere.errors import GenerationError
+from lumiere.limits import Bounds
+from lumiere.loading.hub import telling
+from lumiere.loading.registry import saved_settings
 from lumiere.page import events, files, head, part, restore, results, showcase, widgets, words
 from lumiere.page.disk import own_folder
 from lumiere.page.results import status
@@ -35,7 +35,8 @@ from lumiere.page.service import Entry, Service, Sorry
 from lumiere.page.theme import theme
 from lumiere.page.widgets import OUTPUTS
 from lumiere.request import MAX_TEXT, Limits, Request
-from lumiere.table import saved_settings
+from lumiere.runtime import jobs, model_cache, modes, zerogpu
+from lumiere.sampling.allocator import keep_freed_memory
 
 HEARTBEAT = 0.5  # s between yields at most: gradio notices a closed tab only when a generator yields
 STOP_SECONDS = 1.5  # between Generate and the first message of its job, on a slow link
@@ -65,7 +66,7 @@ class App:
 
     def __init__(
         self,
-        entry: models.Model,
+        entry: model_cache.Model,
         limits: Limits,
         bounds: Bounds | None = None,
         name: str = "model",
@@ -167,7 +168,7 @@ class App:
         trusted.
         """
         known = {name: value for name, value in fields.items() if value is not None or name == "prompt"}
-        own = models.own(self.entry, self.limits) | known
+        own = model_cache.own(self.entry, self.limits) | known
         request = entry.request = asked(lambda: Request(**own).check(self.limits).with_seed())
         given = given if isinstance(given, dict) else {}
         needed = modes.NEEDS[request.mode]
@@ -196,8 +197,6 @@ class App:
         except jobs.Closed:
             raise Sorry(words.CLOSING) from None
         except RuntimeError as error:
-            from lumiere.pipeline import GenerationError  # torch is there by now, and not when the page opens
-
             raise Sorry(words.sentence(error)) if isinstance(error, GenerationError) else error from None
         finally:  # runs on the server's event loop when the tab is closed: a flag and nothing else
             job.abandon()
@@ -259,7 +258,7 @@ def asked(check: Callable):
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
-    options = models.options(words.INTRO)
+    options = model_cache.options(words.INTRO)
     options.add_argument("--showcase", action="store_true", help="a large clip and a rotation of prompts")
     options.add_argument(
         "--mcp", action="store_true", help="serve the endpoints as tools for language models"
@@ -278,7 +277,7 @@ def main() -> None:
     try:
         own_folder()
         bounds, apps = Bounds.read(), {}
-        for name, (model, limits) in there(models.allowed(options)).items():
+        for name, (model, limits) in there(model_cache.allowed(options)).items():
             App(model, limits, bounds, name, apps)
         first, *others = apps.values()
         demo = (showcase if options.showcase else events).blocks(apps)

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from . import batch, models
-from .allocator import keep_freed_memory
-from .bounds import Bounds
-from .images import read_image
-from .request import FIRST_FRAMES, FPS, GUIDANCE, SCHEDULERS, SEED, STEPS, Request
-from .table import saved_settings
-from .video import read_clip, write_clip
+from lumiere.events import Result
+from lumiere.limits import Bounds
+from lumiere.loading.registry import saved_settings
+from lumiere.media.images import read_image
+from lumiere.media.video import read_clip, write_clip
+from lumiere.request import FIRST_FRAMES, FPS, GUIDANCE, SCHEDULERS, SEED, STEPS, Request
+from lumiere.runtime import batch, model_cache
+from lumiere.sampling.allocator import keep_freed_memory
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130  # exit statuses
 
@@ -29,13 +30,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     keep_freed_memory()
     try:
-        model = models.chosen(options)
+        model = model_cache.chosen(options)
         if options.prompts:
             return make_all(options, model)
         request = asked(options, model)
         # Only now what takes seconds to load: torch, then the weights.
         prepared = given_pixels(options, request, model)
-        pipeline = models.get(model, options.device)
+        pipeline = model_cache.get(model, options.device)
         return make(pipeline, prepared, model, Path(options.output or f"lumiere-{request.seed}.mp4"))
     except ValueError as refusal:
         return say(refusal, REFUSED)
@@ -51,7 +52,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    model = models.entry()
+    model = model_cache.entry()
     text = Parser(prog="python -m lumiere", description="Makes a video clip from a sentence.")
     add = text.add_argument
     add("prompt", nargs="?", help="what should happen")
@@ -101,14 +102,14 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--strength", type=float, metavar="X", help="how much of --video is made anew, above 0 to 1 (1)"
     )
-    models.add_options(text.add_argument_group("model"))
+    model_cache.add_options(text.add_argument_group("model"))
     return text
 
 
-def asked(options: argparse.Namespace, model: models.Model) -> Request:
+def asked(options: argparse.Namespace, model: model_cache.Model) -> Request:
     """The request, seed included, checked against the model's small files and the disk. Raises ValueError."""
-    limits = models.limits(model)
-    values = {"prompt": None} | models.own(models.within(model, limits), limits)
+    limits = model_cache.limits(model)
+    values = {"prompt": None} | model_cache.own(model_cache.within(model, limits), limits)
     values |= {name: value for name, value in vars(options).items() if value is not None}
     values["mode"] = mode(options)
     request = Request(**{name: values[name] for name in Request.__dataclass_fields__ if name in values})
@@ -136,14 +137,14 @@ def mode(options: argparse.Namespace) -> str:
     return "continue" if options.beginning else "text"
 
 
-def given_pixels(options: argparse.Namespace, request: Request, model: models.Model):
-    """The request with what is in the given files, as `modes.Prepared`. Raises ValueError.
+def given_pixels(options: argparse.Namespace, request: Request, model: model_cache.Model):
+    """The request with what is in the given files, as `Prepared`. Raises ValueError.
 
     A clip that is made anew has as many frames as the file, unless fewer are asked for.
     """
-    from . import modes
+    from lumiere.runtime.sources import Sources, prepare
 
-    limits, bounds = models.limits(model), Bounds.read()
+    limits, bounds = model_cache.limits(model), Bounds.read()
     if request.mode in ("inpaint", "video") and options.frames is None:
         request = replace(request, frames=limits.longest(request.height, request.width))
     clip = options.video or options.beginning
@@ -154,10 +155,10 @@ def given_pixels(options: argparse.Namespace, request: Request, model: models.Mo
         raise ValueError(f"the video has {len(frames)} frames: {options.frames} were asked for.")
     files = (options.image, options.last_image, options.mask)
     image, last_image, region = (file and read_image(file, bounds.image_side) for file in files)
-    return modes.prepare(request, modes.Sources(image, last_image, frames, region), limits)
+    return prepare(request, Sources(image, last_image, frames, region), limits)
 
 
-def make_all(options: argparse.Namespace, model: models.Model) -> int:
+def make_all(options: argparse.Namespace, model: model_cache.Model) -> int:
     """Makes a clip of each line of a file, or this process's share of them, and returns the exit status."""
     if options.prompt is not None or mode(options) != "text":
         raise ValueError("--prompts goes without a prompt and without given pixels.")
@@ -167,7 +168,7 @@ def make_all(options: argparse.Namespace, model: models.Model) -> int:
     options.prompt, options.seed = prompts[0], options.seed or 0
     wanted = batch.requests(prompts, asked(options, model))
     process, processes, local = batch.place()
-    pipeline = models.get(model, options.device or batch.device(local))
+    pipeline = model_cache.get(model, options.device or batch.device(local))
     made = batch.Batch(Path(options.output), wanted, model)
     try:
         failed = made.make(pipeline, process, processes, say)
@@ -176,8 +177,8 @@ def make_all(options: argparse.Namespace, model: models.Model) -> int:
     return FAILED if failed else 0
 
 
-def make(pipeline, prepared, model: models.Model, output: Path) -> int:
-    """Runs a `modes.Prepared` under a progress bar and writes its clip, after Ctrl-C as far as predicted."""
+def make(pipeline, prepared, model: model_cache.Model, output: Path) -> int:
+    """Runs a `Prepared` under a progress bar and writes its clip, after Ctrl-C as far as predicted."""
     from tqdm import tqdm
 
     request, before = prepared.request, prepared.before
@@ -195,7 +196,7 @@ def make(pipeline, prepared, model: models.Model, output: Path) -> int:
     try:
         with tqdm(total=request.steps_run, unit="step", bar_format=form) as bar:
             for item in pipeline.generate(request, stop, prepared.given):
-                if hasattr(item, "frames"):
+                if isinstance(item, Result):
                     result = item
                 else:
                     bar.total = item.steps

@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -11,59 +10,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import codec, memory
-from .assembly import assemble, cost_of
-from .codec import GenerationError
-from .conditioning import Cond, Given, blend, put_back, with_context
-from .denoiser import BATCH_LATENTS, Denoiser, on_one_frame, rows_at_once
-from .first_frame import FirstFramePrompt
-from .inflate import Lumiere
-from .loop import Step, sample
-from .lora import Styler
-from .plan import Part, plan
-from .preview import LatentPreview, Preview, synthetic_pictures
-from .request import Limits, Request
-from .sampling import Schedule
-from .steady import steady
-from .style import Style
-from .table import Model, Sampling
-from .text import Text, TextReader
-from .windows import windows_of
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One finished step.
-
-    Attributes:
-        step, steps: how many are done, and how many there are in all parts of the clip.
-        share: of the work that is done, 0 to 1. Steps differ in the frames that the model sees.
-        seconds: since the run began.
-        length: frames of the clip so far; less than asked for until the last segment is begun.
-        preview: makes the predicted clip, small, uint8 (t h w c).
-    """
-
-    step: int
-    steps: int
-    share: float
-    seconds: float
-    length: int
-    preview: Callable[[], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Result:
-    """The clip: frames uint8 (t h w c), and the request that makes it again, seed included.
-
-    steps: of all parts of the clip together. One that was stopped may have fewer frames than asked for.
-    """
-
-    frames: np.ndarray
-    request: Request
-    steps: int
-    steps_done: int
-    stopped: bool
-    seconds: float
+from lumiere.errors import GenerationError
+from lumiere.events import Progress, Result
+from lumiere.loading.assembly import assemble, cost_of
+from lumiere.loading.first_frame import FirstFramePrompt
+from lumiere.loading.lora import Styler
+from lumiere.loading.registry import Model
+from lumiere.loading.styles import Style
+from lumiere.loading.text_encoder import TextReader
+from lumiere.model.conditioning import Cond, Given, blend, put_back, with_context
+from lumiere.model.lumiere import Lumiere
+from lumiere.model.text import Text
+from lumiere.request import Limits, Request
+from lumiere.sampling import memory
+from lumiere.sampling.deflicker import steady
+from lumiere.sampling.denoiser import BATCH_LATENTS, Denoiser, on_one_frame, rows_at_once
+from lumiere.sampling.latent_preview import LatentPreview, Preview, synthetic_pictures
+from lumiere.sampling.loop import Step, sample
+from lumiere.sampling.schedulers import Schedule
+from lumiere.sampling.segments import Part, plan
+from lumiere.sampling.settings import Sampling
+from lumiere.sampling.temporal_windows import windows_of
+from lumiere.sampling.vae import decode, encode, give_back_memory, pixels_of
 
 
 class LumierePipeline:
@@ -154,8 +122,8 @@ class LumierePipeline:
                 weights take given pixels, unless `first_frame` is "none".
             stop: checked before every step. The clip predicted by the last finished step becomes the result;
                 without a finished step there is none.
-            given: pixels that the clip should have (see conditioning.py). Motion weights that were trained
-                with such see them from the first step on; with all weights they are put into the
+            given: pixels that the clip should have (see model/conditioning.py). Motion weights that were
+                trained with such see them from the first step on; with all weights they are put into the
                 predictions. Those that are given in all frames end up in the clip as they are. With a
                 strength below 1 the clip starts from the given frames with noise (`Request.steps_run` steps).
 
@@ -207,7 +175,7 @@ class LumierePipeline:
         except (RuntimeError, MemoryError) as error:
             if not memory.is_out_of_memory(error):
                 raise
-        codec.give_back_memory()  # out here: the except block would keep the tensors alive
+        give_back_memory()  # out here: the except block would keep the tensors alive
         raise GenerationError("the device ran out of memory: lower frames, height or width.")
 
     def _steps(
@@ -312,11 +280,11 @@ class LumierePipeline:
     @torch.inference_mode()
     def encode_given(self, given: Given, whole: bool = False) -> Cond:
         """Scaled latents of given pixels. whole: of all frames, not only of those that have given pixels."""
-        return codec.encode(self.vae, given, self.device, whole)
+        return encode(self.vae, given, self.device, whole)
 
     def _latent_size(self, request: Request) -> tuple[int, int]:
         """Height and width of a frame in latents."""
-        pixels = codec.pixels_of(self.vae)
+        pixels = pixels_of(self.vae)
         return request.height // pixels, request.width // pixels
 
     def frames_shown(self, request: Request, given: Given | None = None) -> int:
@@ -332,8 +300,8 @@ class LumierePipeline:
         return sorted(edges - {0, frames})
 
     def decode(self, latents: Tensor) -> np.ndarray:
-        """Scaled latents (1 c t h w) -> uint8 (t h w c). Raises GenerationError as `codec.decode` does."""
-        return codec.decode(self.vae, latents)
+        """Scaled latents (1 c t h w) -> uint8 (t h w c). Raises GenerationError as `vae.decode` does."""
+        return decode(self.vae, latents)
 
 
 def _joined(before: Tensor | None, made: Tensor) -> Tensor:

@@ -11,9 +11,9 @@ import secrets
 import unicodedata
 from dataclasses import asdict, dataclass, fields, replace
 
-from .bounds import Bounds
+from lumiere.limits import Bounds
 
-# What a clip is made from besides the prompt; modes.py turns it into given pixels.
+# What a clip is made from besides the prompt; modes.py says what each needs.
 MODES = ("text", "image", "images", "inpaint", "cinemagraph", "continue", "video")
 FIRST_FRAMES = ("base", "none")  # what draws the first frame of a clip from text alone
 SCHEDULERS = ("ddim", "dpm++ 2m", "euler", "euler a", "unipc", "lcm")

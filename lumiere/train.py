@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from lumiere.allocator import keep_freed_memory
-from lumiere.folder import check, locate
-from lumiere.loading import load_model
-from lumiere.memory import is_out_of_memory
-from lumiere.settings import Settings, add_options
-from lumiere.trainer import show
+from lumiere.loading.components import load_model
+from lumiere.loading.layout import check, locate
+from lumiere.sampling.allocator import keep_freed_memory
+from lumiere.sampling.memory import is_out_of_memory
+from lumiere.training.config import Settings, add_options
+from lumiere.training.trainer import show
 
 PAPERWORLD = "paperworld"  # as the data: clips that are drawn
 OUT_OF_MEMORY = (
@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--data",
         required=True,
-        help="a folder of clips with metadata.jsonl or .txt files, or of latents (see data.py); "
+        help="a folder of clips with metadata.jsonl or .txt files, or of latents (see latent_dataset.py); "
         f"or {PAPERWORLD}: clips that are drawn for this",
     )
     add("--out", required=True, help="folder of the run: checkpoint, metrics, and motion/, the result")

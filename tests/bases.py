@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from tests.conftest import tiny_vae
-from tests.test_adapters import original_keys, shaken_adapter, small_unet
+from tests.model.test_animatediff import original_keys, shaken_adapter, small_unet
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 TOKENS = 16  # that a text encoder takes, 77 in the published ones

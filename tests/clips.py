@@ -2,7 +2,8 @@
 
 import copy
 
-from lumiere.pipeline import LumierePipeline, Result
+from lumiere.events import Result
+from lumiere.pipeline import LumierePipeline
 from lumiere.request import Request
 
 REQUEST = Request("a red ball over the hills", frames=8, height=64, width=64, steps=4, seed=7)

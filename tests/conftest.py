@@ -10,8 +10,8 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
-from lumiere.inflate import Lumiere
-from lumiere.motion import save_motion
+from lumiere.model.lumiere import Lumiere
+from lumiere.model.motion_weights import save_motion
 from lumiere.pipeline import LumierePipeline
 
 WORDS = """a an the red blue green yellow ball star fish rocket over under in at on hills sea night snow
@@ -29,7 +29,7 @@ CLASSES = {
 def float32_on_any_processor():
     """So that two ways of computing one thing agree, whatever the processor multiplies in."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lumiere.loading.multiplies_in_bf16", lambda: False)
+        patch.setattr("lumiere.loading.components.multiplies_in_bf16", lambda: False)
         yield
 
 

@@ -22,13 +22,13 @@ from safetensors.torch import load_file, save_file
 
 from lumiere import __main__ as command
 from lumiere import models
-from lumiere.adapters import convert, load_weights
+from lumiere.loading.registry import MODELS
+from lumiere.model.animatediff import convert, load_weights
 from lumiere.pipeline import LumierePipeline
 from lumiere.request import SCHEDULERS, Request
-from lumiere.sampling import CLASSES
-from lumiere.table import MODELS
+from lumiere.sampling.schedulers import CLASSES
 from tests.bases import components, save_adapter, save_base
-from tests.test_adapters import same_weights
+from tests.model.test_animatediff import same_weights
 
 pytestmark = pytest.mark.slow
 

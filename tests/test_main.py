@@ -13,9 +13,9 @@ from PIL import Image
 
 from lumiere import __main__ as command
 from lumiere import models
+from lumiere.media.video import read_clip, read_settings, write_clip
 from lumiere.pipeline import LumierePipeline
 from lumiere.request import Request
-from lumiere.video import read_clip, read_settings, write_clip
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from lumiere.conditioning import Given
-from lumiere.denoiser import Denoiser
-from lumiere.pipeline import GenerationError, LumierePipeline, Progress, Result
+from lumiere.errors import GenerationError
+from lumiere.events import Progress, Result
+from lumiere.loading.registry import Model
+from lumiere.loading.text_encoder import TextReader
+from lumiere.model.conditioning import Given
+from lumiere.pipeline import LumierePipeline
 from lumiere.request import SCHEDULERS, Request
-from lumiere.table import Model, Sampling
-from lumiere.text import TextReader
+from lumiere.sampling.denoiser import Denoiser
+from lumiere.sampling.settings import Sampling
 from tests.clips import REQUEST, last, with_unet
 
 

@@ -9,8 +9,8 @@ from diffusers import MotionAdapter, UNet2DConditionModel
 from torch import nn
 
 from lumiere import models
-from lumiere.inflate import Lumiere
-from lumiere.video import read_clip
+from lumiere.media.video import read_clip
+from lumiere.model.lumiere import Lumiere
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDTHS = (8, 16, 16, 16)

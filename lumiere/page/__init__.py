@@ -7,7 +7,7 @@ Templates are static. Whatever comes from a person reaches the page as a value t
 import os
 from pathlib import Path
 
-from . import words
+from lumiere.page import words
 
 FOLDER = Path(__file__).parent
 PICTURE = FOLDER.parents[1] / "assets" / "pictures" / "share.png"  # 1200 x 630, for links in chats

@@ -16,9 +16,9 @@ import gradio.mcp
 import numpy as np
 from gradio.utils import get_upload_folder
 
-from ..bounds import Bounds
-from ..request import Request
-from ..video import write_clip
+from lumiere.limits import Bounds
+from lumiere.media.video import write_clip
+from lumiere.request import Request
 
 YOUNG = 120  # s in which a file is never removed to make room: somebody is still waiting for it
 MOST_FILES = 20_000  # so that empty files do not use up the file system either

@@ -5,8 +5,8 @@ from collections.abc import Callable, Collection, Iterator
 
 import gradio as gr
 
-from ..modes import NEEDS
-from ..request import FIRST_FRAMES, SCHEDULERS
+from lumiere.modes import NEEDS
+from lumiere.request import FIRST_FRAMES, SCHEDULERS
 
 # name of the endpoint, what it does
 MODES = {

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 
 import gradio as gr
 
-from . import PICTURE, examples, widgets, words
-from .endpoints import endpoints
-from .results import status
-from .widgets import QUIET
+from lumiere.page import PICTURE, examples, widgets, words
+from lumiere.page.endpoints import endpoints
+from lumiere.page.results import status
+from lumiere.page.widgets import QUIET
 
 PLACES = 24  # jobs in the line for the device, each told its place; each holds one of gradio's 40 threads
 DEVICE = dict(concurrency_id="device", concurrency_limit=PLACES)

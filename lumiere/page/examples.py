@@ -22,14 +22,15 @@ def files(seed: int, prompt: str) -> tuple[Path, Path]:
 
 
 def main() -> None:
-    from .. import models
-    from ..request import Request
-    from ..table import DEFAULT
+    from lumiere.loading.registry import DEFAULT
+    from lumiere.request import Request
+    from lumiere.runtime import model_cache
 
-    pipeline, model, limits = (each(DEFAULT) for each in (models.get, models.entry, models.limits))
+    pipeline, model = model_cache.get(DEFAULT), model_cache.entry(DEFAULT)
+    limits = model_cache.limits(DEFAULT)
     FOLDER.mkdir(parents=True, exist_ok=True)
     for prompt, seed in EXAMPLES:
-        request = Request(prompt, seed=seed, **models.own(model, limits))
+        request = Request(prompt, seed=seed, **model_cache.own(model, limits))
         *_, result = pipeline.generate(request)
         print(write(prompt, seed, result.frames, request.fps))
 
@@ -38,7 +39,7 @@ def write(prompt: str, seed: int, frames, fps: int) -> str:
     """Both thumbnails of frames uint8 (t h w c); returns a line that tells their size."""
     from PIL import Image
 
-    from ..images import write_moving
+    from lumiere.media.images import write_moving
 
     moving, still = files(seed, prompt)
     write_moving(moving, frames, fps, quality=75, method=6)

@@ -10,11 +10,12 @@ from urllib.parse import quote
 import gradio as gr
 import numpy as np
 
-from ..bounds import Bounds
-from ..images import fit, read_image
-from ..modes import NEEDS, Sources, check_length
-from ..request import Limits, Request
-from ..video import read_clip
+from lumiere.limits import Bounds
+from lumiere.media.images import fit, read_image
+from lumiere.media.video import read_clip
+from lumiere.modes import NEEDS, check_length
+from lumiere.request import Limits, Request
+from lumiere.runtime.sources import Sources
 
 MOST_REGION = 2**20  # characters of a drawn region; the page draws at most 256 x 256
 REGION_SIDE = 1024

@@ -15,9 +15,9 @@ from fastapi import HTTPException
 from gradio.route_utils import MultiPartException
 from gradio.utils import abspath, get_upload_folder, is_in_or_equal
 
-from ..bounds import Bounds
-from . import words
-from .disk import MB
+from lumiere.limits import Bounds
+from lumiere.page import words
+from lumiere.page.disk import MB
 
 API = "/gradio_api/"
 CALLS = ("queue/join", "run/", "api/", "call/")  # what starts an event

@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import fields
 from urllib.parse import parse_qsl, urlencode
 
-from ..request import Limits, Request
-from ..video import read_settings
-from . import words
-from .files import uploaded
+from lumiere.media.video import read_settings
+from lumiere.page import words
+from lumiere.page.files import uploaded
+from lumiere.request import Limits, Request
 
 KINDS = {field.name: field.type for field in fields(Request)}
 MOST_QUERY = 16384  # characters of a link; two full prompts, escaped, are longer than any browser sends

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..images import write_moving
-from ..modes import NEEDS
-from ..request import Limits, Request
-from ..video import probe, read_clip
-from . import words
-from .files import address, uploaded
-from .restore import form, link
+from lumiere.media.images import write_moving
+from lumiere.media.video import probe, read_clip
+from lumiere.modes import NEEDS
+from lumiere.page import words
+from lumiere.page.files import address, uploaded
+from lumiere.page.restore import form, link
+from lumiere.request import Limits, Request
 
 PREVIEW_FRAMES = 24  # of a finished clip, to play under the video until that is loaded
 REEL_PIXELS = 2**22  # of the sheet with all frames; longer clips come in smaller pictures
@@ -52,7 +52,9 @@ def sheet(frames: np.ndarray, request: Request, of: int | None = None) -> dict:
 
     They are played in the time of the whole clip.
     """
-    from ..preview import sprite_sheet  # torch, which is there by now, and not when the page opens
+    from lumiere.sampling.latent_preview import (
+        sprite_sheet,  # torch, which is there by now, and not when the page opens
+    )
 
     made = sprite_sheet(frames)
     return {

@@ -9,20 +9,20 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 
-from .. import models, zerogpu
-from ..fetch import telling
-from ..request import Limits, Request
-from . import words
+from lumiere.loading.hub import telling
+from lumiere.page import words
+from lumiere.request import Limits, Request
+from lumiere.runtime import model_cache, zerogpu
 
 LOOK_SECONDS = 0.5  # between sentences about a loading, at which a visitor who left is noticed, too
 
-log = logging.getLogger("lumiere.models")
+log = logging.getLogger("lumiere.runtime.model_cache")
 
 
 class Served:
     """What the page needs of a pipeline. At most one of several models is on the device."""
 
-    def __init__(self, name: str, model: models.Model, device: str | None = None):
+    def __init__(self, name: str, model: model_cache.Model, device: str | None = None):
         self.name, self.model, self.device = name, model, device
 
     def generate(self, request: Request, stop: threading.Event, given=None) -> Iterator:
@@ -31,13 +31,13 @@ class Served:
         For whose turn it is on the device: nothing else may run meanwhile. Raises GenerationError for what
         can be told to whoever asked: that it cannot be loaded, or that the clip would not fit.
         """
-        if models.resident(self.model, self.device) is None:
+        if model_cache.resident(self.model, self.device) is None:
             yield from self._load()
         model = replace(self.model, style=self.model.style.weighted(request.style_weights))
-        if models.resident(model, self.device).styler.style != model.style:
+        if model_cache.resident(model, self.device).styler.style != model.style:
             yield words.STYLING
-        pipeline = models.get(model, self.device)
-        from ..pipeline import GenerationError  # not before: the page opens without torch
+        pipeline = model_cache.get(model, self.device)
+        from lumiere.pipeline import GenerationError  # not before: the page opens without torch
 
         try:
             items = pipeline.generate(request, stop, given)
@@ -47,7 +47,7 @@ class Served:
 
     def unknown_words(self, prompt: str) -> list[str]:
         """As of the pipeline; none while the model is not there."""
-        pipeline = models.resident(self.model, self.device)
+        pipeline = model_cache.resident(self.model, self.device)
         return pipeline.unknown_words(prompt) if pipeline else []
 
     def _load(self) -> Iterator[str]:
@@ -56,7 +56,7 @@ class Served:
 
         def load():
             with telling(news.append):
-                models.get(self.model, self.device)
+                model_cache.get(self.model, self.device)
 
         with ThreadPoolExecutor(1, "lumiere-loading") as pool:
             loading = pool.submit(load)
@@ -67,13 +67,13 @@ class Served:
         if error is not None:
             expected = isinstance(error, OSError | ValueError)
             log.error("%s", words.unloadable(error), exc_info=None if expected else error)
-            from ..pipeline import GenerationError
+            from lumiere.errors import GenerationError
 
             raise GenerationError(words.no_model(self.name)) from None
         settle()
 
 
-def there(allowed: dict[str, models.Model]) -> dict[str, tuple[models.Model, Limits]]:
+def there(allowed: dict[str, model_cache.Model]) -> dict[str, tuple[model_cache.Model, Limits]]:
     """The models with their limits; of several, those whose small files can be had.
 
     Raises OSError and ValueError in words.
@@ -83,10 +83,10 @@ def there(allowed: dict[str, models.Model]) -> dict[str, tuple[models.Model, Lim
     found = {}
     for number, (name, model) in enumerate(allowed.items(), 1):
         try:
-            limits = models.limits(model)
+            limits = model_cache.limits(model)
             if zerogpu.HERE:  # where weights are as they were before the fork
                 limits = replace(limits, styles=())
-            found[name] = models.within(model, limits), limits
+            found[name] = model_cache.within(model, limits), limits
         except OSError as error:
             if number == len(allowed) and not found:
                 raise
@@ -94,13 +94,13 @@ def there(allowed: dict[str, models.Model]) -> dict[str, tuple[models.Model, Lim
     return found
 
 
-def first_ready(model: models.Model, device: str | None, alone: bool) -> str:
+def first_ready(model: model_cache.Model, device: str | None, alone: bool) -> str:
     """Loads the model that is there from the start, and returns what the operator is told then.
 
     alone: there is no other. Raises OSError and ValueError in words; where there are others, they go on.
     """
     try:
-        told = words.ready(models.get(model, device).device.type)
+        told = words.ready(model_cache.get(model, device).device.type)
     except (OSError, ValueError) as error:
         if alone:
             raise

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from starlette.middleware import Middleware
 
-from .. import jobs
-from ..bounds import Bounds
-from ..video import ENCODE_SECONDS
-from . import words
-from .disk import MB, Disk
-from .gate import Gate
+from lumiere.limits import Bounds
+from lumiere.media.video import ENCODE_SECONDS
+from lumiere.page import words
+from lumiere.page.disk import MB, Disk
+from lumiere.page.gate import Gate
+from lumiere.runtime import jobs
 
 SWEEP_SECONDS = 30  # between looks at the disk and at mail that nobody fetched
 UNREAD = 40  # messages: a preview takes 0.1 MB, and who reads along has none or two of them waiting

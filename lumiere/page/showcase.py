@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 
 import gradio as gr
 
-from . import examples, results, words
-from .events import LOST
-from .results import status
-from .service import Sorry
-from .widgets import QUIET, component
+from lumiere.page import examples, results, words
+from lumiere.page.events import LOST
+from lumiere.page.results import status
+from lumiere.page.service import Sorry
+from lumiere.page.widgets import QUIET, component
 
 HOLD = 12  # seconds that a finished clip is shown
 

@@ -6,13 +6,14 @@ from html import escape
 
 import gradio as gr
 
-from .. import models
-from ..modes import NEEDS
-from ..paperworld import captions
-from ..request import FIRST_FRAMES, FPS, GUIDANCE, SCHEDULERS, STEPS, Limits
-from ..style import Style
-from ..table import DEFAULT
-from . import examples, files, part, words, works
+from lumiere.loading.layout import VOCABULARY
+from lumiere.loading.registry import DEFAULT
+from lumiere.loading.styles import Style
+from lumiere.model.motion_files import read_json
+from lumiere.modes import NEEDS
+from lumiere.page import examples, files, part, words, works
+from lumiere.request import FIRST_FRAMES, FPS, GUIDANCE, SCHEDULERS, STEPS, Limits
+from lumiere.runtime import model_cache
 
 LONGEST = 128  # frames on the slider; programs may ask for all that the model takes
 SETTINGS = """negative_prompt frames fps steps guidance scheduler first_frame seed randomise height width
@@ -69,13 +70,13 @@ def masthead(name: str, addresses: Mapping[str, str]) -> str:
 
 
 def page(
-    limits: Limits, model: models.Model, upload_mb: int, name: str, addresses: Mapping[str, str]
+    limits: Limits, model: model_cache.Model, upload_mb: int, name: str, addresses: Mapping[str, str]
 ) -> Page:
     """Builds the whole page of a model inside the current `gr.Blocks`. addresses: of all pages, by name."""
     told = {"most_bytes": upload_mb * 2**20, "too_large": words.too_large(upload_mb), "lost": words.LOST}
     store = f"lumiere-{name}"  # what a browser remembers lies there: each model has settings of its own
     gr.HTML(masthead(name, addresses), **PLAIN)
-    known = model == models.within(models.entry(DEFAULT), limits)
+    known = model == model_cache.within(model_cache.entry(DEFAULT), limits)
     with gr.Column(elem_id="workbench"):
         with gr.Column(elem_id="ways"):
             mode = gr.Radio(
@@ -86,7 +87,7 @@ def page(
             )
             component("modes", needs=NEEDS, help=words.MODE_HELP, elem_id="mode-help")
         with gr.Column(elem_id="ask"):
-            asked, strength = ask(known, told)
+            asked, strength = ask(vocabulary(model), told)
         with gr.Column(elem_id="film"):
             shown = film()
         with gr.Column(elem_id="more"):
@@ -105,7 +106,7 @@ def page(
             style = [styles(model.style, limits)] if limits.styles else []
             component("examples", title=words.TRY, examples=shelf(limits, model, known), elem_id="shelf")
     component("gallery", words=words.GALLERY, elem_id="gallery")
-    drawing = works.drawing(works.read(*models.small_files(model)), model.frames)
+    drawing = works.drawing(works.read(*model_cache.small_files(model)), model.frames)
     gr.HTML(html_template=drawing, js_on_load=part("works.js"), elem_id="works", **PLAIN)
     with gr.Column(elem_id="unseen"):
         wish = component("wish", store=store, names=FORM)
@@ -116,7 +117,7 @@ def page(
     )
 
 
-def ask(known: bool, told: dict) -> tuple[dict, gr.Slider]:
+def ask(kinds: list[dict], told: dict) -> tuple[dict, gr.Slider]:
     given = component(
         "given",
         labels=words.GIVEN,
@@ -145,18 +146,16 @@ def ask(known: bool, told: dict) -> tuple[dict, gr.Slider]:
         generate = gr.Button(words.GENERATE, variant="primary", elem_id="generate")
         stop = gr.Button(words.STOP, elem_id="stop")
     note = component("note", words.note([]), elem_id="note")
-    if known:
-        kinds = [
-            {"name": title, "words": [first(wordings) for wordings in captions.ATTRIBUTES[kind].values()]}
-            for kind, title in words.KINDS.items()
-        ]
+    if kinds:
         component("knows", title=words.KNOWS, kinds=kinds, elem_id="knows")
     return {"given": given, "prompt": prompt, "generate": generate, "stop": stop, "note": note}, strength
 
 
-def first(wordings: tuple) -> str:
-    """The usual wording of what a model knows: of motions the participle."""
-    return wordings[0] if isinstance(wordings[0], str) else wordings[0][0]
+def vocabulary(model: model_cache.Model) -> list[dict]:
+    """What a model says that it knows, by kind, in `vocabulary.json` of its folder; nothing by default."""
+    file = model_cache.small_files(model)[0] / VOCABULARY
+    known = read_json(file) if file.is_file() else {}
+    return [{"name": title, "words": known[kind]} for kind, title in words.KINDS.items() if kind in known]
 
 
 def styles(style: Style, limits: Limits) -> gr.HTML:
@@ -180,14 +179,14 @@ def film() -> dict:
     return {"theatre": theatre, "status": status, "result": result}
 
 
-def presets(limits: Limits, model: models.Model) -> list[dict]:
+def presets(limits: Limits, model: model_cache.Model) -> list[dict]:
     """Each with what it sets; a length that the model cannot make is left out."""
     factor = limits.downsample_factor
     long = -(-5 * model.fps // factor) * factor
     usual = {"frames": model.frames, "steps": model.steps, "fps": model.fps}
     made = {
         "draft": usual | {"steps": max(1, model.steps * 2 // 5)},
-        "standard": models.own(model, limits),
+        "standard": model_cache.own(model, limits),
         "fine": usual | {"steps": min(limits.max_steps, 2 * model.steps)},
         "long": usual | {"frames": long},
     }
@@ -203,12 +202,12 @@ def presets(limits: Limits, model: models.Model) -> list[dict]:
     ]
 
 
-def shelf(limits: Limits, model: models.Model, known: bool) -> list[dict]:
+def shelf(limits: Limits, model: model_cache.Model, known: bool) -> list[dict]:
     """The examples of the page; those of the embedded model come with their clips."""
     shown = []
     for prompt, seed in examples.EXAMPLES:
         moving, still = examples.files(seed, prompt)
-        form = models.own(model, limits) | {"negative_prompt": ""}
+        form = model_cache.own(model, limits) | {"negative_prompt": ""}
         pictures = {}
         if known and moving.exists():
             pictures = {"picture": files.address(moving), "still": files.address(still)}
@@ -223,7 +222,7 @@ def longest(limits: Limits) -> int:
     return most // limits.downsample_factor * limits.downsample_factor
 
 
-def settings(limits: Limits, model: models.Model, strength: gr.Slider) -> list:
+def settings(limits: Limits, model: model_cache.Model, strength: gr.Slider) -> list:
     """The widgets in the order in which they are read; returned in the order of `SETTINGS`."""
     frames = gr.Slider(
         limits.min_frames,
@@ -270,7 +269,7 @@ def settings(limits: Limits, model: models.Model, strength: gr.Slider) -> list:
         value=FIRST_FRAMES[0],
         label=words.FIRST_FRAME,
         info=words.FIRST_FRAME_HELP,
-        visible=models.takes_given_pixels(model) or "hidden",
+        visible=model_cache.takes_given_pixels(model) or "hidden",
         elem_id="first-frame",
     )
     seed = gr.Number(label=words.SEED, info=words.SEED_HELP, precision=0, elem_id="seed")

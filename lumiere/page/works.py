@@ -5,8 +5,9 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..folder import MOTION, parts, read_json, weight_files
-from . import words
+from lumiere.loading.layout import parts, weight_files
+from lumiere.model.motion_files import MOTION, read_json
+from lumiere.page import words
 
 MOST_HEADER = 2**26  # bytes; that of the largest models is far below
 ACROSS, LEFT, TOP = 760, 16, 44  # of the drawing, in its own units

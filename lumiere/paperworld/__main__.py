@@ -2,7 +2,7 @@
 
 import argparse
 
-from lumiere.allocator import keep_freed_memory
+from lumiere.sampling.allocator import keep_freed_memory
 
 # The rest is imported in functions: processes that render read this file, too, and need no torch.
 TRAINED = {
@@ -15,10 +15,10 @@ TRAINED = {
 
 def main(argv=None):
     keep_freed_memory()
-    from .evaluate import add_evaluate_arguments, run_evaluate
-    from .judge import add_judge_arguments, run_judge
-    from .make import add_make_arguments, run_make
-    from .parts import BATCH, STEPS
+    from lumiere.paperworld.evaluate import add_evaluate_arguments, run_evaluate
+    from lumiere.paperworld.judge import add_judge_arguments, run_judge
+    from lumiere.paperworld.make import add_make_arguments, run_make
+    from lumiere.paperworld.parts import BATCH, STEPS
 
     parser = argparse.ArgumentParser(
         prog="python -m lumiere.paperworld",
@@ -54,7 +54,7 @@ def main(argv=None):
 
 
 def _add_folders(command, data=None):
-    from .model_folder import EMBEDDED
+    from lumiere.paperworld.model_folder import EMBEDDED
 
     command.add_argument("--model", default=EMBEDDED, help="model folder to write into (the embedded one)")
     if data:
@@ -62,7 +62,7 @@ def _add_folders(command, data=None):
 
 
 def _add_render_arguments(command):
-    from .scene import MOTIONS
+    from lumiere.paperworld.scene import MOTIONS
 
     command.add_argument("--data", required=True, help="folder to write")
     command.add_argument("--scenes", type=int, default=40000, help="how many (%(default)s)")
@@ -86,26 +86,26 @@ def _add_render_arguments(command):
 
 
 def _render(a):
-    from .dataset import render_dataset
+    from lumiere.paperworld.dataset import render_dataset
 
     render_dataset(a.data, a.scenes, a.frames, a.seed, a.held_out, a.workers, a.motions, a.from_rest)
 
 
 def _encode(a):
-    from . import parts
+    from lumiere.paperworld import parts
 
     parts.latents(a.model, a.data)
 
 
 def _train(a):
-    from . import parts
+    from lumiere.paperworld import parts
 
     given = {name: value for name, value in vars(a).items() if name not in ("command", "do")}
     getattr(parts, a.command)(**given)
 
 
 def _motion(a):
-    from .model_folder import save_motion_of
+    from lumiere.paperworld.model_folder import save_motion_of
 
     save_motion_of(a.model, a.run)
 

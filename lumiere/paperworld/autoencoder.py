@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
-from ..data import write_captions
-from ..optimizer import faster_autocast
-from .captions import wordings
-from .dataset import CELL, read_scenes
-from .fit import Schedule, fit
+from lumiere.paperworld.captions import wordings
+from lumiere.paperworld.dataset import CELL, read_scenes
+from lumiere.paperworld.fit import Schedule, fit
+from lumiere.training.latent_dataset import write_captions
+from lumiere.training.optimizer import faster_autocast
 
 CHANNELS = (16, 32, 64, 96)
 KL_WEIGHT = 5e-4  # keeps latents smooth, so that small errors of the denoiser stay small in pixels

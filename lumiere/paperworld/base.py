@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 
-from ..loading import find_device
-from ..loss import noise_and_target, weighted_error
-from ..optimizer import faster_autocast
-from .captions import caption_with_truth
-from .dataset import read_scenes
-from .fit import Schedule, fit
-from .text import LENGTH, WIDTH, tokenize
+from lumiere.loading.components import find_device
+from lumiere.paperworld.captions import caption_with_truth
+from lumiere.paperworld.dataset import read_scenes
+from lumiere.paperworld.fit import Schedule, fit
+from lumiere.paperworld.text import LENGTH, WIDTH, tokenize
+from lumiere.training.loss import noise_and_target, weighted_error
+from lumiere.training.optimizer import faster_autocast
 
 CAPTION_DROPOUT = 0.1  # teaches the empty prompt, which guidance needs
 SUBJECT_WEIGHT = 3.0

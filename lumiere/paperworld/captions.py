@@ -135,6 +135,12 @@ def first_frame_rule():
     return {"replace": replace, "append": standing}
 
 
+def vocabulary():
+    """The usual wording of each value by kind: what the page says that the model knows."""
+    first = {kind: [wordings[0] for wordings in table.values()] for kind, table in ATTRIBUTES.items()}
+    return first | {"motion": [doing for doing, _ in first["motion"]]}
+
+
 def paraphrase(scene, rng, with_speed=False):
     """Another way to say the same: synonyms, another order of words, an opening."""
     pick = lambda options: options[rng.integers(len(options))]  # noqa: E731

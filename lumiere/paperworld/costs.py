@@ -12,11 +12,11 @@ from tempfile import TemporaryDirectory
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from ..jobs import Job
-from ..pipeline import Progress
-from ..preview import sprite_sheet
-from ..sampling import CLASSES
-from ..video import write_clip
+from lumiere.events import Progress
+from lumiere.media.video import write_clip
+from lumiere.runtime.jobs import Job
+from lumiere.sampling.latent_preview import sprite_sheet
+from lumiere.sampling.schedulers import CLASSES
 
 FRAMES = 80
 PROMPT = "a red ball bouncing over green hills"

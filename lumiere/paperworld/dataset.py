@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .scene import MOTIONS, SIZE, Scene, begin_at_rest, render, sample_scene
+from lumiere.paperworld.scene import MOTIONS, SIZE, Scene, begin_at_rest, render, sample_scene
 
 CELL = 8  # pixels per latent cell
 PIXELS = "pixels.npy"

@@ -12,22 +12,22 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from .. import models
-from ..folder import locate
-from ..pipeline import LumierePipeline
-from ..request import Request
-from ..table import DEFAULT
-from ..version import SAMPLING_VERSION
-from .autoencoder import to_tensor
-from .captions import canonical
-from .figures import pairs, per_motion
-from .grid import GRID, write_grid
-from .judge import COLUMNS, accuracy
-from .measures import digest
-from .model_folder import EMBEDDED
-from .records import Records
-from .rows import CHOOSING_SEED, ROWS, SEED, scene_of
-from .scene import MOTIONS
+from lumiere.loading.layout import locate
+from lumiere.loading.registry import DEFAULT
+from lumiere.loading.version import SAMPLING_VERSION
+from lumiere.paperworld.autoencoder import to_tensor
+from lumiere.paperworld.captions import canonical
+from lumiere.paperworld.figures import pairs, per_motion
+from lumiere.paperworld.grid import GRID, write_grid
+from lumiere.paperworld.judge import COLUMNS, accuracy
+from lumiere.paperworld.measures import digest
+from lumiere.paperworld.model_folder import EMBEDDED
+from lumiere.paperworld.records import Records
+from lumiere.paperworld.rows import CHOOSING_SEED, ROWS, SEED, scene_of
+from lumiere.paperworld.scene import MOTIONS
+from lumiere.pipeline import LumierePipeline
+from lumiere.request import Request
+from lumiere.runtime import model_cache
 
 INTERRUPTED = 130
 FIXED = (  # prompt, frames and seed of the clips that tell whether the sampling is another
@@ -45,7 +45,7 @@ class Studio:
 
     def __init__(self, model=None, seed=SEED, **settings):
         self.folder, self.seed = locate(model or EMBEDDED), seed
-        entry = replace(models.entry(DEFAULT), source=str(self.folder))  # whose settings others have, too
+        entry = replace(model_cache.entry(DEFAULT), source=str(self.folder))
         self.pipeline = LumierePipeline.from_pretrained(entry)
         limits = self.pipeline.limits
         own = {name: value for name, value in settings.items() if value is not None}
@@ -140,7 +140,7 @@ def run_evaluate(args):
         if not accept(fixed_clips(studio)):
             print(
                 f"{args.results} holds records of other clips than those made now: raise SAMPLING_VERSION "
-                f"({SAMPLING_VERSION}) in lumiere/version.py, or name another file.",
+                f"({SAMPLING_VERSION}) in lumiere/loading/version.py, or name another file.",
                 file=sys.stderr,
             )
             return 1

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import costs
-from .judge import Verdict, accuracy, chance, score
-from .measures import wilson
-from .scene import MOTIONS
+from lumiere.paperworld import costs
+from lumiere.paperworld.judge import Verdict, accuracy, chance, score
+from lumiere.paperworld.measures import wilson
+from lumiere.paperworld.scene import MOTIONS
 
 KEPT, KEPT_DB = ("colour", "subject", "background"), 30.0  # dB from which given pixels count as kept
 NEAR = 0.1  # up to this much above chance is near it

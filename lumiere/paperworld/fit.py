@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from ..optimizer import MatrixOptimizer, plain_attention, relative_rate
+from lumiere.training.optimizer import MatrixOptimizer, plain_attention, relative_rate
 
 
 @dataclass(frozen=True)

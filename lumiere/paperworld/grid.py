@@ -5,8 +5,8 @@ import textwrap
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..images import write_moving
-from .scene import FPS
+from lumiere.media.images import write_moving
+from lumiere.paperworld.scene import FPS
 
 GRID = (5, 3)  # columns, rows
 LINES, LINE, LETTERS = 2, 12, 23  # of text below a clip: how many, pixels each, letters on one

@@ -16,12 +16,12 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageFilter
 
-from ..request import Request
-from ..video import read_clip, read_settings
-from .captions import ATTRIBUTES
-from .scene import DRIFT, DRIFT_SPEED, PERIODS, SIZE, Scene, render, sample_scene
-from .sight import UPRIGHT, match, see_background, see_colour, see_silhouettes
-from .tracks import explain
+from lumiere.media.video import read_clip, read_settings
+from lumiere.paperworld.captions import ATTRIBUTES
+from lumiere.paperworld.scene import DRIFT, DRIFT_SPEED, PERIODS, SIZE, Scene, render, sample_scene
+from lumiere.paperworld.sight import UPRIGHT, match, see_background, see_colour, see_silhouettes
+from lumiere.paperworld.tracks import explain
+from lumiere.request import Request
 
 LEAST_FRAMES = 8  # fewer cannot tell a bounce from a drift
 NAMED = 0.55  # agreement below which a silhouette has no name; real ones reach 0.9, the next best subject 0.8

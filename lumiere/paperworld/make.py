@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..settings import Settings
-from ..trainer import show
-from . import parts
-from .dataset import render_dataset
-from .model_folder import save_motion_of
+from lumiere.paperworld import parts
+from lumiere.paperworld.dataset import render_dataset
+from lumiere.paperworld.model_folder import save_motion_of
+from lumiere.training.config import Settings
+from lumiere.training.trainer import show
 
 DONE = "make.json"
 

@@ -8,8 +8,8 @@ import math
 import numpy as np
 from PIL import Image
 
-from .scene import SIZE
-from .sight import see_background, see_colour, see_silhouettes
+from lumiere.paperworld.scene import SIZE
+from lumiere.paperworld.sight import see_background, see_colour, see_silhouettes
 
 MOST = 99.0  # dB, of pictures that are alike in every bit
 REACH = 60.0  # pixels from the middle of a subject to where its marks and its shadow end, at the most

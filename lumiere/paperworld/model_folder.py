@@ -8,11 +8,11 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import AutoTokenizer, CLIPTextModel
 
-from ..folder import FIRST_FRAME, PREVIEW
-from ..loading import load_model
-from ..motion import load_motion, read_facts, save_motion
-from .base import new_scheduler, new_unet
-from .captions import first_frame_rule
+from lumiere.loading.components import load_model
+from lumiere.loading.layout import FIRST_FRAME, PREVIEW, VOCABULARY
+from lumiere.model.motion_weights import load_motion, read_facts, save_motion
+from lumiere.paperworld.base import new_scheduler, new_unet
+from lumiere.paperworld.captions import first_frame_rule, vocabulary
 
 EMBEDDED = Path(__file__).resolve().parents[2] / "assets/models/paper-world"
 SHARD_BYTES, MOTION = 9_000_000, "motion"
@@ -69,8 +69,10 @@ def save_motion_of(folder, run):
     save_motion(lumiere, Path(folder) / MOTION, read_facts(motion), torch.float16, SHARD_BYTES)
 
 
-def save_first_frame_rule(folder):
-    (Path(folder) / FIRST_FRAME).write_text(json.dumps(first_frame_rule(), indent=1) + "\n")
+def save_language(folder):
+    """Write what the page says that the model knows, and how prompts of first frames are written."""
+    for name, rule in ((VOCABULARY, vocabulary()), (FIRST_FRAME, first_frame_rule())):
+        (Path(folder) / name).write_text(json.dumps(rule, indent=1) + "\n")
 
 
 def save_preview(folder, tiny):

@@ -2,20 +2,20 @@
 
 from pathlib import Path
 
-from ..data import CAPTIONS
-from .autoencoder import encode_dataset, train_autoencoder
-from .base import BATCH, train_base
-from .dataset import PIXELS, render_dataset
-from .model_folder import (
+from lumiere.paperworld.autoencoder import encode_dataset, train_autoencoder
+from lumiere.paperworld.base import BATCH, train_base
+from lumiere.paperworld.dataset import PIXELS, render_dataset
+from lumiere.paperworld.model_folder import (
     load_base,
     load_text,
     load_vae,
     save_component,
-    save_first_frame_rule,
+    save_language,
     save_preview,
 )
-from .text import train_text_encoder
-from .tiny_decoder import train_tiny_autoencoder
+from lumiere.paperworld.text import train_text_encoder
+from lumiere.paperworld.tiny_decoder import train_tiny_autoencoder
+from lumiere.training.latent_dataset import CAPTIONS
 
 STILLS_SEED, CLIPS_SEED = 11, 12  # evaluation draws its scenes from another
 STEPS = {"autoencoder": 2800, "text": 400, "base": 6400, "preview": 4500}
@@ -27,11 +27,11 @@ def autoencoder(model, data, run, steps=STEPS["autoencoder"]):
 
 
 def text(model, run, steps=STEPS["text"]):
-    """Encoder and tokenizer, on captions alone, and how prompts of first frames are written."""
+    """Encoder and tokenizer, on captions alone, and the files that tell its language."""
     encoder, tokenizer = train_text_encoder(run, steps)
     save_component(model, "text_encoder", encoder)
     save_component(model, "tokenizer", tokenizer)
-    save_first_frame_rule(model)
+    save_language(model)
 
 
 def latents(model, data):

@@ -10,8 +10,8 @@ import json
 import os
 from pathlib import Path
 
-from ..version import SAMPLING_VERSION
-from .measures import alike
+from lumiere.loading.version import SAMPLING_VERSION
+from lumiere.paperworld.measures import alike
 
 CLIPS = "clips"
 

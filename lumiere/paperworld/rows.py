@@ -11,11 +11,11 @@ from functools import partial
 
 import numpy as np
 
-from .. import conditioning
-from . import costs, figures
-from .captions import canonical, paraphrase
-from .judge import COLUMNS, frozen, judge, shuffled
-from .measures import (
+from lumiere.model import conditioning
+from lumiere.paperworld import costs, figures
+from lumiere.paperworld.captions import canonical, paraphrase
+from lumiere.paperworld.judge import COLUMNS, frozen, judge, shuffled
+from lumiere.paperworld.measures import (
     box_around,
     flicker,
     inside_and_outside,
@@ -24,8 +24,8 @@ from .measures import (
     psnr,
     seam_ratio,
 )
-from .scene import COLOURS, HELD_OUT, begin_at_rest, render, sample_scene
-from .shapes import SUBJECTS
+from lumiere.paperworld.scene import COLOURS, HELD_OUT, begin_at_rest, render, sample_scene
+from lumiere.paperworld.shapes import SUBJECTS
 
 SEED, CHOOSING_SEED = 4_000_037, 5_000_011
 LONG, WINDOW, EVERY = 480, 80, 40  # frames: of a long clip, of its judged windows, between their starts

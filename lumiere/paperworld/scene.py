@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .backgrounds import PALETTES, background, blend
-from .shapes import DETAILS, SUBJECTS, disc, rounded_box
+from lumiere.paperworld.backgrounds import PALETTES, background, blend
+from lumiere.paperworld.shapes import DETAILS, SUBJECTS, disc, rounded_box
 
 SIZE, FPS = 128, 16
 COLOURS = {

@@ -9,9 +9,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from .backgrounds import PALETTES
-from .scene import COLOURS, CREAM, SIZE
-from .shapes import DETAILS, SUBJECTS
+from lumiere.paperworld.backgrounds import PALETTES
+from lumiere.paperworld.scene import COLOURS, CREAM, SIZE
+from lumiere.paperworld.shapes import DETAILS, SUBJECTS
 
 SHADES = (1.0, 0.92, 0.84)  # a paper layer darkens what lies behind its edge by up to 16 %
 SHADOWS = (0.0, 0.15, 0.3)  # and the subject's shadow mixes in up to 30 % of a dark blue

@@ -11,9 +11,9 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
-from .captions import ATTRIBUTES, caption_with_truth, known_words
-from .fit import Schedule, fit
-from .scene import sample_scene
+from lumiere.paperworld.captions import ATTRIBUTES, caption_with_truth, known_words
+from lumiere.paperworld.fit import Schedule, fit
+from lumiere.paperworld.scene import sample_scene
 
 LENGTH, WIDTH = 32, 128
 SPECIALS = ("<|startoftext|>", "<|endoftext|>", "<|unknown|>")

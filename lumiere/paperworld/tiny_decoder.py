@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
 
-from .autoencoder import to_tensor
-from .dataset import PIXELS
-from .fit import Schedule, fit
+from lumiere.paperworld.autoencoder import to_tensor
+from lumiere.paperworld.dataset import PIXELS
+from lumiere.paperworld.fit import Schedule, fit
 
 WIDTH, BLOCKS = 16, (3, 3, 3, 0)  # of the decoder; residual blocks from 16 x 16 to 128 x 128
 ENCODER_WIDTH, ENCODER_BLOCKS = 8, (0, 1, 1, 1)  # from 128 x 128 to 16 x 16

@@ -12,8 +12,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from .scene import BOUNCE, SIZE
-from .sight import ANGLES, UPRIGHT, true_centres
+from lumiere.paperworld.scene import BOUNCE, SIZE
+from lumiere.paperworld.sight import ANGLES, UPRIGHT, true_centres
 
 WINDOW = 32  # frames: one slow cycle; over a long clip a pace may change and still fit in each window
 CYCLES = np.geomspace(7, 44, 48)  # frames per cycle that are tried; the world's own are 10 to 32

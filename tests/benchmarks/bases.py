@@ -20,20 +20,20 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from lumiere import __main__ as command
 from lumiere import models
-from lumiere.adapters import load_weights
-from lumiere.denoiser import rows_at_once
-from lumiere.inflate import Lumiere
-from lumiere.memory import MARGIN, Peak, weight_bytes
-from lumiere.motion import AnimateDiffBlock
+from lumiere.loading.registry import MODELS, Model
+from lumiere.loading.styles import Style
+from lumiere.model.animatediff import load_weights
+from lumiere.model.lumiere import Lumiere
+from lumiere.model.motion_weights import AnimateDiffBlock
+from lumiere.model.placement import adapter_places
 from lumiere.pipeline import LumierePipeline
-from lumiere.places import adapter_places
-from lumiere.style import Style
-from lumiere.table import MODELS, Model
+from lumiere.sampling.denoiser import rows_at_once
+from lumiere.sampling.memory import MARGIN, Peak, weight_bytes
 from tests import test_lora, test_pairings, test_residency
 from tests.bases import components, save_adapter, save_base
-from tests.test_adapters import same_weights
+from tests.model.test_animatediff import same_weights
 from tests.test_bases import SEEN, difference, frames_of, theirs, theirs_of
-from tests.test_train import launch
+from tests.training.test_train import launch
 
 SD15 = {
     "sample_size": 64,

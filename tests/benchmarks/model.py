@@ -20,17 +20,17 @@ from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from lumiere.allocator import keep_freed_memory
-from lumiere.data import LATENTS, DrawOptions, write_captions
-from lumiere.inflate import Lumiere
-from lumiere.loss import noise_and_target
+from lumiere.model.lumiere import Lumiere
 from lumiere.paperworld.autoencoder import encode
 from lumiere.paperworld.captions import canonical
 from lumiere.paperworld.model_folder import load_vae
 from lumiere.paperworld.scene import render, sample_scene
-from lumiere.sampling import correlated
-from lumiere.settings import Settings
-from lumiere.trainer import Trainer
+from lumiere.sampling.allocator import keep_freed_memory
+from lumiere.sampling.schedulers import correlated
+from lumiere.training.config import Settings
+from lumiere.training.latent_dataset import LATENTS, DrawOptions, write_captions
+from lumiere.training.loss import noise_and_target
+from lumiere.training.trainer import Trainer
 
 MODEL = Path(__file__).resolve().parents[2] / "assets/models/paper-world"
 SD15 = {

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from lumiere.table import DEFAULT
+from lumiere.loading.registry import DEFAULT
 from tests.browser.conftest import ARGUMENTS, CHROMIUM, PATIENCE, ROOT, ask, fill, serving, shown, state
 from tests.browser.test_access import serious
 from tests.browser.test_page import WATCH, delayed, judged

@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from lumiere.models import MODELS
+from lumiere.runtime.model_cache import MODELS
 from tests.faults.server import ROOT, Process
 
 TIMES = 200

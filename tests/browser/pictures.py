@@ -14,8 +14,8 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
+from lumiere.loading.registry import DEFAULT
 from lumiere.page import PICTURE, examples, words
-from lumiere.table import DEFAULT
 from tests.browser.conftest import ARGUMENTS, CHROMIUM, PATIENCE, ROOT, ask, serving, shown, state
 
 PAGE = PICTURE.with_name("page.png")

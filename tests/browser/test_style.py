@@ -3,7 +3,7 @@
 import pytest
 
 from tests.browser.conftest import ask, serving, state
-from tests.test_lora import save_styled
+from tests.loading.test_lora import save_styled
 
 pytestmark = pytest.mark.slow
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lumiere.media.video import write_clip
 from lumiere.modes import NEEDS
 from lumiere.page import words
 from lumiere.request import MODES
-from lumiere.video import write_clip
 from tests.browser.conftest import ask, fill, line, made, serving, shown, state
 
 pytestmark = pytest.mark.slow

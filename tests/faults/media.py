@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lumiere.video import read_clip
-from tests.test_video import ffmpeg
+from lumiere.media.video import read_clip
+from tests.media.test_video import ffmpeg
 
 UNREADABLE = "cannot read a video from this file"
 

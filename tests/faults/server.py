@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import app as lumiere_app
-from lumiere import jobs
-from lumiere.bounds import Bounds
-from lumiere.folder import read_limits
-from lumiere.models import Model
+from lumiere.limits import Bounds
+from lumiere.loading.layout import read_limits
 from lumiere.page import events, words
 from lumiere.pipeline import LumierePipeline
 from lumiere.request import Request
+from lumiere.runtime import jobs
+from lumiere.runtime.model_cache import Model
 
 from .stranger import PATIENCE, Stranger
 

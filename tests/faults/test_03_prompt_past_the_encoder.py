@@ -1,7 +1,7 @@
 """The tiny model's text encoder takes ten words."""
 
+from lumiere.media.video import read_settings
 from lumiere.request import Request
-from lumiere.video import read_settings
 
 KNOWN = "red blue green yellow ball star fish rocket over under"
 

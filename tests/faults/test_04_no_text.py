@@ -1,7 +1,7 @@
 import pytest
 
+from lumiere.media.video import read_settings
 from lumiere.request import Request
-from lumiere.video import read_settings
 
 STRANGE = [
     "\u05db\u05d3\u05d5\u05e8 \u0627\u0644\u0643\u0631\u0629 \u202eabc",

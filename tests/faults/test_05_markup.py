@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from lumiere.media.video import read_settings
 from lumiere.page import FOLDER
-from lumiere.video import read_settings
 
 MARKUP = [
     "<script>window.hurt=1</script> <img src=x onerror=hurt()>",

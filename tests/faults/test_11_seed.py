@@ -1,7 +1,7 @@
 import pytest
 
+from lumiere.media.video import read_settings
 from lumiere.request import Request
-from lumiere.video import read_settings
 
 
 @pytest.mark.parametrize("value", [-1, 2**32, 2**70, 10**400, 1.5, 7.0, "", "7", True, float("nan"), [7]])

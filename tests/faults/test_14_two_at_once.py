@@ -2,7 +2,7 @@ import threading
 
 import numpy as np
 
-from lumiere.video import read_clip, write_clip
+from lumiere.media.video import read_clip, write_clip
 
 from .server import alone
 

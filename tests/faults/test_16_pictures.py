@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lumiere.images import fit, read_image
-from tests.test_images import RED, WHITE, halves
+from lumiere.media.images import fit, read_image
+from tests.media.test_images import RED, WHITE, halves
 
 UNREADABLE = "^cannot read a picture from this file.$"
 NO_PICTURES = {

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from lumiere.video import probe, read_clip, write_clip
-from tests.test_video import ffmpeg, moving
+from lumiere.media.video import probe, read_clip, write_clip
+from tests.media.test_video import ffmpeg, moving
 
 from .media import UNREADABLE, encoded, refuse
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from lumiere.video import probe, read_clip
-from tests.test_video import ffmpeg
+from lumiere.media.video import probe, read_clip
+from tests.media.test_video import ffmpeg
 
 from .media import UNREADABLE, encoded, refuse
 

@@ -6,8 +6,8 @@ import subprocess
 import imageio_ffmpeg
 import pytest
 
-from lumiere.video import read_settings
-from tests.test_video import ffmpeg
+from lumiere.media.video import read_settings
+from tests.media.test_video import ffmpeg
 
 from .media import UNREADABLE, refuse
 

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from lumiere.video import write_clip
-from tests.test_video import moving
+from lumiere.media.video import write_clip
+from tests.media.test_video import moving
 
 from .media import UNREADABLE, refuse
 from .stranger import sentence

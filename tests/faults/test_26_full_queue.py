@@ -1,6 +1,6 @@
 from collections import Counter
 
-from lumiere.bounds import Bounds
+from lumiere.limits import Bounds
 from lumiere.page.events import PLACES
 
 from .server import wait_for

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from lumiere import jobs
+from lumiere.runtime import jobs
 
 from .server import device_is_free, wait_for
 from .stranger import status

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from lumiere import jobs
+from lumiere.runtime import jobs
 
 from .server import wait_for
 from .stranger import status

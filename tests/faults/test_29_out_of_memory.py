@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lumiere.video import read_clip
+from lumiere.media.video import read_clip
 from tests.conftest import tiny_vae
 
 from .server import Process

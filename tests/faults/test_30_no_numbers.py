@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from lumiere.media.video import read_clip
 from lumiere.pipeline import LumierePipeline
-from lumiere.video import read_clip
 
 from .server import serving
 

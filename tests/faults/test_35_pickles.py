@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lumiere.images import read_image
-from lumiere.motion import load_motion
+from lumiere.media.images import read_image
+from lumiere.media.video import read_clip
+from lumiere.model.motion_weights import load_motion
 from lumiere.pipeline import LumierePipeline
-from lumiere.video import read_clip
 
 
 class Trap:

@@ -22,7 +22,7 @@ def test_36_without_a_gpu_it_starts_on_the_processor_and_says_that_it_is_slower(
 def test_36_numbers_are_those_that_the_device_has(monkeypatch, device, half, expected):
     import torch
 
-    from lumiere.loading import best_dtype
+    from lumiere.loading.components import best_dtype
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: half)
     assert best_dtype(torch.device(device)) == getattr(torch, expected)

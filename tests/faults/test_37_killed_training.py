@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from accelerate.state import AcceleratorState
 
-from lumiere.trainer import train
-from tests.test_train import clips, command, lines, result, same, settings, trainer  # noqa: F401
+from lumiere.training.trainer import train
+from tests.training.test_train import clips, command, lines, result, same, settings, trainer  # noqa: F401
 
 from .server import ROOT
 
@@ -68,7 +68,7 @@ def test_37_a_full_disk_while_saving_keeps_the_last_checkpoint(settings):  # noq
 @pytest.mark.slow
 def test_37_no_checkpoint_says_that_all_is_done_before_the_weights_are_there(settings, monkeypatch):  # noqa: F811
     made = settings(steps=1)
-    monkeypatch.setattr("lumiere.trainer.save_motion", failing)
+    monkeypatch.setattr("lumiere.training.trainer.save_motion", failing)
     with pytest.raises(OSError, match="cannot save the step 1 in"):
         list(train(made))
     monkeypatch.undo()

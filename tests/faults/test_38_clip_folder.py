@@ -2,11 +2,11 @@ import numpy as np
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from lumiere.clipfolder import encode_clips
-from lumiere.settings import Settings
-from lumiere.trainer import Trainer
-from tests.test_clipfolder import SIZE, folder, vae  # noqa: F401
-from tests.test_video import ffmpeg
+from lumiere.training.config import Settings
+from lumiere.training.trainer import Trainer
+from lumiere.training.video_folder import encode_clips
+from tests.media.test_video import ffmpeg
+from tests.training.test_video_folder import SIZE, folder, vae  # noqa: F401
 
 
 def spoil(folder):  # noqa: F811

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lumiere.images import read_image
-from lumiere.video import read_clip, read_settings, write_clip
-from tests.test_video import ffmpeg, moving
+from lumiere.media.images import read_image
+from lumiere.media.video import read_clip, read_settings, write_clip
+from tests.media.test_video import ffmpeg, moving
 
 from .test_fuzz_endpoint import Told, peak, timed
 

@@ -1,0 +1,1 @@
+"""Reading and writing clips and pictures."""

@@ -1,0 +1,253 @@
+"""Clips on disk: a guarded H.264 writer, and a reader that trusts nothing about the file it is given.
+
+Both run the ffmpeg that imageio-ffmpeg ships as a process of their own, because its `write_frames` does not
+tell a failed encode from a finished one, and its `read_frames` starts to decode before the size is known.
+Nothing here needs ffprobe or torch.
+"""
+
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+
+from lumiere.limits import Bounds
+from lumiere.request import FPS
+
+MAX_SETTINGS_BYTES = 100_000  # they travel as one argument of a process, which Linux ends at 128 KiB
+MAX_WRITE_SIDE = 4096  # the largest side that every H.264 decoder of phones and browsers takes
+ENCODE_SECONDS = 600
+HEADER_SECONDS = 30  # these end what hangs; on an idle machine a header takes 0.05
+MAX_HEADER_BYTES = 2**20  # a hostile file may carry any amount of metadata
+
+UNREADABLE = "cannot read a video from this file"
+
+# Only a container that holds its own data may be opened, whatever the file is called: playlists (HLS,
+# ffconcat, DASH, SDP) name other files and addresses, which ffmpeg would go and open.
+UNTRUSTED = ["-protocol_whitelist", "file", "-format_whitelist", "mov,matroska,webm,avi,gif"]
+# Even for a header ffmpeg decodes a frame or two; larger ones it may not, but it still tells their size.
+HEADER_ONLY = [*UNTRUSTED, "-max_pixels", str(2**22)]
+
+# Without the explicit matrix swscale picks BT.601, and players guess by size: colours would shift with it.
+EXACT = "bicubic+accurate_rnd+full_chroma_int"
+TO_BT709 = (
+    f"scale=out_color_matrix=bt709:out_range=tv:flags={EXACT},format=yuv420p,"
+    "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
+)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says about its video: size in pixels before rotation; frames a second; seconds, if told."""
+
+    codec: str
+    width: int
+    height: int
+    fps: float
+    seconds: float | None
+
+
+def write_clip(path, frames: np.ndarray, fps: float, settings: str | None = None) -> None:
+    """Writes an MP4 (H.264, yuv420p, BT.709, crf 18, faststart) that appears at `path` whole or not at all.
+
+    frames: uint8 (t h w c) RGB, sides up to 4096. Such a file has even sides only: an odd height or width
+    gets its last row or column twice, so 63 x 65 becomes 64 x 66, and that is what a reader gets back.
+    fps: 1 to 60. settings: text to keep in the file's comment tag (see `read_settings`), up to 100 000 bytes.
+
+    Raises ValueError for arguments it does not take and OSError, with the free space, when the file cannot be
+    written; neither leaves a part of a file behind or touches one that was there.
+    """
+    path = Path(path)
+    _check_clip(path, frames, fps, settings)
+    if not path.parent.is_dir():
+        raise OSError("cannot write the clip: its folder does not exist.")
+    height, width = frames.shape[1:3]
+    frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")  # t h+ w+ c
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        _encode(part, frames, fps, settings)
+        if _stored(part) != (frames.shape[2], frames.shape[1], len(frames)):
+            raise RuntimeError("ffmpeg reported no error, but sizes or frames are missing")
+        os.replace(part, path)
+    except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:
+        # The sentence may end on a page, so the paths in the causes stay in the traceback.
+        free = shutil.disk_usage(path.parent).free // 2**20
+        raise OSError(
+            f"cannot write the clip: the encoder failed, with {free} MB free on its disk."
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_clip(
+    path,
+    max_frames: int = 256,
+    max_side: int = Bounds.video_side,
+    max_seconds: float = Bounds.video_seconds,
+    max_fps: float = FPS[1],
+) -> tuple[np.ndarray, float]:
+    """Reads the beginning of a stranger's video: uint8 (t h w c) RGB, upright, and its frames a second.
+
+    At most `max_frames` frames are returned; the rest of the file is not looked at. A clip of constant rate
+    from 1 to `max_fps`, 60 at most, comes frame by frame; any other is sampled in time at the nearest such
+    rate, which is returned.
+
+    Raises ValueError when a side is over `max_side` (the header tells, before frames are decoded), when a
+    frame differs in size from the header, when `max_seconds` are over, and for anything that is damaged, or
+    not an MP4, MOV, MKV, WebM, AVI or GIF video (MKV, WebM and GIF are made for streaming and may end early).
+    """
+    header = probe(path)
+    wide, high = header.width, header.height
+    if max(wide, high) > max_side:
+        raise ValueError(f"the video must be at most {max_side} pixels a side: received {wide} x {high}.")
+    fps = float(min(max(header.fps, FPS[0]), max_fps))
+    # A crop to nothing is an error, which ends the process at the first frame of another size, where ffmpeg
+    # would rescale it. Rotated videos arrive here upright, hence both orders.
+    same_size = f"eq(iw,{wide})*eq(ih,{high})+eq(iw,{high})*eq(ih,{wide})"
+    filters = f"crop=w='if({same_size},iw,0)':h=ih:exact=1,fps={fps:g},scale=flags={EXACT},format=rgb24"
+    # The decoder itself may not go far over the size either; it counts whole macroblocks, hence the margin.
+    limits = [*UNTRUSTED, "-max_pixels", str((max_side + 64) ** 2), "-threads", "2"]
+    arguments = ["-xerror", *limits, "-i", _file(path), "-map", "0:V:0", "-vf", filters]
+    arguments += ["-frames:v", str(max_frames), "-c:v", "ppm", "-f", "image2pipe", "pipe:1"]
+    pixels, shape, started = bytearray(), None, time.monotonic()
+    with _ffmpeg(arguments, max_seconds, stdout=subprocess.PIPE) as process:
+        while process.stdout.readline() == b"P6\n":  # each frame is a PPM picture, which tells its own size
+            sides = process.stdout.readline().split()
+            if process.stdout.readline() != b"255\n":
+                break
+            shape = int(sides[1]), int(sides[0]), 3
+            pixels += process.stdout.read(shape[0] * shape[1] * 3)
+        status = process.wait()
+    if time.monotonic() - started >= max_seconds:
+        raise ValueError(f"{UNREADABLE}: it took more than {max_seconds:g} seconds.")
+    if shape is None:
+        raise ValueError(f"{UNREADABLE}.")
+    count, rest = divmod(len(pixels), shape[0] * shape[1] * 3)
+    # Behind the last frame asked for, the decoder may already have met what is wrong with the next.
+    if rest or (status != 0 and count < max_frames):
+        raise ValueError(f"{UNREADABLE}: it is damaged, or changes its size, after {count} frames.")
+    return np.frombuffer(pixels, np.uint8).reshape(count, *shape), fps  # t h w c
+
+
+def probe(path) -> Header:
+    """Reads the header of a stranger's video without its frames; raises ValueError when there is none."""
+    log = _output([*HEADER_ONLY, "-i", _file(path)], "stderr").decode("utf-8", "replace")
+    # `  Stream #0:0[0x1](und): Video: h264 (High) (avc1 / 0x31637661), yuv420p(tv), 64x48 [SAR 1:1], 16 fps`
+    for line in re.findall(r"^ {2,4}Stream #0:\d+.*: (Video: \w.*)", log, re.MULTILINE):
+        size = re.search(r", (\d{1,6})x(\d{1,6})\b", line) or re.search(r"size (\d+)x(\d+) exceeds", log)
+        rate = re.search(r", (\d+(?:\.\d+)?)(k?) (?:fps|tbr)\b", line)
+        if size and rate and float(rate[1]) > 0 and "(attached pic)" not in line:
+            break
+    else:
+        raise ValueError(f"{UNREADABLE}.")
+    length = re.search(r"^  Duration: (\d+):(\d\d):(\d\d\.\d+)", log, re.MULTILINE)
+    return Header(
+        codec=re.match(r"Video: (\w+)", line)[1],
+        width=int(size[1]),
+        height=int(size[2]),
+        fps=float(rate[1]) * (1000 if rate[2] else 1),
+        seconds=int(length[1]) * 3600 + int(length[2]) * 60 + float(length[3]) if length else None,
+    )
+
+
+def read_settings(path) -> str | None:
+    """Reads the text that `write_clip` kept in the file, None when there is none.
+
+    Whoever made the file wrote it: it is as untrusted as a prompt. Raises ValueError when it is not a video.
+    """
+    text = _output([*HEADER_ONLY, "-i", _file(path), "-f", "ffmetadata", "pipe:1"], "stdout")
+    if not text:
+        raise ValueError(f"{UNREADABLE}.")
+    # Lines of key=value, with \ before = ; # \ and newline, up to the first section of a stream or chapter.
+    for key, value, section in re.findall(
+        rb"^(?:((?:\\.|[^\\\n=\[])+)=((?:\\.|[^\\\n])*)$|(\[))", text, re.MULTILINE | re.DOTALL
+    ):
+        if section:
+            break
+        if key.lower() == b"comment":
+            return re.sub(rb"\\(.)", rb"\1", value, flags=re.DOTALL).decode("utf-8", "replace")
+    return None
+
+
+def _check_clip(path: Path, frames: np.ndarray, fps: float, settings: str | None) -> None:
+    if path.suffix.lower() != ".mp4":
+        raise ValueError(
+            f"the clip's file name must end in .mp4: received one of {len(path.name)} characters."
+        )
+    shape = frames.shape
+    if frames.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or not shape[0]:
+        raise ValueError(
+            f"frames must be uint8 of shape (t h w 3): received {frames.dtype} of shape {shape}."
+        )
+    if not 1 <= min(shape[1:3]) <= max(shape[1:3]) <= MAX_WRITE_SIDE:
+        raise ValueError(
+            f"frames must be 1 to {MAX_WRITE_SIDE} pixels a side: received {shape[2]} x {shape[1]}."
+        )
+    if type(fps) not in (int, float) or not FPS[0] <= fps <= FPS[1]:
+        raise ValueError(f"fps must be a number from {FPS[0]} to {FPS[1]}: received {fps}.")
+    if settings is not None:
+        size = len(settings.encode("utf-8", "replace"))
+        if size > MAX_SETTINGS_BYTES:
+            raise ValueError(f"settings must be at most {MAX_SETTINGS_BYTES} bytes: received {size}.")
+        if "\0" in settings or re.search("[\ud800-\udfff]", settings):
+            raise ValueError(
+                f"settings must be readable text: received {size} bytes with NUL or a lone surrogate."
+            )
+
+
+def _encode(path: Path, frames: np.ndarray, fps: float, settings: str | None) -> None:
+    height, width = frames.shape[1:3]
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        *"-hide_banner -nostdin -loglevel error -y -f rawvideo".split(),
+    ]
+    command += f"-pix_fmt rgb24 -video_size {width}x{height} -framerate {fps:g} -i pipe:0".split()
+    command += ["-vf", TO_BT709, *"-c:v libx264 -crf 18 -movflags +faststart".split()]
+    command += ["-metadata", f"comment={settings}"] if settings else []
+    command += ["-f", "mp4", _file(path)]
+    pixels = memoryview(np.ascontiguousarray(frames)).cast("B")
+    done = subprocess.run(command, input=pixels, capture_output=True, timeout=ENCODE_SECONDS)
+    if done.returncode != 0:
+        words = done.stderr[-2000:].decode("utf-8", "replace")
+        raise RuntimeError(f"ffmpeg ended with {done.returncode}: {words}")
+
+
+def _stored(path: Path) -> tuple[int, int, int] | None:
+    """Width, height and number of frames that really lie in a file of ours; None when it holds no video."""
+    arguments = ["-i", _file(path), "-map", "0:v:0", "-c", "copy", "-f", "framecrc", "pipe:1"]
+    listing = _output(arguments, "stdout")
+    size = re.search(rb"^#dimensions 0: (\d+)x(\d+)$", listing, re.MULTILINE)
+    return (int(size[1]), int(size[2]), len(re.findall(rb"^0,", listing, re.MULTILINE))) if size else None
+
+
+def _file(path) -> str:
+    # With the protocol spelled out no name is taken for an option, an address or a pattern.
+    return f"file:{os.path.abspath(path)}"
+
+
+def _output(arguments: list[str], stream: str) -> bytes:
+    """What ffmpeg writes to one of its two streams, up to a limit in bytes and in seconds."""
+    with _ffmpeg(arguments, HEADER_SECONDS, **{stream: subprocess.PIPE}) as process:
+        return getattr(process, stream).read(MAX_HEADER_BYTES)
+
+
+@contextmanager
+def _ffmpeg(arguments: list[str], seconds: float, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+    """A running ffmpeg that is gone after so many seconds, and in any case when the block is left."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostdin", *arguments]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr) as process:
+        timer = threading.Timer(seconds, process.kill)
+        timer.start()
+        try:
+            yield process
+        finally:
+            timer.cancel()
+            process.kill()

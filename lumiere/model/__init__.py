@@ -1,0 +1,1 @@
+"""The space-time model of the paper: layers, their insertion into a UNet, motion weights, given pixels."""

@@ -1,0 +1,229 @@
+"""Import of public motion adapters of UNets of diffusers (AnimateDiff, Guo et al. 2023, arXiv 2307.04725)."""
+
+import os
+import re
+import sys
+from pathlib import Path
+from statistics import mode
+
+import torch
+from diffusers import MotionAdapter
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lumiere.model.lumiere import Lumiere
+from lumiere.model.motion_files import ADAPTER, check_motion, read_json
+from lumiere.model.motion_weights import AnimateDiffBlock, check_keys, load_motion
+from lumiere.model.placement import adapter_places
+
+WEIGHTS = ADAPTER[1].removesuffix(".safetensors")  # and a variant as `.fp16`, in a folder of diffusers
+HEADS = 8  # of every adapter published so far; the weights do not tell it
+SCHEDULE = {  # as well: what they were trained with, whatever the base was; other betas make clips flicker
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "linear",
+    "trained_betas": None,
+    "prediction_type": "epsilon",
+    "rescale_betas_zero_snr": False,
+    "clip_sample": False,
+    "timestep_spacing": "leading",
+    "steps_offset": 1,
+}
+ORIGINAL = (  # names in files of AnimateDiff's own code -> names in diffusers, replaced in this order
+    (".temporal_transformer.", "."),
+    (".attention_blocks.0.pos_encoder.", ".pos_embed."),  # there each attention has a copy
+    (".attention_blocks.1.pos_encoder.", ".pos_embed."),
+    (".attention_blocks.0.", ".attn1."),
+    (".attention_blocks.1.", ".attn2."),
+    (".norms.0.", ".norm1."),
+    (".norms.1.", ".norm2."),
+    (".ff_norm.", ".norm3."),
+)
+
+
+def load_weights(unet: nn.Module, source: str | os.PathLike) -> Lumiere:
+    """Inflates a `UNet2DConditionModel` with motion weights: a folder of Lumiere's own, or an adapter.
+
+    Raises OSError and ValueError in words, as `load_motion` and `load_adapter` do.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_file() or any(folder.glob(f"{WEIGHTS}*")) or (folder / ADAPTER[0]).is_file():
+        return load_adapter(unet, source)
+    return load_motion(unet, check_motion(folder))
+
+
+def schedule_for(lumiere: Lumiere) -> dict:
+    """Entries of a scheduler's config that these motion weights need, whatever their base has."""
+    return SCHEDULE if any(isinstance(layer, AnimateDiffBlock) for layer in lumiere.attns) else {}
+
+
+def load_adapter(unet: nn.Module, source: str | os.PathLike | MotionAdapter) -> Lumiere:
+    """Inflates a `UNet2DConditionModel` with an AnimateDiff adapter, in the UNet's dtype and device.
+
+    `source` is a folder of diffusers, a `.safetensors` file with the keys of diffusers or those of
+    AnimateDiff's own code, or a `MotionAdapter`. The weights tell the number of positions, the depth, and
+    whether there are layers in the middle; a config tells the number of heads, which is 8 without one. As in
+    diffusers' `UNetMotionModel` the UNet tells the groups of the norms. The result gives what that model
+    gives: of the same frames, the same clip.
+
+    Raises OSError when there is no such source or it cannot be read. Raises ValueError when it is of a kind
+    that is not read, belongs to another family of UNets, has missing, unexpected or misshapen keys, holds
+    numbers that are not finite in the UNet's dtype, or lacks the middle that its config claims.
+    """
+    weights, config, where = _read(source)
+    weights = _in_names_of_diffusers(weights, where)
+    middle = any(key.startswith("mid_block.motion_modules.") for key in weights)
+    if config is not None and config.get("use_motion_mid_block", True) and not middle:
+        named = "" if isinstance(source, MotionAdapter) else "; to load it without, name the file instead"
+        raise ValueError(f"{where} lacks mid_block.motion_modules, which its config claims{named}.")
+    places = adapter_places(unet, middle)
+    _check_family(weights, unet, where)
+    options = {
+        "heads": _heads(config or {}, where),
+        "depth": _depth(weights),
+        "positions": _positions(weights),
+        "groups": unet.config.norm_num_groups or 32,
+    }
+    lumiere = Lumiere.from_unet(
+        unet, places=places, attn_klass=AnimateDiffBlock, attn_inflation_kwargs=options
+    )
+    names = {key: _adapter_key(key, list(places.attns)) for key in lumiere.state_dict()}
+    expected = {names[key]: weight for key, weight in lumiere.state_dict().items()}
+    check_keys(weights, expected, where)
+    if lumiere.device.type != "meta":
+        lumiere.load_state_dict({key: weights[name] for key, name in names.items()})
+        _check_finite(lumiere, names, where)
+    return lumiere
+
+
+def _read(source: str | os.PathLike | MotionAdapter) -> tuple[dict[str, Tensor], dict | None, str]:
+    """The weights, the config if there is one, and what to call the source in words."""
+    if isinstance(source, MotionAdapter):
+        return source.state_dict(), dict(source.config), "the MotionAdapter"
+    file, config = Path(source).expanduser(), None
+    if file.is_dir():
+        if (file / "config.json").exists():
+            config = read_json(file / "config.json")
+        file = _weights_file(file)
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no motion adapter {source}: give the path of a folder or a file.")
+    if file.suffix != ".safetensors":
+        raise ValueError(
+            f"Adapters are read from .safetensors only, as others can run code; received {file}: python -m "
+            f"lumiere.model.animatediff {file.name} {file.stem}.safetensors makes one of it, and runs none."
+        )
+    try:
+        return load_file(file), config, str(file)
+    except (SafetensorError, OSError) as error:
+        raise OSError(f"cannot read the adapter {file}: it is damaged, or no safetensors file.") from error
+
+
+def _weights_file(folder: Path) -> Path:
+    """The one file of weights in a folder of diffusers, where that without a variant goes first."""
+    plain = folder / f"{WEIGHTS}.safetensors"
+    variants = [plain] if plain.is_file() else sorted(folder.glob(f"{WEIGHTS}.*.safetensors"))
+    if not variants:
+        raise FileNotFoundError(f"the folder {folder} has no {plain.name}: name a file, if it holds another.")
+    if len(variants) > 1:
+        names = ", ".join(file.name for file in variants)
+        raise ValueError(
+            f"{folder} holds several variants of one adapter ({names}): leave one, or name a file."
+        )
+    return variants[0]
+
+
+def _in_names_of_diffusers(weights: dict[str, Tensor], where: str) -> dict[str, Tensor]:
+    renamed = {}
+    for key, weight in weights.items():
+        name = key.removeprefix("module.")  # from training on several GPUs
+        for theirs, ours in ORIGINAL:
+            name = name.replace(theirs, ours)
+        if name in renamed and not torch.equal(renamed[name], weight):
+            raise ValueError(f"{where} has two different tensors for {name}, one of them in {key}.")
+        renamed[name] = weight
+    if not any(".motion_modules." in name for name in renamed):
+        raise ValueError(f"{where} holds no motion modules: it is no AnimateDiff adapter.")
+    return renamed
+
+
+def _check_family(weights: dict[str, Tensor], unet: nn.Module, where: str) -> None:
+    """Compares the levels, each by the length of most of its vectors, which a single misshapen one leaves."""
+    levels, lengths = set(), {}
+    for key, weight in weights.items():
+        if found := re.match(r"(down|up)_blocks\.(\d+)\.", key):
+            levels.add(found[2])
+            if found[1] == "down" and weight.ndim == 1:
+                lengths.setdefault(int(found[2]), []).append(len(weight))
+    ours = [block.resnets[-1].out_channels for block in unet.down_blocks]
+    theirs = {level: mode(lengths[level]) for level in sorted(lengths)}
+    if len(levels) != len(ours) or any(ours[level : level + 1] != [width] for level, width in theirs.items()):
+        words = [", ".join(map(str, widths)) or "no" for widths in (theirs.values(), ours)]
+        raise ValueError(
+            f"{where} is for another family of UNets: its levels have {words[0]} channels, "
+            f"those of this UNet {words[1]}."
+        )
+
+
+def _heads(config: dict, where: str) -> int:
+    given = config.get("motion_num_attention_heads", HEADS)
+    heads = list(given) if isinstance(given, list | tuple) else [given]
+    if len(set(map(str, heads))) != 1 or type(heads[0]) is not int or heads[0] < 1:
+        raise ValueError(f"The config of {where} must give all levels one number of heads; received {given}.")
+    return heads[0]
+
+
+def _depth(weights: dict[str, Tensor]) -> int:
+    blocks = (re.search(r"\.transformer_blocks\.(\d+)\.", key) for key in weights)
+    return max(1, len({found[1] for found in blocks if found}))
+
+
+def _positions(weights: dict[str, Tensor]) -> int:
+    """Of the first positions (1 t c) there are; others of another length are misshapen, as all must agree."""
+    lengths = (w.shape[1] for key, w in weights.items() if key.endswith(".pos_embed.pe") and w.ndim == 3)
+    return next(lengths, 32)
+
+
+def _adapter_key(key: str, places: list[str]) -> str:
+    """`attns.3.motion_module.norm.bias -> down_blocks.1.motion_modules.1.norm.bias`, by the places' names."""
+    _, index, _, rest = key.split(".", 3)
+    block, _, layer = places[int(index)].rsplit(".", 2)
+    return f"{block}.motion_modules.{layer}.{rest}"
+
+
+def _check_finite(lumiere: Lumiere, names: dict[str, str], where: str) -> None:
+    for key, weight in lumiere.state_dict().items():
+        if not weight.isfinite().all():
+            raise ValueError(f"{where} holds values that are no numbers in {lumiere.dtype}, in {names[key]}.")
+
+
+def convert(checkpoint: str | os.PathLike, file: str | os.PathLike) -> None:
+    """Writes the tensors of a .ckpt of AnimateDiff's own code as .safetensors; code in it is never run.
+
+    Raises OSError or ValueError in words.
+    """
+    try:
+        weights = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no checkpoint {checkpoint}.") from None
+    except Exception as error:  # of many kinds, as what is in a damaged file
+        raise ValueError(
+            f"{checkpoint} is refused: it is damaged, or holds other things than tensors "
+            f"({type(error).__name__})."
+        ) from error
+    weights = weights.get("state_dict", weights) if isinstance(weights, dict) else {}
+    weights = {key: w.contiguous() for key, w in weights.items() if isinstance(w, Tensor)}
+    renamed = _in_names_of_diffusers(weights, str(checkpoint))
+    renamed = {key: weight.clone() for key, weight in renamed.items() if ".motion_modules." in key}
+    part = Path(file).with_name(f"{Path(file).name}.part")
+    save_file(renamed, part, metadata={"format": "pt"})
+    os.replace(part, file)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("python -m lumiere.model.animatediff CHECKPOINT.ckpt FILE.safetensors")
+    try:
+        convert(*sys.argv[1:])
+    except (OSError, ValueError) as failure:
+        sys.exit(str(failure))

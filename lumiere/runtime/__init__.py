@@ -1,0 +1,1 @@
+"""Models that stay loaded, jobs for the device, batches, ZeroGPU."""

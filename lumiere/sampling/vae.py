@@ -1,0 +1,89 @@
+"""Pixels to scaled latents and back, by the autoencoder of a base: a few frames at a time."""
+
+import copy
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from einops import rearrange
+from torch import Tensor
+
+from lumiere.errors import GenerationError
+from lumiere.model.conditioning import Cond, Given, to_latents
+from lumiere.sampling import memory
+from lumiere.sampling.allocator import give_back
+
+SLICE_PIXELS = 2**18  # decoded at once: 16 frames of 128 x 128, or one of 512 x 512
+
+
+def pixels_of(vae: AutoencoderKL) -> int:
+    """Pixels along one side of a latent."""
+    return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+@torch.inference_mode()
+def encode(vae: AutoencoderKL, given: Given, device: torch.device, whole: bool) -> Cond:
+    """Scaled latents and which of them are given.
+
+    device: where the autoencoder is when it is called. whole: all frames are encoded, and not only those of
+    which something is given.
+    """
+    mask = to_latents(torch.from_numpy(given.mask), pixels_of(vae))
+    shape = (len(mask), vae.config.latent_channels, *mask.shape[1:])
+    latents, dtype = torch.zeros(shape, device=device), next(vae.parameters()).dtype
+    for frame in range(len(mask)) if whole else mask.flatten(1).any(1).nonzero().flatten().tolist():
+        pixels = torch.from_numpy(given.frames[frame]).permute(2, 0, 1)[None]  # h w c -> 1 c h w
+        mean = vae.encode((pixels / 127.5 - 1).to(device, dtype)).latent_dist.mean.float()
+        latents[frame] = mean[0] * vae.config.scaling_factor
+    return Cond(latents.transpose(0, 1)[None], mask.to(device))  # t c h w -> 1 c t h w
+
+
+def decode(vae: AutoencoderKL, latents: Tensor) -> np.ndarray:
+    """Scaled latents (1 c t h w) -> uint8 (t h w c), a few frames at a time, fewer where memory is short.
+
+    Raises GenerationError when latents or frames hold values that are not numbers, and where there is not
+    enough memory for one frame.
+    """
+    if not latents.isfinite().all():
+        raise GenerationError("the model's output is not a number: try less guidance or another scheduler.")
+    stack = rearrange(latents, "1 c t h w -> t c h w") / vae.config.scaling_factor
+    most = SLICE_PIXELS // (stack.shape[-2] * stack.shape[-1] * pixels_of(vae) ** 2)
+    count = min(max(1, most), len(stack))
+    slices, begin = [], 0
+    while begin < len(stack):
+        frames = _decode_slice(vae, stack[begin : begin + count])
+        if frames is not None:
+            slices.append(frames)
+            begin += len(frames)
+        elif count == 1:
+            raise GenerationError("the device ran out of memory for a single frame: lower height or width.")
+        else:
+            count = (count + 1) // 2
+            give_back_memory()
+    return np.concatenate(slices)
+
+
+@torch.inference_mode()
+def _decode_slice(vae: AutoencoderKL, latents: Tensor) -> np.ndarray | None:
+    """Latents (n c h w) -> uint8 (n h w c), or None when memory ran out."""
+    dtype = next(vae.parameters()).dtype
+    try:
+        images = vae.decode(latents.to(dtype), return_dict=False)[0].float()
+        if dtype != torch.float32 and not images.isfinite().all():
+            # Some autoencoders overflow in half precision. A copy: other runs must not see a changed one.
+            images = copy.deepcopy(vae).float().decode(latents.float(), return_dict=False)[0]
+    except (RuntimeError, MemoryError) as error:
+        if not memory.is_out_of_memory(error):
+            raise
+        return None
+    if not images.isfinite().all():
+        raise GenerationError("the decoder's output is not a number: try another seed.")
+    images = (images / 2 + 0.5).clamp(0, 1).mul(255).round().byte()
+    return rearrange(images, "n c h w -> n h w c").cpu().numpy()
+
+
+def give_back_memory() -> None:
+    """Returns the memory of freed tensors to device and system: in pieces, it may not hold the next ones."""
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
+    give_back()

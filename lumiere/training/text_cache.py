@@ -1,0 +1,91 @@
+"""What a base model is told of captions, encoded once and kept on disk beside the latents.
+
+A folder texts-ENCODERS-TEXTS, both as hashes, with a file for each tensor of a `Text`: float16, a row for
+each different caption. Rows are in the order of the sorted captions.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from lumiere.loading.lora import Styler
+from lumiere.loading.styles import Style
+from lumiere.loading.text_encoder import TextReader
+from lumiere.model.text import Text
+
+BATCH = 64  # captions encoded at once
+STATES = "states"
+
+
+class TextCache:
+    """Tells what a `TextReader` would of these texts, from a folder that `cache_texts` wrote."""
+
+    def __init__(self, folder: Path, texts: Iterable[str]):
+        self._rows = {text: row for row, text in enumerate(sorted(texts))}
+        self._tensors = {file.stem: np.load(file, mmap_mode="r") for file in sorted(folder.glob("*.npy"))}
+
+    def __call__(self, texts: list[str], device: torch.device) -> Text:
+        """A row for each text, float32."""
+        rows = [self._rows[text] for text in texts]
+        told = {
+            name: torch.from_numpy(tensor[rows]).float().to(device) for name, tensor in self._tensors.items()
+        }
+        return Text(told.pop(STATES), told or None)
+
+
+def cache_texts(
+    folder: Path, texts: Iterable[str], model: Path, size: tuple[int, int], device: torch.device
+) -> TextCache:
+    """The cache of these texts in `folder`, filled if it is not there yet.
+
+    model: folder of the base, whose text encoders read them. size: height and width in pixels, of which XL
+    is told. Raises OSError in words.
+    """
+    texts = sorted(set(texts))
+    encoders = f"texts-{_hash(_encoder_bytes(model), repr(size).encode())}"
+    where = folder / f"{encoders}-{_hash(text.encode() for text in texts)}"
+    if not where.is_dir():
+        _fill(where, texts, TextReader.load(Styler(model, Style()), torch.float32).to(device), size)
+        for old in folder.glob(f"{encoders}-*"):  # of captions that were changed since
+            if old != where:
+                shutil.rmtree(old)
+    return TextCache(where, texts)
+
+
+def _fill(where: Path, texts: list[str], reader: TextReader, size: tuple[int, int]) -> None:
+    part = where.with_name(f"{where.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    arrays = {}
+    for first in tqdm(range(0, len(texts), BATCH), desc="reading captions", unit="batch", disable=None):
+        told = reader(texts[first : first + BATCH], *size)
+        for name, tensor in ({STATES: told.states} | (told.added or {})).items():
+            if name not in arrays:
+                shape = (len(texts), *tensor.shape[1:])
+                arrays[name] = np.lib.format.open_memmap(part / f"{name}.npy", "w+", np.float16, shape)
+            arrays[name][first : first + len(tensor)] = tensor.half().cpu().numpy()
+    for array in arrays.values():
+        array.flush()
+    os.replace(part, where)
+
+
+def _encoder_bytes(model: Path) -> Iterable[bytes]:
+    """All that decides what the encoders make of a text."""
+    for folder in sorted(model.glob("text_encoder*")) + sorted(model.glob("tokenizer*")):
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            yield file.relative_to(model).as_posix().encode()
+            yield file.read_bytes()
+
+
+def _hash(*parts: Iterable[bytes] | bytes) -> str:
+    told = hashlib.sha256()
+    for part in parts:
+        for piece in [part] if isinstance(part, bytes) else part:
+            told.update(len(piece).to_bytes(8, "big") + piece)
+    return told.hexdigest()[:12]

@@ -1,0 +1,407 @@
+"""Trains the motion weights of a frozen base model on latents of clips.
+
+A run that was stopped, at any moment and by anything, goes on from its last checkpoint when it is begun again
+with the same settings.
+"""
+
+import copy
+import json
+import math
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import count
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, PartialState
+from diffusers import DDIMScheduler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from lumiere.errors import GenerationError
+from lumiere.loading.assembly import complete
+from lumiere.loading.components import load_model
+from lumiere.loading.layout import check, locate, locate_motion, read_limits
+from lumiere.loading.lora import Styler
+from lumiere.loading.styles import Style
+from lumiere.media.video import write_clip
+from lumiere.model.animatediff import load_weights, schedule_for
+from lumiere.model.conditioning import channels
+from lumiere.model.lumiere import Lumiere
+from lumiere.model.motion_files import read_json
+from lumiere.model.motion_weights import save_motion
+from lumiere.pipeline import LumierePipeline
+from lumiere.request import Request
+from lumiere.sampling.schedulers import correlated
+from lumiere.training.config import Settings
+from lumiere.training.latent_dataset import CAPTIONS, LATENTS, Batch, DrawOptions, LatentClips, draw_length
+from lumiere.training.loss import min_snr, noise_and_target, noise_levels, scale_common, weighted_error
+from lumiere.training.loss_plot import plot_losses
+from lumiere.training.optimizer import MatrixOptimizer, plain_attention, relative_rate
+from lumiere.training.text_cache import TextCache, cache_texts
+from lumiere.training.video_folder import Size, encode_clips
+
+CHECKPOINT, METRICS, MOTION = "checkpoint.pt", "metrics.jsonl", "motion"
+PLOT, SAMPLES = "loss.png", "samples"
+NOISE_CORRELATION = 0.9  # of fresh weights: what frames share, the base makes the same of in each of them
+RECENT = 100  # steps, whose mean loss is told
+
+
+def train(settings: Settings) -> Iterator[dict]:
+    """Yields the metrics of every step, after it is done. Abandoning it is as safe as killing the process.
+
+    Raises ValueError or OSError in words.
+    """
+    trainer = Trainer(settings, Accelerator(mixed_precision=settings.precision))
+    trainer.resume()
+    saved = time.monotonic()
+    while trainer.step < settings.steps:
+        metrics = trainer.advance()
+        if trainer.step == settings.steps or time.monotonic() - saved >= 60 * settings.save_minutes:
+            trainer.save()
+            saved = time.monotonic()
+        if settings.sample_steps and trainer.step % settings.sample_steps == 0:
+            trainer.sample()
+        yield metrics
+    trainer.accelerator.end_training()  # lets go of the other processes
+
+
+class Trainer:
+    """A base model, its motion weights with their moving average, and the clips."""
+
+    def __init__(self, settings: Settings, accelerator: Accelerator):
+        self.settings, self.accelerator, self.out = settings, accelerator, Path(settings.out)
+        self.step, self.losses = 0, deque(maxlen=RECENT)
+        parts = accelerator.num_processes * settings.accumulation
+        if settings.batch % parts:
+            raise ValueError(
+                f"The batch must divide into {accelerator.num_processes} processes x {settings.accumulation} "
+                f"passes; received {settings.batch} clips."
+            )
+        folder = locate(settings.model)
+        check(folder)
+        latents = self._latents(folder)
+        self.clips = LatentClips(latents)
+        self.captions = self._captions(folder, latents)
+        self.lumiere = self._new_lumiere(folder).to(accelerator.device)
+        schedule = read_json(folder / "scheduler" / "scheduler_config.json") | schedule_for(self.lumiere)
+        self.scheduler = DDIMScheduler.from_config(schedule)
+        if settings.checkpointing:
+            self.lumiere.enable_gradient_checkpointing()
+        self.averaged = copy.deepcopy(self.lumiere).requires_grad_(False)  # of the motion weights alone
+        self.optimizer = MatrixOptimizer(self.lumiere.parameters())
+        self.model = accelerator.prepare(self.lumiere)
+
+    def advance(self) -> dict:
+        """One step of the optimiser; returns its metrics."""
+        began, s = time.monotonic(), self.settings
+        frames = length_of(s, self.step, self.lumiere.downsample_factor)
+        rate = s.learning_rate * relative_rate(self.step, s.steps, s.warmup, s.decay)
+        loss = self._gradients()
+        norm = self.accelerator.clip_grad_norm_(self.lumiere.parameters(), s.gradient_norm)
+        for name, value in {"loss": loss, "gradient": float(norm)}.items():
+            if not math.isfinite(value):
+                raise ValueError(
+                    f"The {name} of step {self.step + 1} is not a number: lower the learning rate of "
+                    f"{s.learning_rate:g}; the checkpoint before it is kept."
+                )
+        self.optimizer.step(rate)
+        self.step += 1
+        self._average(min(s.ema, self.step / (self.step + 10)))
+        self.losses.append(loss)
+        metrics = {
+            "step": self.step,
+            "loss": loss,
+            "learning_rate": rate,
+            "gradient_norm": float(norm),
+            "frames": frames,
+            "seconds": time.monotonic() - began,
+        }
+        if self.accelerator.is_main_process:
+            with open(self.out / METRICS, "a", encoding="utf-8") as lines:
+                lines.write(json.dumps(metrics) + "\n")
+        return metrics
+
+    def save(self) -> None:
+        """Checkpoint and averaged motion weights; each file appears whole or not at all. Raises OSError."""
+        if not self.accelerator.is_main_process:
+            return
+        state = {
+            "step": self.step,
+            "motion": self.lumiere.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        part = self.out / f"{CHECKPOINT}.part"
+        try:
+            with open(part, "wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            save_motion(self.averaged, self.out / MOTION, self.facts())  # before what says that it was
+            os.replace(part, self.out / CHECKPOINT)
+            lines = _metrics_until(self.out / METRICS, self.step)
+            plot_losses(*zip(*((line["step"], line["loss"]) for line in lines), strict=True), self.out / PLOT)
+        except (OSError, RuntimeError) as error:  # a full disk is either, depending on who writes
+            raise OSError(f"cannot save the step {self.step} in {self.out}: {error}.") from error
+
+    def sample(self) -> None:
+        """Writes a clip of the first caption, by the averaged weights and always from the same noise.
+
+        One that cannot be made or written is told of, and training goes on.
+        """
+        if not self.accelerator.is_main_process:
+            return
+        try:
+            height, width = self._size
+            size = {"frames": self.settings.frames, "height": height, "width": width}
+            *_, result = self._pipeline.generate(Request(self.clips.texts[0][0], seed=0, **size))
+            (self.out / SAMPLES).mkdir(exist_ok=True)
+            write_clip(self.out / SAMPLES / f"{self.step:07}.mp4", result.frames, result.request.fps)
+        except (GenerationError, OSError, ValueError) as error:
+            print(f"no clip of step {self.step}: {error}", file=sys.stderr)
+
+    @cached_property
+    def _size(self) -> tuple[int, int]:
+        """Height and width of the clips in pixels."""
+        config = read_json(locate(self.settings.model) / "vae" / "config.json")
+        height, width = (2 ** (len(config["block_out_channels"]) - 1) * side for side in self.clips.size)
+        return height, width
+
+    @cached_property
+    def _pipeline(self) -> LumierePipeline:
+        """Of the averaged weights."""
+        return LumierePipeline(**vars(complete(self.averaged, Styler(locate(self.settings.model), Style()))))
+
+    def resume(self) -> None:
+        """Goes back to the checkpoint in `out`, when there is one; later lines of the metrics are dropped."""
+        file = self.out / CHECKPOINT
+        self.out.mkdir(parents=True, exist_ok=True)
+        if file.exists():
+            try:
+                state = torch.load(file, map_location="cpu", weights_only=True)
+            except Exception as error:  # of many kinds, as what is in a damaged file
+                raise OSError(
+                    f"cannot read {file} ({type(error).__name__}): remove it to begin anew."
+                ) from error
+            try:
+                self.lumiere.load_state_dict(state["motion"])
+                self.averaged.load_state_dict(state["averaged"])
+            except RuntimeError:
+                raise ValueError(
+                    f"The checkpoint in {self.out} belongs to another model or factor: name another folder."
+                ) from None
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step = state["step"]
+        lines = _metrics_until(self.out / METRICS, self.step)
+        self.losses.extend(line["loss"] for line in lines)
+        if self.accelerator.is_main_process:
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            (self.out / f"{METRICS}.part").write_text(text, "utf-8")
+            os.replace(self.out / f"{METRICS}.part", self.out / METRICS)
+        self.accelerator.wait_for_everyone()
+
+    def facts(self) -> dict:
+        """What is told about the motion weights beside them."""
+        s = self.settings
+        names = (
+            "frames shortest batch learning_rate decay ema shift spread min_snr caption_dropout given "
+            "continued from_start cond_noise subject_weight common_weight precision"
+        )
+        return {
+            "base": Path(s.model).name if Path(s.model).is_dir() else s.model,
+            "data": Path(s.data).name,
+            "clips": len(self.clips),
+            "clips_seen": self.step * s.batch,
+            "steps": self.step,
+            "steps_planned": s.steps,
+            "loss": sum(self.losses) / max(1, len(self.losses)),
+            "seed": s.seed,
+        } | {name: getattr(s, name) for name in names.split()}
+
+    def _latents(self, folder: Path) -> Path:
+        """The folder of latents: the one given, or that into which the clips of the one given are encoded."""
+        s, data = self.settings, Path(self.settings.data)
+        if (data / CAPTIONS).exists() or (data / LATENTS).exists() or not data.is_dir():
+            return data
+        cache = self.out / "clips"
+        with self.accelerator.main_process_first():
+            if self.accelerator.is_main_process:
+                limits = read_limits(folder, 1)
+                size = Size(s.frames, s.size or limits.default_height, s.size or limits.default_width)
+                vae = load_model(folder, "vae", torch.float32).to(self.accelerator.device)
+                encode_clips(data, cache, vae, size, lambda words: print(words, file=sys.stderr))
+        return cache
+
+    def _captions(self, folder: Path, latents: Path) -> TextCache:
+        """What the base is told of each caption, and of none; kept beside the latents if that can be."""
+        where = latents if os.access(latents, os.W_OK) else self.out
+        texts = {"", *(text for several in self.clips.texts for text in several)}
+        with self.accelerator.main_process_first():
+            return cache_texts(where, texts, folder, self._size, self.accelerator.device)
+
+    def _new_lumiere(self, folder: Path) -> Lumiere:
+        s = self.settings
+        base = load_model(folder, "unet", torch.float32)
+        if base.config.in_channels != self.clips.channels:
+            raise ValueError(
+                f"The base model takes latents of {base.config.in_channels} channels; "
+                f"those in {s.data} have {self.clips.channels}."
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(s.seed)
+            lumiere = load_weights(base, locate_motion(s.init)) if s.init else self._fresh(base)
+        if s.given and not lumiere.given_channels:
+            lumiere.add_given_channels(self.clips.channels + 1)
+        if s.noise_correlation is not None:
+            lumiere.noise_correlation = s.noise_correlation
+        for name, frames in (("frames", s.frames), ("shortest", s.shortest)):
+            if frames % lumiere.downsample_factor:
+                raise ValueError(
+                    f"{name} must be a multiple of {lumiere.downsample_factor}; received {frames}."
+                )
+        return lumiere
+
+    def _fresh(self, base) -> Lumiere:
+        s = self.settings
+        reach = max(1, s.frames // s.factor - 1)  # no two frames of a training clip are further apart
+        attention = {"depth": s.attention_depth, "space_time_depth": s.space_time_depth}
+        attention |= {"rotary": True, "window": reach}
+        convolution = {"conv1d_kernel_size": s.kernel, "norm": "clip", "padding_mode": s.padding_mode}
+        return Lumiere.from_unet(
+            base,
+            s.factor,
+            at_input=True,
+            conditioned=bool(s.conditioned),
+            conv_inflation_kwargs=convolution,
+            attn_inflation_kwargs=attention,
+            given_channels=self.clips.channels + 1 if s.given else 0,
+            embedding_width=s.embedding_width,
+            noise_correlation=NOISE_CORRELATION,
+        )
+
+    def _gradients(self) -> float:
+        """Adds up the gradients of the whole batch; returns its loss, the mean over all processes."""
+        total = torch.zeros((), device=self.accelerator.device)
+        *others, last = next(self._batches)
+        for batch in others:
+            with self.accelerator.no_sync(self.model):
+                total += self._pass(batch)
+        total += self._pass(last)
+        return self.accelerator.reduce(total, "mean").item()
+
+    @property
+    def _passes(self) -> list[range]:
+        """The clips of a batch that this process takes at once, for each of its passes."""
+        s, processes = self.settings, self.accelerator.num_processes
+        share = s.batch // (processes * s.accumulation)
+        parts = range(self.accelerator.process_index, processes * s.accumulation, processes)
+        return [range(part * share, (part + 1) * share) for part in parts]
+
+    @cached_property
+    def _batches(self) -> Iterator[list[Batch]]:
+        """For each step to come a batch per pass; `workers` processes draw them ahead, if there are any."""
+        given = self.settings.given if self.lumiere.given_channels else 0.0
+        draws = _Draws(self.clips, self._passes, self.settings, given, self.lumiere.downsample_factor)
+        return iter(
+            DataLoader(
+                draws,
+                batch_size=None,  # what is drawn is a batch
+                sampler=count(self.step),
+                num_workers=self.settings.workers,
+                generator=torch.Generator(),  # else one number is taken of those of all
+            )
+        )
+
+    def _pass(self, batch: Batch) -> Tensor:
+        """Forward and backward for some clips of a step; returns their part of the loss."""
+        s, device = self.settings, self.accelerator.device
+        clean, noise, subject = (x.to(device) for x in (batch.latents, batch.noise, batch.subject))
+        noise = correlated(noise, self.lumiere.noise_correlation)
+        times = noise_levels(batch.times, s.shift, s.spread)
+        timesteps = (times * self.scheduler.config.num_train_timesteps).long().to(device)
+        noisy, target = noise_and_target(self.scheduler, clean, noise, timesteps)
+        if self.lumiere.given_channels:
+            noisy = torch.cat([noisy, channels(batch.cond.to(device), batch.given.to(device))], dim=1)
+        text = self.captions(batch.texts, device)
+        count = min_snr(self.scheduler, timesteps, s.min_snr) if s.min_snr else None
+        with plain_attention(device):  # backward, too, where blocks may be computed again
+            predicted = self.model(noisy, timesteps, return_dict=False, **text.arguments)[0]
+            if s.common_weight != 1:
+                predicted, target = (scale_common(x.float(), s.common_weight) for x in (predicted, target))
+            loss = weighted_error(predicted, target, 1 + s.subject_weight * subject, count) / s.accumulation
+            self.accelerator.backward(loss)
+        return loss.detach()
+
+    @torch.no_grad()
+    def _average(self, decay: float) -> None:
+        ours, theirs = list(self.averaged.parameters()), list(self.lumiere.parameters())
+        torch._foreach_lerp_(ours, theirs, 1 - decay)
+
+
+@dataclass(frozen=True)
+class _Draws(Dataset):
+    """What one process is shown at each step: numbered by steps, a batch for each of its passes."""
+
+    clips: LatentClips
+    passes: list[range]
+    settings: Settings
+    given: float
+    factor: int
+
+    def __getitem__(self, step: int) -> list[Batch]:
+        s, frames = self.settings, length_of(self.settings, step, self.factor)
+        options = DrawOptions(
+            batch=s.batch,
+            frames=frames,
+            seed=s.seed,
+            caption_dropout=s.caption_dropout,
+            stride=s.stride,
+            given=self.given,
+            continued=s.continued,
+            from_start=s.from_start,
+            cond_noise=s.cond_noise,
+        )
+        return [self.clips.draw(step, clips, options) for clips in self.passes]
+
+
+def length_of(settings: Settings, step: int, factor: int) -> int:
+    """Frames of all clips of a step."""
+    shortest = settings.shortest or settings.frames
+    return draw_length(range(shortest, settings.frames + 1, factor), step, settings.seed)
+
+
+def _metrics_until(file: Path, step: int) -> list[dict]:
+    """The lines of earlier steps, each once: a killed run leaves steps that are repeated, or half a line."""
+    lines = []
+    for text in file.read_text("utf-8").splitlines() if file.exists() else []:
+        try:
+            line = json.loads(text)
+        except ValueError:
+            break
+        if line["step"] <= step:
+            lines.append(line)
+    return lines
+
+
+def show(settings: Settings) -> None:
+    """Trains under a progress bar, which tells the time left and the loss, smoothed."""
+    with ExitStack() as stack:
+        bar = None
+        for metrics in train(settings):
+            if bar is None:  # only now: what was done before a resumed run is part of it
+                quiet, mean = not PartialState().is_main_process, metrics["loss"]
+                bar = tqdm(total=settings.steps, initial=metrics["step"] - 1, unit="step", disable=quiet)
+                stack.enter_context(bar)
+            mean += 0.02 * (metrics["loss"] - mean)
+            bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
+            bar.update()
+    if bar is None:
+        print(f"{settings.out} has had its {settings.steps} steps; --steps may be raised.", file=sys.stderr)

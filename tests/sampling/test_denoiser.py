@@ -1,0 +1,110 @@
+"""One call of the denoiser: guidance, windows, given pixels."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lumiere.model.conditioning import Cond
+from lumiere.sampling import denoiser
+from lumiere.sampling.denoiser import Denoiser, on_one_frame
+from lumiere.sampling.schedulers import Schedule
+from tests.clips import REQUEST, last
+
+TIMESTEP = torch.tensor(500)
+
+
+@pytest.fixture
+def denoise(pipeline) -> Denoiser:
+    return Denoiser(
+        model=pipeline.lumiere,
+        schedule=Schedule("ddim", pipeline.scheduler_config, 4, torch.Generator()),
+        text=pipeline.encode_prompt(replace(REQUEST, negative_prompt="a blue fish")),
+        guidance=4.0,
+        interval=(0, 1000),
+        windows=[slice(0, 8)],
+        cond=None,
+        cond_channels=False,
+        device=pipeline.device,
+        dtype=pipeline.dtype,
+    )
+
+
+def noise(frames=8):
+    return torch.randn(1, 4, frames, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@torch.inference_mode()
+def test_guidance_steps_from_the_negative_prompt_to_the_prompt(denoise):
+    negative, positive = (replace(denoise, text=text)(noise(), TIMESTEP)[0] for text in denoise.text.split(1))
+    assert (negative - positive).abs().max() > 1e-4
+    for guidance, expected in ((0.0, negative), (1.0, positive), (4.0, negative + 4 * (positive - negative))):
+        prediction, _ = replace(denoise, guidance=guidance)(noise(), TIMESTEP)
+        torch.testing.assert_close(prediction, expected, atol=1e-5, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_guidance_counts_within_its_interval(denoise):
+    inside, alone = (d(noise(), TIMESTEP)[0] for d in (denoise, replace(denoise, text=denoise.text.last())))
+    for interval, expected in (((500, 500), inside), ((501, 1000), alone), ((0, 499), alone)):
+        torch.testing.assert_close(replace(denoise, interval=interval)(noise(), TIMESTEP)[0], expected)
+
+
+@torch.inference_mode()
+def test_clean_latents_are_what_the_prediction_stands_for(denoise):
+    prediction, pred_x0 = denoise(noise(), TIMESTEP)
+    torch.testing.assert_close(denoise.schedule.prediction(pred_x0, noise(), TIMESTEP), prediction)
+
+
+@torch.inference_mode()
+def test_given_latents_are_put_in_and_seen(denoise):
+    mask = torch.zeros(8, 8, 8, dtype=torch.bool)
+    mask[0] = True
+    cond, seen = Cond(torch.ones(1, 4, 8, 8, 8), mask), []
+
+    def model(clips, timestep, **_):
+        seen.append(clips)
+        return (clips[:, :4],)
+
+    for channels in (False, True):
+        given = replace(denoise, model=model, cond=cond, cond_channels=channels)
+        prediction, pred_x0 = given(noise(), TIMESTEP)
+        assert torch.equal(pred_x0[:, :, 0], cond.latents[:, :, 0])
+        assert not torch.equal(pred_x0[:, :, 1], cond.latents[:, :, 1])
+        torch.testing.assert_close(given.schedule.pred_x0(prediction, noise(), TIMESTEP), pred_x0)
+    assert [clips.shape[1] for clips in seen] == [4, 9]
+    assert torch.equal(seen[1][0, 4:8], (cond.latents * mask)[0]) and torch.equal(seen[1][0, 8] > 0, mask)
+
+
+@torch.inference_mode()
+def test_long_clips_are_guided_in_two_calls(denoise, monkeypatch):
+    expected, _ = denoise(noise(), TIMESTEP)
+    monkeypatch.setattr(denoiser, "BATCH_LATENTS", 0)
+    torch.testing.assert_close(denoise(noise(), TIMESTEP)[0], expected, atol=1e-5, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_autocast_is_bfloat16_and_close(denoise):
+    prediction, _ = denoise(noise(), TIMESTEP)
+    fast, _ = replace(denoise, autocast=True)(noise(), TIMESTEP)
+    assert fast.dtype == torch.float32 and not torch.equal(fast, prediction)
+    torch.testing.assert_close(fast, prediction, atol=0.1 * prediction.std().item(), rtol=0.1)
+
+
+@torch.inference_mode()
+def test_the_base_sees_one_frame(denoise, pipeline):
+    unet = pipeline.lumiere.model
+    x, text = noise(1), denoise.text.last()
+    prediction, _ = replace(denoise, model=on_one_frame(unet), text=text, windows=[slice(0, 1)])(x, TIMESTEP)
+    expected = unet(x[:, :, 0], TIMESTEP, **text.arguments).sample
+    torch.testing.assert_close(prediction[:, :, 0], expected)
+
+
+def test_without_guidance_the_negative_prompt_is_moot(pipeline):
+    request = replace(REQUEST, guidance=1.0)
+    assert pipeline.encode_prompt(request).states.shape == (1, 12, 16)
+    other = replace(request, negative_prompt="a blue fish")
+    assert np.array_equal(last(pipeline, request).frames, last(pipeline, other).frames)
+    guided = replace(other, guidance=4.0)
+    assert not np.array_equal(last(pipeline, guided).frames, last(pipeline, replace(REQUEST)).frames)

@@ -1,0 +1,177 @@
+"""Folders of video files: what is found in them, what is left out, what training sees of them."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from lumiere.loading.components import load_model
+from lumiere.media.images import fit
+from lumiere.media.video import read_clip, write_clip
+from lumiere.training.config import Settings
+from lumiere.training.latent_dataset import DrawOptions, LatentClips
+from lumiere.training.trainer import Trainer
+from lumiere.training.video_folder import Size, captioned, encode_clips
+
+SIZE = Size(4, 64, 64)
+
+
+def film(frames: int, shade: int) -> np.ndarray:
+    ramp = np.linspace(0, 200, 80).astype(np.uint8)
+    return np.stack(
+        [
+            np.broadcast_to(np.roll(ramp, n)[:, None, None] + np.uint8(shade), (80, 96, 3))
+            for n in range(frames)
+        ]
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two good clips, one of them deeper; one too short, one broken, one without text; and no clip."""
+    folder = tmp_path / "clips"
+    (folder / "deep").mkdir(parents=True)
+    for name, frames in (("a", 6), ("deep/b", 9), ("short", 3), ("mute", 6)):
+        write_clip(folder / f"{name}.mp4", film(frames, frames), 16)
+        (folder / f"{name}.txt").write_text(f"a clip called {name}\n")
+    (folder / "mute.txt").unlink()
+    (folder / "broken.mp4").write_bytes(bytes(1000))
+    (folder / "broken.txt").write_text("a broken clip")
+    (folder / "notes.txt").write_text("no clip")
+    return folder
+
+
+@pytest.fixture
+def vae(tiny_model):
+    return load_model(tiny_model, "vae", torch.float32)
+
+
+def test_clips_are_encoded_once_and_what_cannot_be_is_told_once(folder, vae, tmp_path, monkeypatch):
+    told, cache = [], tmp_path / "cache"
+    assert encode_clips(folder, cache, vae, SIZE, told.append) == 2
+    (words,) = told
+    assert words.startswith("3 of 5 clips in") and words.count("\n") == 3
+    assert "short.mp4: it has 3 frames, fewer than 4" in words and "mute.mp4: it has no caption" in words
+    assert "broken.mp4: cannot read a video from this file" in words
+    clips = LatentClips(cache)
+    assert [len(clip) for clip in clips.latents] == [6, 9] and clips.size == [8, 8] and clips.frames == 6
+    assert clips.texts == [["a clip called a"], ["a clip called deep/b"]]
+    frames = torch.from_numpy(fit(read_clip(folder / "a.mp4")[0], 64, 64)).permute(0, 3, 1, 2) / 127.5 - 1
+    with torch.no_grad():
+        expected = vae.encode(frames).latent_dist.mean * vae.config.scaling_factor
+    torch.testing.assert_close(torch.from_numpy(clips.latents[0]).float(), expected, atol=2e-3, rtol=2e-3)
+    monkeypatch.setattr(vae, "encode", None)  # what is there is not made again
+    assert encode_clips(folder, cache, vae, SIZE, told.append) == 2
+
+
+def test_a_clip_that_changed_is_encoded_again(folder, vae, tmp_path):
+    cache = tmp_path / "cache"
+    encode_clips(folder, cache, vae, SIZE, print)
+    before = LatentClips(cache).latents[0].copy()
+    write_clip(folder / "a.mp4", film(7, 40), 16)
+    encode_clips(folder, cache, vae, SIZE, print)
+    after = LatentClips(cache).latents[0]
+    assert len(after) == 7 and not np.allclose(before, after[:6])
+
+
+def test_a_clip_that_is_there_but_too_short_for_longer_ones_is_left_out(folder, vae, tmp_path):
+    cache, told = tmp_path / "cache", []
+    encode_clips(folder, cache, vae, SIZE, told.append)
+    assert encode_clips(folder, cache, vae, replace(SIZE, frames=8), told.append) == 1
+    assert "a.mp4: it has 6 frames, fewer than 8" in told[1]
+    assert LatentClips(cache).frames == 9
+
+
+def test_lines_of_metadata_end_where_json_lines_do(folder):
+    line = json.dumps({"file_name": "a.mp4", "text": "a red\u2028ball\x85"}, ensure_ascii=False)
+    (folder / "metadata.jsonl").write_text(f"{line}\r\n", "utf-8", newline="")
+    assert [text for _, text in captioned(folder)] == ["a red\u2028ball"]
+
+
+def test_metadata_of_the_datasets_library(folder):
+    entries = [
+        {"file_name": "deep/b.mp4", "text": " b "},
+        {"file_name": "gone.mp4", "text": "c"},
+        {"file_name": "a.mp4"},
+    ]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, entries)))
+    assert list(captioned(folder)) == [
+        (folder / "deep/b.mp4", "b"),
+        (folder / "gone.mp4", "c"),
+        (folder / "a.mp4", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"file_name": 3}',
+        '{"file_name": "../../etc/passwd", "text": "x"}',
+        '{"file_name": "a.mp4", "text": 3}',
+        '{"file_name": "a.mp4", "text": "\\ud83d"}',
+    ],
+)
+def test_metadata_that_is_not_as_it_should_be_is_refused(folder, line):
+    (folder / "metadata.jsonl").write_text(f'{{"file_name": "a.mp4", "text": "x"}}\n{line}')
+    with pytest.raises(ValueError, match="Line 2 of .*metadata.jsonl should be like"):
+        list(captioned(folder))
+
+
+def test_metadata_that_is_not_utf_8_is_refused(folder):
+    (folder / "metadata.jsonl").write_text('{"file_name": "a.mp4", "text": "é"}', "latin-1")
+    with pytest.raises(ValueError, match="metadata.jsonl should be UTF-8 text: byte 33 is not"):
+        list(captioned(folder))
+
+
+def test_files_may_be_named_by_their_whole_path_in_a_folder_that_is_not(folder, vae, tmp_path, monkeypatch):
+    (folder / "metadata.jsonl").write_text(json.dumps({"file_name": str(folder / "a.mp4"), "text": "x"}))
+    monkeypatch.chdir(folder.parent)
+    assert encode_clips(folder.name, tmp_path / "cache", vae, SIZE, print) == 1
+
+
+def test_a_folder_without_a_usable_clip_is_refused(tmp_path, vae):
+    (tmp_path / "x.mp4").write_bytes(b"")
+    with pytest.raises(ValueError, match="no clip in .* that could be used, of 1 found"):
+        encode_clips(tmp_path, tmp_path / "cache", vae, SIZE, print)
+
+
+def test_training_on_a_folder_of_clips(folder, tiny_model, tmp_path, capsys):
+    settings = Settings(
+        str(tiny_model),
+        str(folder),
+        str(tmp_path / "run"),
+        frames=4,
+        steps=2,
+        batch=2,
+        precision="no",
+        stride=2,
+    )
+    try:
+        trainer = Trainer(settings, Accelerator(mixed_precision="no", cpu=True))
+        trainer.resume()
+        assert len(trainer.clips) == 2 and np.isfinite(trainer.advance()["loss"])
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert "3 of 5 clips" in capsys.readouterr().err
+
+
+def test_every_second_frame_is_seen_too(folder, vae, tmp_path):
+    cache = tmp_path / "cache"
+    encode_clips(folder, cache, vae, SIZE, print)
+    clips, seen = LatentClips(cache), set()
+    for step in range(40):
+        batch = clips.draw(step, range(2), DrawOptions(2, 4, stride=3))
+        for latents, text in zip(batch.latents, batch.texts, strict=True):
+            frames = torch.from_numpy(clips.latents[text == "a clip called deep/b"].astype(np.float32))
+            differences = (frames[None] - latents.transpose(0, 1)[:, None]).abs().flatten(2).sum(2)
+            places = differences.argmin(1)
+            assert (places.diff() == places[1] - places[0]).all()
+            seen.add((len(frames), int(places[1] - places[0])))
+    assert seen == {(6, 1), (9, 1), (9, 2)}
