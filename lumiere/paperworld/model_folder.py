@@ -8,6 +8,7 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import AutoTokenizer, CLIPTextModel
 
+from ..folder import PREVIEW, read_json
 from ..forecaster import Forecaster
 from ..loading import load_forecaster, load_model, load_opener
 from ..motion import load_motion, read_facts, save_motion
@@ -86,5 +87,14 @@ def save_motion_of(folder, run):
 
 
 def save_net(folder, name, net):
-    """Put a forecaster, an opener or the tiny autoencoder of previews into the folder, in half precision."""
+    """Put a forecaster or an opener into the folder, in half precision."""
     copy.deepcopy(net).half().save_pretrained(Path(folder) / name, max_shard_size=SHARD_BYTES)
+
+
+def save_preview(folder, tiny):
+    """Put the tiny autoencoder of the previews into the folder, in half precision."""
+    save_net(folder, PREVIEW, tiny)
+    file = Path(folder) / PREVIEW / "config.json"
+    config = read_json(file)
+    config.pop("block_out_channels", None)  # diffusers writes it, and warns of it when it reads the file
+    file.write_text(json.dumps(config, indent=2) + "\n")

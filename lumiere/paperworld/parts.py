@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ..data import CAPTIONS
-from ..folder import FORECASTER, OPENER, PREVIEW
+from ..folder import FORECASTER, OPENER
 from .autoencoder import encode_dataset, train_autoencoder
 from .base import BATCH, train_base
 from .dataset import PIXELS, render_dataset
@@ -16,6 +16,7 @@ from .model_folder import (
     load_vae,
     save_component,
     save_net,
+    save_preview,
 )
 from .opener import train_opener
 from .text import train_text_encoder
@@ -24,7 +25,14 @@ from .tiny_decoder import train_tiny_autoencoder
 STILLS_SEED, CLIPS_SEED, PACED_SEED, REST_SEED = 11, 12, 13, 14  # evaluation draws its scenes from another
 PACES = 0.7, 1.45  # as a model moves things that knows a slow and a fast pace, one twice the other
 OPENED = 17  # frames of a clip from rest: a still and what an opener tells
-STEPS = {"autoencoder": 2800, "text": 400, "base": 6400, "preview": 4500, "forecaster": 8000, "opener": 6000}
+STEPS = {
+    "autoencoder": 2800,
+    "text": 400,
+    "base": 6400,
+    "preview": 20_000,
+    "forecaster": 8000,
+    "opener": 6000,
+}
 
 
 def autoencoder(model, data, run, steps=STEPS["autoencoder"]):
@@ -67,7 +75,7 @@ def opener(model, data, run, steps=STEPS["opener"], further=False):
 
 def preview(model, data, run, steps=STEPS["preview"]):
     """The tiny autoencoder of the previews, taught by the autoencoder on the stills in `data`."""
-    save_net(model, PREVIEW, train_tiny_autoencoder(data, load_vae(model), run, steps))
+    save_preview(model, train_tiny_autoencoder(data, load_vae(model), run, steps))
 
 
 def draw_clips(folder, count, frames, load, workers=2):
