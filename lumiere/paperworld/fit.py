@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from lumiere.training.optimizer import MatrixOptimizer, plain_attention, relative_rate
+from lumiere.training.optimizer import plain_attention, relative_rate
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,6 @@ class Schedule:
     decay: float = 0.3  # share of the steps, at the end, over which the learning rate falls to zero
     ema: float = 0.999
     save_seconds: float = 120.0
-    muon: bool = False  # for the weights, AdamW with a tenth of its rate for the rest
 
     def rate(self, step):
         return self.learning_rate * relative_rate(step, self.steps, self.warmup, self.decay)
@@ -37,7 +36,7 @@ def fit(model, loss, schedule, folder):
     folder.mkdir(parents=True, exist_ok=True)
     averaged = copy.deepcopy(model).requires_grad_(False)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = (MatrixOptimizer if schedule.muon else PlainOptimizer)(trained)
+    optimizer = torch.optim.AdamW(trained, betas=(0.9, 0.99), weight_decay=0.01)
     step = _resume(folder, model, averaged, optimizer)
     saved, began, first = time.monotonic(), time.monotonic(), step
     while step < schedule.steps:
@@ -45,7 +44,9 @@ def fit(model, loss, schedule, folder):
             value, facts = loss(model, torch.Generator().manual_seed(step))
             value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step(schedule.rate(step))
+        optimizer.param_groups[0]["lr"] = schedule.rate(step)
+        optimizer.step()
+        optimizer.zero_grad()
         step += 1
         _average(averaged, model, min(schedule.ema, step / (step + 10)))
         if step % 50 == 0 or step == schedule.steps:
@@ -58,20 +59,6 @@ def fit(model, loss, schedule, folder):
             _save(folder, step, model, averaged, optimizer)
             saved = time.monotonic()
     return averaged
-
-
-class PlainOptimizer:
-    """AdamW."""
-
-    def __init__(self, parameters):
-        self.adamw = torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=0.01)
-        self.state_dict, self.load_state_dict = self.adamw.state_dict, self.adamw.load_state_dict
-
-    def step(self, rate):
-        """Moves all parameters by their gradients, which are gone afterwards."""
-        self.adamw.param_groups[0]["lr"] = rate
-        self.adamw.step()
-        self.adamw.zero_grad()
 
 
 @torch.no_grad()

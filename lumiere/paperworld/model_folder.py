@@ -10,6 +10,7 @@ from transformers import AutoTokenizer, CLIPTextModel
 
 from lumiere.loading.components import load_model
 from lumiere.loading.layout import FIRST_FRAME, PREVIEW, VOCABULARY
+from lumiere.model.motion_files import read_json
 from lumiere.model.motion_weights import load_motion, read_facts, save_motion
 from lumiere.paperworld.base import new_scheduler, new_unet
 from lumiere.paperworld.captions import first_frame_rule, vocabulary
@@ -78,3 +79,7 @@ def save_language(folder):
 def save_preview(folder, tiny):
     """Put the tiny autoencoder of the previews into the folder, in half precision."""
     copy.deepcopy(tiny).half().save_pretrained(Path(folder) / PREVIEW)
+    file = Path(folder) / PREVIEW / "config.json"
+    config = read_json(file)
+    config.pop("block_out_channels", None)  # diffusers writes it, and warns of it when it reads the file
+    file.write_text(json.dumps(config, indent=2) + "\n")

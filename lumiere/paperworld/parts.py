@@ -18,7 +18,7 @@ from lumiere.paperworld.tiny_decoder import train_tiny_autoencoder
 from lumiere.training.latent_dataset import CAPTIONS
 
 STILLS_SEED, CLIPS_SEED = 11, 12  # evaluation draws its scenes from another
-STEPS = {"autoencoder": 2800, "text": 400, "base": 6400, "preview": 4500}
+STEPS = {"autoencoder": 2800, "text": 400, "base": 6400, "preview": 20_000}
 
 
 def autoencoder(model, data, run, steps=STEPS["autoencoder"]):

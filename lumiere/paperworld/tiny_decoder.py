@@ -16,7 +16,7 @@ from lumiere.paperworld.fit import Schedule, fit
 WIDTH, BLOCKS = 16, (3, 3, 3, 0)  # of the decoder; residual blocks from 16 x 16 to 128 x 128
 ENCODER_WIDTH, ENCODER_BLOCKS = 8, (0, 1, 1, 1)  # from 128 x 128 to 16 x 16
 BATCH, DECODED = 2, 16  # samples per step; decoded by the teacher at once
-SAMPLES = 1500
+SAMPLES = 4000
 CLEAN = 0.5  # share of the samples with latents as encoded
 SEED = 18
 ENCODER_WEIGHT = 0.01  # its error is in variances of the latents, that of the decoder in those of pixels
@@ -62,7 +62,7 @@ def train_tiny_autoencoder(
         facts = {"psnr": -10 * torch.log10(squared.detach() / 4).item(), "encoder": encoder.item()}
         return squared + 0.1 * error.abs().mean() + ENCODER_WEIGHT * encoder, facts
 
-    return fit(model, loss, Schedule(steps, 0.02, decay=0.5, ema=0.995, muon=True), run).eval()
+    return fit(model, loss, Schedule(steps, 4e-3, decay=0.5, ema=0.99), run).eval()
 
 
 def decode_samples(

@@ -20,6 +20,7 @@ from lumiere.paperworld.model_folder import EMBEDDED, load_vae
 from lumiere.pipeline import LumierePipeline
 from lumiere.request import Request
 from lumiere.sampling.latent_preview import LatentPreview, TinyPreview
+from lumiere.sampling.vae import decode
 
 REQUEST = Request("a red ball", frames=8, height=64, width=64, steps=2, seed=1)
 
@@ -128,6 +129,16 @@ def test_option_names_published_ones_and_any_other(monkeypatch):
     assert chosen("--preview", "taesdxl").preview == "madebyollin/taesdxl"
     assert chosen("--preview", "my/folder").preview == "my/folder"
     assert chosen().preview is None
+
+
+def test_shipped_one_is_near_the_shipped_decoder(tmp_path):
+    render_dataset(tmp_path, 4, 2, seed=992, workers=1)
+    encode_dataset(tmp_path, vae := load_vae(EMBEDDED))
+    latents = torch.from_numpy(np.load(tmp_path / "latents.npy").astype(np.float32))
+    preview = tiny_preview(str(EMBEDDED / "preview"), 4, torch.float32)
+    for clip in latents.transpose(1, 2):  # n t c h w -> n c t h w
+        error = preview(clip[None]) / 255 - decode(vae, clip[None]) / 255
+        assert -10 * np.log10(np.square(error).mean()) >= 20  # decibels
 
 
 def test_command_trains_one(tmp_path):
