@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import gradio as gr
 import numpy as np
 
+from lumiere import modes
 from lumiere.errors import GenerationError
 from lumiere.limits import Bounds
 from lumiere.loading.hub import telling
@@ -35,7 +36,7 @@ from lumiere.page.service import Entry, Service, Sorry
 from lumiere.page.theme import theme
 from lumiere.page.widgets import OUTPUTS
 from lumiere.request import MAX_TEXT, Limits, Request
-from lumiere.runtime import jobs, model_cache, modes, zerogpu
+from lumiere.runtime import jobs, model_cache, zerogpu
 from lumiere.sampling.allocator import keep_freed_memory
 
 HEARTBEAT = 0.5  # s between yields at most: gradio notices a closed tab only when a generator yields

@@ -19,7 +19,7 @@ def bomb(tmp_path):
 
 READ = """
 import resource, sys, time
-from lumiere.images import read_image
+from lumiere.media.images import read_image
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

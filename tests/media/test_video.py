@@ -268,7 +268,7 @@ def test_a_missing_encoder_is_an_error_in_words(tmp_path, monkeypatch):
 
 def test_a_full_disk_midway_leaves_nothing(tmp_path):
     code = (
-        "import resource, sys, numpy as np; from lumiere.video import write_clip\n"
+        "import resource, sys, numpy as np; from lumiere.media.video import write_clip\n"
         "noise = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"  # the encoder is killed at this size
         "try: write_clip(sys.argv[1] + '/a.mp4', noise, 16)\n"

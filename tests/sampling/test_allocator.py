@@ -7,7 +7,7 @@ import pytest
 
 PAGES = """
 import ctypes, resource, sys, threading
-from lumiere.allocator import keep_freed_memory
+from lumiere.sampling.allocator import keep_freed_memory
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -44,7 +44,7 @@ def test_freed_memory_is_used_again():
 
 HELD = """
 from pathlib import Path
-from lumiere.allocator import give_back, keep_freed_memory
+from lumiere.sampling.allocator import give_back, keep_freed_memory
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096

@@ -544,8 +544,8 @@ def test_two_processes_train_as_one(settings):
 GRADIENTS = """
 import json, sys, torch
 from accelerate import Accelerator
-from lumiere.settings import Settings
-from lumiere.trainer import Trainer
+from lumiere.training.config import Settings
+from lumiere.training.trainer import Trainer
 
 run = Trainer(Settings(**json.loads(sys.argv[1])), Accelerator(mixed_precision="no", cpu=True))
 run._gradients()
