@@ -122,7 +122,8 @@ def test_34_a_hub_that_has_it_serves_it(tiny_model, tmp_path):
 
 @pytest.mark.parametrize("revision", ["main", "no-such-revision"])
 def test_34_a_wrong_revision(tiny_model, tmp_path, revision):
-    program = f"from lumiere.loading.layout import locate; print(locate('lumiere/tiny', revision='{revision}'))"
+    program = "from lumiere.loading.layout import locate; "
+    program += f"print(locate('lumiere/tiny', revision='{revision}'))"
     with hub(tiny_model, "") as address:
         environment = os.environ | online(address, tmp_path)
         ran = subprocess.run(

@@ -2,7 +2,8 @@
 
 `python -m tests.model.test_reference` prints the largest differences. Weights are random, those of the
 projections and of the resampling included, so that every parameter matters. Its convolution block has had
-group norm up to 0.0.22 and a norm along the last axis since; the former is put together from the latter's parts.
+group norm up to 0.0.22 and a norm along the last axis since; the former is put together from the latter's
+parts.
 """
 
 import lumiere_pytorch as reference
