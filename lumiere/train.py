@@ -82,7 +82,7 @@ def _drawn(settings: Settings, scenes: int) -> Path:
     """The folder of so many clips of the paper world, with some frames to spare for where they begin."""
     if scenes < 1:
         raise ValueError(f"scenes must be 1 or more; received {scenes}.")
-    from lumiere.paperworld.parts import draw_clips  # only now: others need no paper world
+    from lumiere.paperworld.training.parts import draw_clips  # only now: others need no paper world
 
     folder = locate(settings.model)
     check(folder)

@@ -71,7 +71,7 @@ def test_imports_point_downwards():
         ("lumiere/model/layers.py", "from lumiere.media import video"),
         ("lumiere/model/layers.py", "from . import hooks"),
         ("lumiere/training/loss.py", "from lumiere.runtime.jobs import Job"),
-        ("lumiere/pipeline.py", "from lumiere.paperworld.judge import judge"),
+        ("lumiere/pipeline.py", "from lumiere.paperworld.judge.judge import judge"),
         ("lumiere/runtime/jobs.py", "import app"),
         ("lumiere/helpers.py", ""),
     ],

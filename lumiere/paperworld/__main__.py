@@ -15,10 +15,10 @@ TRAINED = {
 
 def main(argv=None):
     keep_freed_memory()
-    from lumiere.paperworld.evaluate import add_evaluate_arguments, run_evaluate
-    from lumiere.paperworld.judge import add_judge_arguments, run_judge
-    from lumiere.paperworld.make import add_make_arguments, run_make
-    from lumiere.paperworld.parts import BATCH, STEPS
+    from lumiere.paperworld.evaluate.evaluate import add_evaluate_arguments, run_evaluate
+    from lumiere.paperworld.judge.judge import add_judge_arguments, run_judge
+    from lumiere.paperworld.training.make import add_make_arguments, run_make
+    from lumiere.paperworld.training.parts import BATCH, STEPS
 
     parser = argparse.ArgumentParser(
         prog="python -m lumiere.paperworld",
@@ -54,7 +54,7 @@ def main(argv=None):
 
 
 def _add_folders(command, data=None):
-    from lumiere.paperworld.model_folder import EMBEDDED
+    from lumiere.paperworld.training.model_folder import EMBEDDED
 
     command.add_argument("--model", default=EMBEDDED, help="model folder to write into (the embedded one)")
     if data:
@@ -62,7 +62,7 @@ def _add_folders(command, data=None):
 
 
 def _add_render_arguments(command):
-    from lumiere.paperworld.scene import MOTIONS
+    from lumiere.paperworld.world.scene import MOTIONS
 
     command.add_argument("--data", required=True, help="folder to write")
     command.add_argument("--scenes", type=int, default=40000, help="how many (%(default)s)")
@@ -86,26 +86,26 @@ def _add_render_arguments(command):
 
 
 def _render(a):
-    from lumiere.paperworld.dataset import render_dataset
+    from lumiere.paperworld.world.dataset import render_dataset
 
     render_dataset(a.data, a.scenes, a.frames, a.seed, a.held_out, a.workers, a.motions, a.from_rest)
 
 
 def _encode(a):
-    from lumiere.paperworld import parts
+    from lumiere.paperworld.training import parts
 
     parts.latents(a.model, a.data)
 
 
 def _train(a):
-    from lumiere.paperworld import parts
+    from lumiere.paperworld.training import parts
 
     given = {name: value for name, value in vars(a).items() if name not in ("command", "do")}
     getattr(parts, a.command)(**given)
 
 
 def _motion(a):
-    from lumiere.paperworld.model_folder import save_motion_of
+    from lumiere.paperworld.training.model_folder import save_motion_of
 
     save_motion_of(a.model, a.run)
 

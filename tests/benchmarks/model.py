@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from lumiere.model.lumiere import Lumiere
-from lumiere.paperworld.autoencoder import encode
-from lumiere.paperworld.captions import canonical
-from lumiere.paperworld.model_folder import load_vae
-from lumiere.paperworld.scene import render, sample_scene
+from lumiere.paperworld.training.autoencoder import encode
+from lumiere.paperworld.training.model_folder import load_vae
+from lumiere.paperworld.world.captions import canonical
+from lumiere.paperworld.world.scene import render, sample_scene
 from lumiere.sampling.allocator import keep_freed_memory
 from lumiere.sampling.schedulers import correlated
 from lumiere.training.config import Settings

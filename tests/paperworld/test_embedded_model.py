@@ -11,9 +11,9 @@ import torch
 from lumiere import models
 from lumiere.model.motion_weights import read_facts
 from lumiere.page import examples
-from lumiere.paperworld.captions import canonical, paraphrase
-from lumiere.paperworld.judge import judge
-from lumiere.paperworld.scene import sample_scene
+from lumiere.paperworld.judge.judge import judge
+from lumiere.paperworld.world.captions import canonical, paraphrase
+from lumiere.paperworld.world.scene import sample_scene
 from lumiere.request import Request
 
 FOLDER = Path(__file__).parents[2] / "assets/models/paper-world"

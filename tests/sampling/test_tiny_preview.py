@@ -14,9 +14,9 @@ from lumiere.loading.assembly import tiny_preview
 from lumiere.loading.layout import locate_tiny
 from lumiere.loading.registry import MODELS, PREVIEWS, Model
 from lumiere.paperworld.__main__ import main
-from lumiere.paperworld.autoencoder import encode_dataset
-from lumiere.paperworld.dataset import render_dataset
-from lumiere.paperworld.model_folder import EMBEDDED, load_vae
+from lumiere.paperworld.training.autoencoder import encode_dataset
+from lumiere.paperworld.training.model_folder import EMBEDDED, load_vae
+from lumiere.paperworld.world.dataset import render_dataset
 from lumiere.pipeline import LumierePipeline
 from lumiere.request import Request
 from lumiere.sampling.latent_preview import LatentPreview, TinyPreview

@@ -1,0 +1,1 @@
+"""The evaluation: rows, records, figures and costs."""

@@ -1,0 +1,207 @@
+"""What the embedded model makes of its prompts, judged from the pixels: tables of figures and their bars.
+
+Every record is kept as soon as it is made (records.py): an evaluation that was stopped goes on where it was.
+"""
+
+import argparse
+import copy
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from lumiere.loading.layout import locate
+from lumiere.loading.registry import DEFAULT
+from lumiere.loading.version import SAMPLING_VERSION
+from lumiere.paperworld.evaluate.figures import pairs, per_motion
+from lumiere.paperworld.evaluate.grid import GRID, write_grid
+from lumiere.paperworld.evaluate.measures import digest
+from lumiere.paperworld.evaluate.records import Records
+from lumiere.paperworld.evaluate.rows import CHOOSING_SEED, ROWS, SEED, scene_of
+from lumiere.paperworld.judge.judge import COLUMNS, accuracy
+from lumiere.paperworld.training.autoencoder import to_tensor
+from lumiere.paperworld.training.model_folder import EMBEDDED
+from lumiere.paperworld.world.captions import canonical
+from lumiere.paperworld.world.scene import MOTIONS
+from lumiere.pipeline import LumierePipeline
+from lumiere.request import Request
+from lumiere.runtime import model_cache
+
+INTERRUPTED = 130
+FIXED = (  # prompt, frames and seed of the clips that tell whether the sampling is another
+    ("a red ball bouncing over green hills", 16, 1),
+    ("a blue moon rising in the forest", 16, 2),
+    ("a yellow star spinning at night", 32, 3),
+)
+
+
+class Studio:
+    """Makes clips with one model, one set of settings and the noise of one seed.
+
+    settings: fields of a `Request`; None for those of the model.
+    """
+
+    def __init__(self, model=None, seed=SEED, **settings):
+        self.folder, self.seed = locate(model or EMBEDDED), seed
+        entry = replace(model_cache.entry(DEFAULT), source=str(self.folder))
+        self.pipeline = LumierePipeline.from_pretrained(entry)
+        limits = self.pipeline.limits
+        own = {name: value for name, value in settings.items() if value is not None}
+        size = {"height": limits.default_height, "width": limits.default_width}
+        self._usual = Request("-", **entry.usual | size | own).check(limits)
+        self.name = " ".join([model or DEFAULT, *(f"{name}={value}" for name, value in own.items())])
+
+    def request(self, prompt, frames, index, **settings):
+        changed = {"prompt": prompt, "frames": frames, "seed": self.seed + index} | settings
+        return replace(self._usual, **changed)
+
+    def make(self, prompt, frames, index, given=None, whole=False, **settings):
+        """The clip of a prompt and the preview of its last step, both uint8 (t h w c).
+
+        whole: all frames are denoised at once, and not in segments.
+        """
+        request, pipeline = self.request(prompt, frames, index, **settings), copy.copy(self.pipeline)
+        if whole:
+            pipeline.sampling = replace(pipeline.sampling, segment=None)
+        *_, last, result = pipeline.generate(request, given=given)
+        return result.frames, last.preview()
+
+    def clip(self, *args, **settings):
+        return self.make(*args, **settings)[0]
+
+    @torch.inference_mode()
+    def through_autoencoder(self, frames):
+        """Frames uint8 (t h w c), encoded and decoded."""
+        latents = self.pipeline.vae.encode(to_tensor(frames)).latent_dist.mean  # t c h w
+        scaled = latents * self.pipeline.vae.config.scaling_factor
+        return self.pipeline.decode(scaled.transpose(0, 1)[None])  # t c h w -> 1 c t h w
+
+
+def fixed_clips(studio):
+    """Digests of three clips of fixed seeds."""
+    return [digest(studio.clip(prompt, frames, 0, seed=seed)) for prompt, frames, seed in FIXED]
+
+
+def measure(studio, records, name, numbers):
+    """The records of a row, in the order of the prompts; those that are missing are made.
+
+    numbers: of the prompts, a range, of which rows of long clips take a part.
+    """
+    row, kept_as = ROWS[name], ROWS[name].kept_as or name
+    numbers = numbers[: max(1, min(row.prompts, round(row.part * len(numbers))))]
+    done = records.of(kept_as, numbers)
+    counts = {"total": len(numbers), "initial": len(done), "unit": "prompt"}
+    with tqdm(**counts, desc=name, leave=False, disable=None) as bar:
+        for index in numbers:
+            if index not in done:
+                records.add(kept_as, index, row.record(studio, index))
+                bar.update()
+    return list(records.of(kept_as, numbers).values())
+
+
+def add_evaluate_arguments(parser):
+    add = parser.add_argument
+    add("--model", help="folder or hub id (the embedded model)")
+    rows = f"of {', '.join(ROWS)}; all unless given"
+    add("--rows", type=_rows, default=list(ROWS), metavar="ROW,…", help=rows)
+    clips = "prompts a row; with 30 all rows take half an hour (%(default)s)"
+    add("--clips", type=int, default=300, metavar="N", help=clips)
+    add("--first", type=int, default=0, metavar="N", help="number of the first (%(default)s)")
+    seed = f"of scenes and noise (%(default)s); choose settings with {CHOOSING_SEED}"
+    add("--seed", type=int, default=SEED, metavar="N", help=seed)
+    kept = "file of records, to go on from (%(default)s)"
+    add("--results", default="runs/evaluate.json", metavar="FILE", help=kept)
+    add("--steps", type=int, metavar="N", help="denoising steps (the model's own)")
+    add("--guidance", type=float, metavar="X", help="guidance (the model's own)")
+    add("--scheduler", metavar="NAME", help="scheduler (the model's own)")
+    first_frame = "who draws the first frame: the base, or none (the model's own)"
+    add("--first-frame", choices=("base", "none"), help=first_frame)
+    grid = f"only write {GRID[0] * GRID[1]} clips as a moving picture"
+    add("--grid", metavar="FILE.webp", help=grid)
+    remember = "only keep the fixed clips of this version, and drop the records of others"
+    add("--remember", action="store_true", help=remember)
+
+
+def run_evaluate(args):
+    """Prints the tables, row by row. Exit status: 0, 1 or 2 for what cannot be, 130 when stopped."""
+    for name, least, most in (("clips", 1, 10**6), ("first", 0, 10**6), ("seed", 0, 2**31)):
+        if not least <= getattr(args, name) <= most:
+            print(f"--{name} must be {least} to {most}: received {getattr(args, name)}.", file=sys.stderr)
+            return 2
+    settings = {name: getattr(args, name) for name in ("steps", "guidance", "scheduler", "first_frame")}
+    try:
+        studio = Studio(args.model, args.seed, **settings)
+        if args.grid:
+            return draw_grid(studio, args.grid, args.first)
+        records = Records(args.results, studio.name, args.seed)
+        accept = records.remember if args.remember else records.accept
+        if not accept(fixed_clips(studio)):
+            print(
+                f"{args.results} holds records of other clips than those made now: raise SAMPLING_VERSION "
+                f"({SAMPLING_VERSION}) in lumiere/loading/version.py, or name another file.",
+                file=sys.stderr,
+            )
+            return 1
+    except (ValueError, OSError) as refusal:
+        print(refusal, file=sys.stderr)
+        return 2 if isinstance(refusal, ValueError) else 1
+    if args.remember:
+        return 0
+    return print_tables(studio, records, args.rows, range(args.first, args.first + args.clips))
+
+
+def print_tables(studio, records, rows, numbers):
+    judged = {}
+    print("| | of | measured [95 % interval], and its bar | |\n|---|---|---|---|")
+    try:
+        for name in rows:
+            found = measure(studio, records, name, numbers)
+            figures = ROWS[name].figures(found)
+            measured = " · ".join(map(str, figures))
+            print(f"| {ROWS[name].title} | {len(found)} | {measured} | {_met(figures)} |", flush=True)
+            if not {"verdict", "verdicts"}.isdisjoint(found[0]) and not ROWS[name].kept_as:
+                judged[name] = found
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here.", file=sys.stderr)
+        return INTERRUPTED
+    shares = {name: accuracy(pairs(found)) for name, found in judged.items()}
+    _print_table("right in", COLUMNS, shares, "{:.3f}".format)
+    counts = {name: per_motion(found) for name, found in judged.items()}
+    _print_table("right in all", MOTIONS, counts, lambda found: "{} / {}".format(*found))
+    return 0
+
+
+def _met(figures):
+    if all(figure.bar is None for figure in figures):
+        return ""
+    return "met" if all(figure.met for figure in figures) else "missed"
+
+
+def _print_table(title, columns, rows, text):
+    """rows: name -> column -> value."""
+    if rows:
+        print(f"\n| {title} | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
+    for name, values in rows.items():
+        cells = [text(values[column]) if column in values else "" for column in columns]
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+def draw_grid(studio, file, first=0, frames=80):
+    """Writes the clips of some prompts, with what was asked below each."""
+    numbers = range(first, first + GRID[0] * GRID[1])
+    prompts = [canonical(scene_of(studio.seed, index)[0]) for index in numbers]
+    shown = zip(numbers, tqdm(prompts, unit="clip", disable=None), strict=True)
+    clips = [studio.clip(prompt, frames, index) for index, prompt in shown]
+    write_grid(file, clips, prompts)
+    print(f"{file}: {Path(file).stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def _rows(text):
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in names if name not in ROWS]
+    if unknown or not names:
+        raise argparse.ArgumentTypeError(f"choose from {', '.join(ROWS)}: received {text!r}.")
+    return names

@@ -1,0 +1,169 @@
+"""Figures of the evaluation: what records of a row come to, each with its bar."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lumiere.paperworld.evaluate import costs
+from lumiere.paperworld.evaluate.measures import wilson
+from lumiere.paperworld.judge.judge import Verdict, accuracy, chance, score
+from lumiere.paperworld.world.scene import MOTIONS
+
+KEPT, KEPT_DB = ("colour", "subject", "background"), 30.0  # dB from which given pixels count as kept
+NEAR = 0.1  # up to this much above chance is near it
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured value.
+
+    bar: the least that it should be, with `at_most` the most; None for a value that is only printed.
+    interval: of a share, 95 % (Wilson).
+    """
+
+    name: str
+    value: float
+    bar: float | None = None
+    at_most: bool = False
+    interval: tuple[float, float] | None = None
+
+    @property
+    def met(self) -> bool:
+        if self.bar is None:
+            return True
+        return self.value <= self.bar if self.at_most else self.value >= self.bar
+
+    def __str__(self) -> str:
+        value = f"{self.value:.3f}".rstrip("0").rstrip(".")
+        interval = " [{:.2f}, {:.2f}]".format(*self.interval) if self.interval else ""
+        bar = f" {'<=' if self.at_most else '>='} {self.bar:g}" if self.bar is not None else ""
+        return f"{self.name} {value}{interval}{bar}"
+
+
+def pairs(records, verdict="verdict"):
+    """(truth, verdict) of each record, as the judge takes them; of each window where windows are judged."""
+    return [
+        (record["truth"], Verdict(**seen))
+        for record in records
+        for seen in (record["verdicts"] if "verdicts" in record else [record[verdict]])
+    ]
+
+
+def per_motion(records):
+    """How many clips (or windows) are right in all, and of how many: motion -> (right, count)."""
+    scores = [(truth["motion"], score(truth, verdict)["all"]) for truth, verdict in pairs(records)]
+    found = {motion: [right for name, right in scores if name == motion] for motion in MOTIONS}
+    return {motion: (sum(right), len(right)) for motion, right in found.items() if right}
+
+
+def _share(name: str, right: Sequence[bool], bar=None, clips: int | None = None) -> Figure:
+    """clips: how many independent tries there are, when not as many as values."""
+    share, count = float(np.mean(right)), clips or len(right)
+    return Figure(name, share, bar, interval=wilson(share * count, count))
+
+
+def _right(records, name="all", bar=None):
+    found = [score(truth, verdict)[name] for truth, verdict in pairs(records)]
+    return _share(name, found, bar, clips=len(records))  # windows of one clip are right or wrong together
+
+
+def _kept(records, name="kept", verdict="verdict", bar=None):
+    return _share(name, [all(r[verdict][k] == r["truth"][k] for k in KEPT) for r in records], bar)
+
+
+def _mean(records, name):
+    return float(np.mean([record[name] for record in records]))
+
+
+def _least(records, name):
+    return min(record[name] for record in records)
+
+
+def of_text(records, bar=None):
+    return [_right(records, bar=bar)]
+
+
+def of_controls(records):
+    """Clips that were spoilt may be right in motion by chance, or where nothing was to move."""
+    still = float(np.mean([record["truth"]["motion"] == "still" for record in records]))
+    figures = [
+        Figure(f"motion {name}", accuracy(pairs(records, name))["motion"], still + NEAR, at_most=True)
+        for name in ("frozen", "shuffled")
+    ]
+    if len(records) > 1:
+        strangers = chance(pairs(records))
+        even = 1 / len(MOTIONS)
+        figures += [
+            Figure("captions shuffled: all", strangers["all"], NEAR, at_most=True),
+            Figure("motion", strangers["motion"], even + NEAR, at_most=True),
+        ]
+    return figures
+
+
+def of_preview(records):
+    mean, least = _mean(records, "preview"), _least(records, "preview")
+    return [Figure("dB mean", mean, 28), Figure("dB least", least, 24)]
+
+
+def of_segments(records):
+    return [_right(records, bar=0.75), Figure("seams", _mean(records, "seams"), 1.2, at_most=True)]
+
+
+def of_first_frame(records):
+    figures = [Figure("dB least", _least(records, "psnr"), KEPT_DB)]
+    for name, at_rest in (("at rest", True), ("in motion", False)):
+        some = [record for record in records if record["at_rest"] == at_rest]
+        if some:
+            figures += [_kept(some, f"{name}: kept", "end", bar=0.85), _right(some, "motion")]
+    return figures
+
+
+def of_first_last(records):
+    likeness = [Figure("last frame: dB mean", _mean(records, "psnr"))]
+    likeness += [Figure("dB least", _least(records, "psnr"))]
+    return [_kept(records), _right(records, "motion"), *likeness]
+
+
+def of_inpaint(records):
+    return [_right(records), Figure("outside: dB least", _least(records, "psnr"), KEPT_DB)]
+
+
+def of_cinemagraph(records):
+    inside, outside = _mean(records, "inside"), _mean(records, "outside")
+    ratio = outside / inside if inside > 0 else float("inf")  # a picture that stands still is none
+    return [Figure("outside / inside", ratio, 0.05, at_most=True), _right(records)]
+
+
+def of_still(records):
+    """Clips of which hardly any background is seen say nothing."""
+    generated, real = (
+        float(np.mean([record[name] for record in records if record[name] is not None] or [np.nan]))
+        for name in ("generated", "real")
+    )
+    return [Figure("generated / real", generated / max(real, 1e-9), 1.5, at_most=True)]
+
+
+def of_parameters(records):
+    return [Figure("parameters", records[0]["parameters"], 0, at_most=True)]
+
+
+def of_seconds(records):
+    figures = []
+    for frames, bar in (("16", 3), ("80", 12)):
+        median = float(np.median([record[frames] for record in records]))
+        best = Figure(f"{frames} frames: best", _least(records, frames), bar, at_most=True)
+        figures += [best, Figure("median", median)]
+    return figures
+
+
+def of_ratio(records, name, other, bar):
+    return [Figure(f"seconds / {other}", costs.ratio(records, name, other), bar, at_most=True)]
+
+
+def of_size(records):
+    total, largest = (records[0][name] / 1e6 for name in ("total", "largest"))
+    return [
+        Figure("MB in all", total, 40, at_most=True),
+        Figure("MB of the largest file", largest, 10, at_most=True),
+    ]

@@ -1,0 +1,191 @@
+"""The rows of the evaluation: what is recorded of each prompt, and the figures and bars that follow from it.
+
+A record is JSON data about one prompt, or about one round of a timing. The scene of prompt `i`, and the noise
+of its clip, depend on the seed and on `i` alone. No training draws its scenes from these seeds. Settings are
+chosen with CHOOSING_SEED, never with SEED.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from lumiere.model import conditioning
+from lumiere.paperworld.evaluate import costs, figures
+from lumiere.paperworld.evaluate.measures import (
+    box_around,
+    flicker,
+    inside_and_outside,
+    moving_region,
+    preview_psnr,
+    psnr,
+    seam_ratio,
+)
+from lumiere.paperworld.judge.judge import COLUMNS, frozen, judge, shuffled
+from lumiere.paperworld.world.captions import canonical, paraphrase
+from lumiere.paperworld.world.scene import COLOURS, HELD_OUT, begin_at_rest, render, sample_scene
+from lumiere.paperworld.world.shapes import SUBJECTS
+
+SEED, CHOOSING_SEED = 4_000_037, 5_000_011
+LONG, WINDOW, EVERY = 480, 80, 40  # frames: of a long clip, of its judged windows, between their starts
+LAST = 16  # frames at the end of a clip that show whether its subject was kept
+READ = tuple(name for name in COLUMNS if name != "all")  # attributes in records
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table.
+
+    record(studio, index): what is kept of a prompt. figures(records): what they come to. prompts: the most
+    there are. part: of the prompts asked for, where clips are long. kept_as: the row whose records these are.
+    """
+
+    title: str
+    record: Callable[[object, int], dict]
+    figures: Callable[[list[dict]], list[figures.Figure]]
+    prompts: int = 10**6
+    part: float = 1.0
+    kept_as: str | None = None
+
+
+def scene_of(seed, index, held_out=False, moves=None):
+    """The scene of a prompt, and the generator that drew it, for what else is to be drawn.
+
+    moves: True for the first scene drawn in which something moves, False for one that stands still.
+    """
+    rng = np.random.default_rng((seed, index))
+    while True:
+        scene = sample_scene(rng, held_out)
+        if moves is None or moves == (scene.motion != "still"):
+            return scene, rng
+
+
+def _seen(clip):
+    verdict = judge(clip)
+    return {name: getattr(verdict, name) for name in READ}
+
+
+def _truth(scene):
+    return {name: getattr(scene, name) for name in READ}
+
+
+def _judged(scene, clip):
+    return {"truth": _truth(scene), "verdict": _seen(clip)}
+
+
+def _ceiling(studio, index):
+    scene, _ = scene_of(studio.seed, index)
+    return _judged(scene, studio.through_autoencoder(render(scene, 16)[0]))
+
+
+def _text16(studio, index):
+    """Also for the rows `controls` and `preview`, which are about the same clips."""
+    scene, rng = scene_of(studio.seed, index)
+    clip, preview = studio.make(canonical(scene), 16, index)
+    spoilt = {"frozen": _seen(frozen(clip)), "shuffled": _seen(shuffled(clip, rng))}
+    return _judged(scene, clip) | spoilt | {"preview": preview_psnr(preview, clip)}
+
+
+def _text(studio, index, frames=16, held_out=False, paraphrased=False, **settings):
+    scene, rng = scene_of(studio.seed, index, held_out)
+    prompt = paraphrase(scene, rng) if paraphrased else canonical(scene)
+    return _judged(scene, studio.clip(prompt, frames, index, **settings))
+
+
+def _segments(studio, index):
+    scene, _ = scene_of(studio.seed, index)
+    clip = studio.clip(canonical(scene), LONG, index)
+    windows = [clip[start : start + WINDOW] for start in range(0, LONG - WINDOW + 1, EVERY)]
+    seams = seam_ratio(clip, studio.pipeline.seams(LONG))
+    return {"truth": _truth(scene), "verdicts": [_seen(window) for window in windows], "seams": seams}
+
+
+def _first_frame(studio, index):
+    """Of even prompts the first frame is at rest, of odd ones in motion."""
+    scene, rng = scene_of(studio.seed, index)
+    at_rest = index % 2 == 0
+    first = render(begin_at_rest(scene, rng)[0] if at_rest else scene, 1)[0]
+    clip = studio.clip(canonical(scene), 80, index, conditioning.images(first[0], None, 80))
+    likeness = psnr(clip[0], studio.through_autoencoder(first)[0])
+    return _judged(scene, clip) | {"end": _seen(clip[-LAST:]), "at_rest": at_rest, "psnr": likeness}
+
+
+def _first_last(studio, index):
+    scene, _ = scene_of(studio.seed, index)
+    real = render(scene, 16)[0]
+    clip = studio.clip(canonical(scene), 16, index, conditioning.images(real[0], real[-1], 16))
+    return _judged(scene, clip) | {"psnr": psnr(clip[-1], studio.through_autoencoder(real[-1:])[0])}
+
+
+def _inpaint(studio, index):
+    """Of even prompts the subject gets another colour, of odd ones another subject takes its place."""
+    scene, rng = scene_of(studio.seed, index)
+    real, covered = render(scene, 16)
+    wanted, other = box_around(covered), scene
+    name, values = (("colour", COLOURS), ("subject", SUBJECTS))[index % 2]
+    while other == scene or other.combination in HELD_OUT:
+        other = replace(scene, **{name: str(rng.choice(list(values)))})
+    clip = studio.clip(canonical(other), 16, index, conditioning.inpainting(real, wanted))
+    return _judged(other, clip) | {"psnr": psnr(clip[:, ~wanted], real[:, ~wanted])}
+
+
+def _cinemagraph(studio, index):
+    scene, _ = scene_of(studio.seed, index, moves=True)
+    real, _ = render(scene, 32)  # a slow cycle
+    moving = moving_region(real)
+    clip = studio.clip(canonical(scene), 16, index, conditioning.moving_picture(real[0], moving, 16))
+    inside, outside = inside_and_outside(clip, moving)
+    return _judged(scene, clip) | {"inside": inside, "outside": outside}
+
+
+def _still(studio, index):
+    """Real clips that stand still do not flicker at all: those in which something moves do, a little."""
+    scene, _ = scene_of(studio.seed, index, moves=False)
+    moving, _ = scene_of(studio.seed, index, moves=True)
+    real = studio.through_autoencoder(render(moving, 16)[0])
+    return {"generated": flicker(studio.clip(canonical(scene), 16, index)), "real": flicker(real)}
+
+
+ROWS = {
+    "ceiling": Row("real clips through the autoencoder", _ceiling, partial(figures.of_text, bar=0.95)),
+    "text16": Row("16 frames", _text16, partial(figures.of_text, bar=0.93)),
+    "controls": Row("controls, of the same clips", _text16, figures.of_controls, kept_as="text16"),
+    "preview": Row(
+        "preview of the last step, same clips", _text16, figures.of_preview, prompts=50, kept_as="text16"
+    ),
+    "text80": Row("80 frames", partial(_text, frames=80), partial(figures.of_text, bar=0.80)),
+    "whole80": Row(
+        "80 frames, denoised at once", partial(_text, frames=80, whole=True), figures.of_text, part=0.2
+    ),
+    "held-out16": Row("16 frames, held-out combinations", partial(_text, held_out=True), figures.of_text),
+    "paraphrased80": Row(
+        "80 frames, paraphrased", partial(_text, frames=80, paraphrased=True), figures.of_text
+    ),
+    "segments480": Row(
+        "480 frames in segments, windows of 80", _segments, figures.of_segments, prompts=20, part=0.1
+    ),
+    "first-frame80": Row("first frame given, 80 frames", _first_frame, figures.of_first_frame),
+    "first-last16": Row("first and last frame given", _first_last, figures.of_first_last),
+    "inpaint16": Row("another colour or subject in a box", _inpaint, figures.of_inpaint),
+    "cinemagraph16": Row("cinemagraph", _cinemagraph, figures.of_cinemagraph),
+    "still16": Row("background flicker where nothing moves", _still, figures.of_still),
+    "noise16": Row("16 frames, all of them from noise", partial(_text, first_frame="none"), figures.of_text),
+    "parameters": Row(
+        "modules besides base and motion weights", costs.parameters, figures.of_parameters, prompts=1
+    ),
+    "seconds": Row("seconds on two idle cores", costs.seconds, figures.of_seconds, prompts=3),
+    "animatediff80": Row(
+        "80 frames, against AnimateDiff",
+        costs.against_animatediff,
+        partial(figures.of_ratio, name="ours", other="animatediff", bar=0.65),
+        prompts=3,
+    ),
+    "page80": Row(
+        "80 frames through the page, with preview",
+        costs.with_preview,
+        partial(figures.of_ratio, name="preview", other="without", bar=1.10),
+        prompts=3,
+    ),
+    "size": Row("size of the model", costs.size, figures.of_size, prompts=1),
+}

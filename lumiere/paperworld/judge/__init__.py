@@ -1,0 +1,1 @@
+"""Reads colour, subject, place and motion from pixels."""

@@ -1,0 +1,295 @@
+"""The judge: colour, subject, background and motion of a clip, measured from its pixels, without a network.
+
+What stands in each frame is found in sight.py, how it moves in tracks.py. Here they become a verdict, and
+verdicts become figures: how often clips show what was asked, beside chance and the controls that tell what a
+figure means. `python -m lumiere.paperworld judge` prints that table for real renders, and judges MP4 files.
+"""
+
+import dataclasses
+import io
+import math
+import re
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from lumiere.media.video import read_clip, read_settings
+from lumiere.paperworld.judge.sight import UPRIGHT, match, see_background, see_colour, see_silhouettes
+from lumiere.paperworld.judge.tracks import explain
+from lumiere.paperworld.world.captions import ATTRIBUTES
+from lumiere.paperworld.world.scene import DRIFT, DRIFT_SPEED, PERIODS, SIZE, Scene, render, sample_scene
+from lumiere.request import Request
+
+LEAST_FRAMES = 8  # fewer cannot tell a bounce from a drift
+NAMED = 0.55  # agreement below which a silhouette has no name; real ones reach 0.9, the next best subject 0.8
+UPRIGHT_BONUS = 0.06  # most subjects stand upright: blur makes half a box a tilted heart, by less than this
+COLOUR_FRAMES = 12  # frames are alike in colour: more would only cost time
+SEEN = 0.5  # share of frames in which the subject must be found
+JUDGED = ("colour", "subject", "background", "motion")  # what "all" means; speed is told apart
+COLUMNS = (*JUDGED, "all", "speed")
+SHIFTS = 20  # pairings of each verdict with a stranger's truth: enough for chance to within a point
+MAX_FRAMES = 1024  # 50 MB of pixels, about 300 MB while they are judged
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a clip shows; None where it cannot be told.
+
+    speed: "slow" or "fast", None for what does not move. velocity: of a drift, mean, pixels per frame to the
+    right and down. turning: radians per frame, clockwise. period: frames per cycle (circling, spinning,
+    pulsing, bouncing), else None. amplitude: of the motion, in pixels: radius of the orbit, height of the
+    bounce, change of the subject's radius, distance drifted. radius: of the subject, in pixels. agreement:
+    intersection over union with the subject's silhouette, 0 to 1. explained: share of the track's variance
+    that the motion accounts for, 0 to 1; 1 for what stands still. distance: mean distance of the picture to
+    its background's palette, in levels (each pixel's truncated at 48).
+    """
+
+    colour: str | None
+    subject: str | None
+    background: str
+    motion: str | None
+    speed: str | None
+    velocity: tuple[float, float] = (0.0, 0.0)
+    turning: float = 0.0
+    period: float | None = None
+    amplitude: float = 0.0
+    radius: float = 0.0
+    agreement: float = 0.0
+    explained: float = 0.0
+    distance: float = 0.0
+
+
+def judge(frames):
+    """Verdict on a clip: uint8 (t h w c), 8 frames or more of 128 x 128. Raises ValueError for others."""
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != (SIZE, SIZE, 3):
+        wanted = f"uint8 frames of shape (t {SIZE} {SIZE} 3)"
+        raise ValueError(f"the judge takes {wanted}: received {frames.dtype} of shape {frames.shape}.")
+    if len(frames) < LEAST_FRAMES:
+        raise ValueError(f"the judge needs at least {LEAST_FRAMES} frames: received {len(frames)}.")
+    background, distance = see_background(frames)
+    some = np.linspace(0, len(frames) - 1, min(len(frames), COLOUR_FRAMES)).astype(int)
+    colour = see_colour(frames[some], background)
+    nothing = Verdict(colour, None, background, None, None, distance=distance)
+    if colour is None:
+        return nothing
+    silhouettes = see_silhouettes(frames, background, colour)
+    seen = np.flatnonzero(silhouettes.radius > 0)
+    if len(seen) < SEEN * len(frames):
+        return nothing
+    agreement = match(silhouettes.patches)  # name -> t turns
+    subject = max(agreement, key=lambda name: _likeness(agreement[name][seen]))
+    agreed = float(agreement[subject][seen].max(1).mean())
+    best, radius = explain(silhouettes, subject, agreement[subject], seen)
+    return Verdict(
+        colour=colour,
+        subject=subject if agreed >= NAMED else None,
+        background=background,
+        motion=best.motion,
+        speed=_speed(best),
+        velocity=best.velocity,
+        turning=best.turning,
+        period=best.period,
+        amplitude=best.amplitude,
+        radius=radius,
+        agreement=agreed,
+        explained=best.explained,
+        distance=distance,
+    )
+
+
+def _likeness(agreement):
+    """Mean agreement (t, turns) with a subject however it is turned or, with a bonus, upright."""
+    return max(agreement.max(1).mean(), agreement[:, UPRIGHT].max(1).mean() + UPRIGHT_BONUS)
+
+
+def _speed(best):
+    """Slow or fast, whichever the measured pace is nearer to, as a ratio."""
+    if best.motion in PERIODS:
+        paces, pace = PERIODS[best.motion], best.period
+    elif best.motion in DRIFT:
+        paces, pace = DRIFT_SPEED, max(map(abs, best.velocity))
+    else:
+        return None
+    return min(paces, key=lambda speed: abs(math.log(pace / paces[speed])))
+
+
+def score(truth, verdict):
+    """What of the truth the verdict confirms: attribute -> bool, only for what the truth names.
+
+    truth: a Scene, or attribute -> value with None where a caption is silent. "all" is true when those that
+    are named of colour, subject, background and motion are right, and absent when none is; "speed" is told
+    apart.
+    """
+    if isinstance(truth, Scene):
+        truth = dataclasses.asdict(truth)
+    named = [name for name in JUDGED if truth.get(name) is not None]
+    right = {name: getattr(verdict, name) == truth[name] for name in named}
+    if named:
+        right["all"] = all(right.values())
+    if truth.get("speed") is not None and truth.get("motion") != "still":
+        right["speed"] = verdict.speed == truth["speed"]
+    return right
+
+
+def accuracy(pairs):
+    """Share of (truth, verdict) pairs that are right: attribute -> 0 to 1, where any truth names it."""
+    scores = [score(truth, verdict) for truth, verdict in pairs]
+    table = {name: [s[name] for s in scores if name in s] for name in COLUMNS}
+    return {name: float(np.mean(values)) for name, values in table.items() if values}
+
+
+def chance(pairs, seed=0):
+    """Accuracy of the same verdicts when every one is held against other clips' truths."""
+    order = np.random.default_rng(seed).permutation(len(pairs))
+    shifts = range(1, min(len(pairs), SHIFTS + 1))
+    others = [np.roll(order, shift) for shift in shifts]
+    return accuracy(
+        [(pairs[a][0], pairs[b][1]) for other in others for a, b in zip(other, order, strict=True)]
+    )
+
+
+def frozen(frames):
+    """Control: the first frame for the whole length. Must be right on all but motion, where it is still."""
+    return np.repeat(frames[:1], len(frames), axis=0)
+
+
+def shuffled(frames, rng):
+    """Control: the frames in random order. Must be right on all but motion, unless the clip stands still."""
+    return frames[rng.permutation(len(frames))]
+
+
+def _each(frames, change):
+    return np.stack([np.asarray(change(Image.fromarray(frame))) for frame in frames])
+
+
+def _jpeg(image):
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=40)
+    return Image.open(file).convert("RGB")
+
+
+def _lift(frames, levels):
+    return np.clip(frames + np.asarray(levels), 0, 255).round().astype(np.uint8)
+
+
+# What autoencoders and diffusion do to a clip, each stronger than a good model; frames, rng -> frames.
+DEGRADATIONS = {
+    "blurred, sigma 1.5": lambda frames, rng: _each(
+        frames, lambda image: image.filter(ImageFilter.GaussianBlur(1.5))
+    ),
+    "noise, sigma 6": lambda frames, rng: _lift(frames, rng.normal(0, 6, frames.shape)),
+    "halved and back": lambda frames, rng: _each(
+        frames, lambda image: image.resize((SIZE // 2,) * 2, Image.BOX).resize((SIZE,) * 2, Image.BILINEAR)
+    ),
+    "JPEG, quality 40": lambda frames, rng: _each(frames, _jpeg),
+    "8 levels brighter": lambda frames, rng: _lift(frames, 8),
+    "8 levels darker": lambda frames, rng: _lift(frames, -8),
+    "colours shifted by 12": lambda frames, rng: _lift(frames, rng.choice((-12, 12), 3)),
+}
+
+
+def caption_truth(text):
+    """What a caption in the world's own language says: attribute -> value, None where it is silent.
+
+    The longest wording is read first and its words are used up, so "over green hills" names no green and
+    "jumping up and down" is not "jumping". Of two wordings for one attribute the longer counts.
+    """
+    rest = " ".join(re.findall(r"[a-z]+", text.lower()))
+    truth = dict.fromkeys(ATTRIBUTES)
+    for words, attribute, value in _wordings():
+        found = re.search(rf"\b{words}\b", rest)
+        if found:
+            rest = f"{rest[: found.start()]}|{rest[found.end() :]}"  # nothing may match across the gap
+            truth[attribute] = truth[attribute] or value
+    return truth
+
+
+@lru_cache(maxsize=1)
+def _wordings():
+    """Every wording as (words, attribute, value), the longest first."""
+    flat = []
+    for attribute, table in ATTRIBUTES.items():
+        for value, wordings in table.items():
+            alike = [wording if isinstance(wording, tuple) else (wording,) for wording in wordings]
+            flat += [(words, attribute, value) for wording in alike for words in wording]
+    return sorted(flat, key=lambda wording: (-len(wording[0].split()), -len(wording[0])))
+
+
+def judge_renders(count, frames, seed=0, change=lambda frames, rng: frames, held_out=False):
+    """(truth, verdict) of real renders after ``change(frames, rng)``. Scene i depends on seed and i only."""
+    pairs = []
+    for index in range(count):
+        rng = np.random.default_rng((seed, index))
+        scene = sample_scene(rng, held_out)
+        pairs.append((scene, judge(change(render(scene, frames)[0], rng))))
+    return pairs
+
+
+def add_judge_arguments(parser):
+    parser.add_argument("paths", nargs="*", metavar="CLIP", help="MP4 files that this project made")
+    parser.add_argument(
+        "--renders", type=int, default=0, metavar="N", help="judge N real renders and print a table"
+    )
+    parser.add_argument(
+        "--frames", type=int, default=16, metavar="T", help="frames of each render (default 16)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the renders (default 0)")
+    parser.add_argument(
+        "--degraded", action="store_true", help="also judge them blurred, noisy, compressed, shifted"
+    )
+
+
+def run_judge(args):
+    """Runs the command. Exit status: 0, 1 when a clip could not be judged, 2 for wrong arguments."""
+    if not args.paths and args.renders < 1:
+        print("name clips to judge, or ask for --renders of 1 or more: received neither.", file=sys.stderr)
+        return 2
+    if not LEAST_FRAMES <= args.frames <= MAX_FRAMES:
+        limits = f"from {LEAST_FRAMES} to {MAX_FRAMES}"
+        print(f"--frames must be {limits}: received {args.frames}.", file=sys.stderr)
+        return 2
+    if args.renders > 0:
+        _print_table(args)
+    return max([_print_verdict(path) for path in args.paths], default=0)
+
+
+def _print_table(args):
+    pairs = judge_renders(args.renders, args.frames, args.seed)
+    print(f"{args.renders} real renders of {args.frames} frames, seed {args.seed}\n")
+    print("| | " + " | ".join(COLUMNS) + " |\n|---|" + "---|" * len(COLUMNS))
+    _print_row("as rendered (the ceiling)", accuracy(pairs))
+    _print_row("captions shuffled (chance)", chance(pairs) if len(pairs) > 1 else {})
+    changes = {"first frame frozen": lambda frames, rng: frozen(frames), "frames shuffled in time": shuffled}
+    for name, change in (changes | (DEGRADATIONS if args.degraded else {})).items():
+        _print_row(name, accuracy(judge_renders(args.renders, args.frames, args.seed, change)))
+
+
+def _print_row(name, table):
+    cells = [f"{table[column]:.3f}" if column in table else "" for column in COLUMNS]
+    print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+
+
+def _print_verdict(path):
+    try:
+        frames, _ = read_clip(path, MAX_FRAMES, SIZE)
+        verdict = judge(frames)
+        settings = read_settings(path)
+        prompt = Request.from_json(settings).prompt if settings else None
+    except ValueError as error:
+        print(f"{path}: {error}", file=sys.stderr)
+        return 1
+    print(f"{path}: {_in_words(verdict)}")
+    if prompt is not None:
+        right = score(caption_truth(prompt), verdict)
+        wrong = ", ".join(name for name in (*JUDGED, "speed") if not right.get(name, True))
+        result = f"wrong: {wrong}" if wrong else "as asked" if right else "names nothing to judge"
+        print(f"  asked for {prompt!r}: {result}")
+    return 0
+
+
+def _in_words(verdict):
+    seen = [getattr(verdict, name) or f"{name} unknown" for name in JUDGED]
+    return " · ".join(seen + [verdict.speed] * (verdict.speed is not None))

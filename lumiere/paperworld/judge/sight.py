@@ -1,0 +1,268 @@
+"""What a clip shows: the background, the subject's colour, and its silhouette, named by matching.
+
+Colours are compared in plain RGB, where the paper world's lie far enough apart. Whatever depends on a pair of
+background and colour alone is tabulated once over a coarse RGB cube, so that a frame costs a look-up.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from lumiere.paperworld.world.backgrounds import PALETTES
+from lumiere.paperworld.world.scene import COLOURS, CREAM, SIZE
+from lumiere.paperworld.world.shapes import DETAILS, SUBJECTS
+
+SHADES = (1.0, 0.92, 0.84)  # a paper layer darkens what lies behind its edge by up to 16 %
+SHADOWS = (0.0, 0.15, 0.3)  # and the subject's shadow mixes in up to 30 % of a dark blue
+SHADOW = (40, 36, 60)
+LIGHTS = (0.85, 0.92, 1.0, 1.06, 1.12)  # the subject is lit from above
+SKY_EXTRAS = ((228, 224, 236), (255, 248, 214), (255, 232, 190), (250, 252, 252))  # stars, suns, clouds
+TINT = 0.72  # how far a subject's light detail lies from its colour towards cream
+BITS = 5  # per channel of the RGB cube: steps of 8 levels, far below the distances between names
+SOFT = 20.0  # levels over which a pixel's share fades out: keeps the antialiased edge, drowns noise
+BANDS = (
+    (0, 0.76),
+    (0.33, 0.85),
+    (0.5, 0.97),
+    (0.66, 1),
+)  # of the height: where sky and layers occur, in any land
+CAST = 16.0  # levels per channel: a cast over the whole picture up to this is not held against a background
+FAR = 48.0  # levels: whatever is farther from the background than this is something else, however far
+REACH = 70.0  # levels: farther from a colour than this is another colour, or none
+LEAST_AREA = 60.0  # pixels: the smallest silhouette (a star) has about 300
+SEARCH, WINDOW = (
+    4,
+    42,
+)  # pixels per cell of the coarse search; half the window that holds a pulsing star at its largest
+GRID, SPAN = 32, 1.9  # samples across a normalised silhouette, and its half width in equivalent radii
+ANGLES = 48  # steps of 7.5 degrees
+SQUASHES = ((1.12, 0.88), (1.24, 0.76))  # what a bounce does at the ground
+UPRIGHT = [0, *range(ANGLES, ANGLES + len(SQUASHES))]  # the templates that are not turned
+
+
+@dataclass(frozen=True)
+class Silhouettes:
+    """A clip's subject as seen in each frame, before it has a name.
+
+    x, y: the coloured area's centre of mass in pixels, on the torus (0 to 128); radius: of the disc of equal
+    area, in pixels, 0 where nothing is seen; patches: (t, 32 * 32), 0 to 1, the silhouette in units of that
+    radius.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    radius: np.ndarray
+    patches: np.ndarray
+
+
+def see_background(frames):
+    """The palette that explains most of the picture, and the mean distance to it in levels (truncated at 48).
+
+    frames: uint8 (t h w 3). The median over time removes what moves; what stands still is far from all
+    palettes.
+    """
+    some = frames[np.linspace(0, len(frames) - 1, min(len(frames), 9)).astype(int)]
+    small = some.reshape(len(some), SIZE // 2, 2, SIZE // 2, 2, 3).mean(
+        (2, 4), dtype=np.float32
+    )  # t h/2 w/2 3
+    picture = np.median(small, axis=0)
+    distances = {}
+    for kind in PALETTES:
+        papers = _papers(kind)
+        _, cast = _residual(picture, papers)
+        cast = np.clip(np.median(cast.reshape(-1, 3), axis=0), -CAST, CAST)
+        nearest, _ = _residual(picture - cast, papers)
+        distances[kind] = float(np.minimum(nearest, FAR).mean())
+    best = min(distances, key=distances.get)
+    return best, distances[best]
+
+
+@lru_cache(maxsize=len(PALETTES))
+def _papers(kind):
+    """The colours of sky and layers in each row where they can occur, at each shade: a list of (h/2 1 3)."""
+    height = ((np.arange(SIZE // 2, dtype=np.float32) + 0.5) / (SIZE // 2))[:, None, None]
+    top, horizon, *layers = np.array(PALETTES[kind], np.float32)
+    sky = top + (horizon - top) * np.clip(height / 0.65, 0, 1)
+    papers = []
+    for (first, last), colour in zip(BANDS, (sky, *layers), strict=True):
+        there = (first <= height) & (height <= last)
+        papers += [np.where(there, shade * colour, np.float32(1e4)) for shade in SHADES]
+    return papers
+
+
+def _residual(picture, papers):
+    """Distance (h w) of each pixel to the nearest of the papers, and the difference from it (h w 3)."""
+    nearest, difference = np.full(picture.shape[:2], np.inf, np.float32), np.zeros_like(picture)
+    for colour in papers:
+        from_it = picture - colour
+        distance = np.sqrt(np.einsum("hwc,hwc->hw", from_it, from_it))
+        closer = distance < nearest
+        nearest[closer], difference[closer] = distance[closer], from_it[closer]
+    return nearest, difference
+
+
+def see_colour(frames, kind):
+    """The subject's colour: the one that covers most solid pixels of ``frames``; None where there is none."""
+    names = _names(kind)[_cells(frames)]  # t h w, 0 for none of the colours
+    same = (names[:, 1:-1, 1:-1] == names[:, :-2, 1:-1]) & (names[:, 1:-1, 1:-1] == names[:, 2:, 1:-1])
+    same &= (names[:, 1:-1, 1:-1] == names[:, 1:-1, :-2]) & (names[:, 1:-1, 1:-1] == names[:, 1:-1, 2:])
+    solid = np.where(same, names[:, 1:-1, 1:-1], 0)  # an edge of red on cream is pink, but a pixel wide
+    counts = np.bincount(solid.ravel(), minlength=len(COLOURS) + 1)[1:]
+    if counts.max() < LEAST_AREA * len(frames) / 2:
+        return None
+    return list(COLOURS)[int(counts.argmax())]
+
+
+def see_silhouettes(frames, kind, colour):
+    """Where the pixels of ``colour`` are: the densest region of each frame, as Silhouettes."""
+    share = _shares(kind, colour)[_cells(frames)]  # t h w
+    x, y = _densest(share)
+    offsets = np.arange(-WINDOW, WINDOW + 1)
+    inside = (np.hypot(offsets[:, None], offsets[None]) <= WINDOW).astype(np.float32)
+    for _ in range(3):
+        rows = (np.round(y).astype(int)[:, None] + offsets) % SIZE  # t n, wrapped: the world is a torus
+        columns = (np.round(x).astype(int)[:, None] + offsets) % SIZE
+        window = (
+            share[np.arange(len(share))[:, None, None], rows[:, :, None], columns[:, None]] * inside
+        )  # t n n
+        area = window.sum((1, 2), dtype=np.float64)
+        weight = np.maximum(area, 1e-6)
+        x = np.round(x) + (window.sum(1) @ offsets) / weight
+        y = np.round(y) + (window.sum(2) @ offsets) / weight
+    radius = np.where(area >= LEAST_AREA, np.sqrt(area / np.pi), 0)
+    patches = _sample(share, x, y, np.maximum(radius, 1))
+    return Silhouettes((x + 0.5) % SIZE, (y + 0.5) % SIZE, radius, patches * (radius > 0)[:, None])
+
+
+def match(patches):
+    """Agreement (intersection over union, soft) with every subject at every turn.
+
+    patches: (t, 32 * 32). Returns name -> (t, 48 + 2): the turns by steps of 7.5 degrees, then the two
+    squashes.
+    """
+    templates = _templates()
+    size = np.square(patches).sum(1)[:, None]
+    agreement = {}
+    for name, template in templates.items():
+        both = patches @ template.masks.T  # t 50
+        agreement[name] = both / np.maximum(size + np.square(template.masks).sum(1) - both, 1e-6)
+    return agreement
+
+
+def true_centres(silhouettes, name, angle):
+    """Centres x, y and radius in pixels (t each) of the subject itself, from those of its coloured area.
+
+    angle: radians (t), because the two centres differ by a vector that turns with the subject.
+    """
+    template = _templates()[name]
+    radius = silhouettes.radius / template.radius
+    u, v = template.centre
+    cos, sin = np.cos(angle), np.sin(angle)
+    return silhouettes.x - radius * (cos * u - sin * v), silhouettes.y - radius * (sin * u + cos * v), radius
+
+
+@dataclass(frozen=True)
+class _Template:
+    """A subject's coloured part: masks (50, 32 * 32), and in its own units its centre of mass and radius."""
+
+    masks: np.ndarray
+    centre: tuple
+    radius: float
+
+
+@lru_cache(maxsize=1)
+def _templates():
+    return {name: _template(name) for name in SUBJECTS}
+
+
+def _template(name):
+    def cover(u, v, edge):
+        shape = SUBJECTS[name](u, v)
+        detail = np.maximum(DETAILS[name](u, v), shape + 0.045)  # a pixel of colour stays around the detail
+        return np.clip(0.5 - np.maximum(shape, -detail) / edge, 0, 1)
+
+    v, u = np.mgrid[-1.5:1.5:241j, -1.5:1.5:241j]
+    mask = cover(u, v, 0.02)
+    centre = np.array([(mask * u).sum(), (mask * v).sum()]) / mask.sum()
+    radius = np.sqrt(mask.mean() * 9 / np.pi)
+    q, p = np.mgrid[-SPAN : SPAN : GRID * 1j, -SPAN : SPAN : GRID * 1j] * radius
+    turns = [(2 * np.pi * k / ANGLES, 1, 1) for k in range(ANGLES)] + [(0, *squash) for squash in SQUASHES]
+    masks = []
+    for angle, wide, tall in turns:
+        cos, sin = np.cos(angle), np.sin(angle)
+        area = np.sqrt(wide * tall)
+        u, v = (cos * p + sin * q) * area / wide + centre[0], (cos * q - sin * p) * area / tall + centre[1]
+        masks.append(cover(u, v, 0.12).ravel())
+    return _Template(np.array(masks, np.float32), tuple(centre), float(radius))
+
+
+def _cells(frames):
+    """uint8 (t h w 3) -> index into the RGB cube (t h w)."""
+    r, g, b = np.moveaxis(frames >> (8 - BITS), -1, 0).astype(np.int32)
+    return (r << 2 * BITS) | (g << BITS) | b
+
+
+def _distance(colours):
+    """Distance of every cell of the RGB cube to the nearest of ``colours`` (n 3)."""
+    steps = (np.arange(2**BITS, dtype=np.float32) + 0.5) * 2 ** (8 - BITS)
+    cube = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
+    colours = np.asarray(colours, np.float32)
+    squared = np.square(cube).sum(1)[:, None] - 2 * cube @ colours.T + np.square(colours).sum(1)
+    return np.sqrt(np.maximum(squared.min(1), 0))
+
+
+@lru_cache(maxsize=len(PALETTES))
+def _to_background(kind):
+    top, horizon, *layers = np.array(PALETTES[kind], np.float32)
+    paper = np.array([*(top + (horizon - top) * k for k in np.linspace(0, 1, 5)), *layers])
+    shaded = [paper * shade * (1 - s) + s * np.array(SHADOW) for shade in SHADES for s in SHADOWS]
+    return _distance(np.concatenate([*shaded, SKY_EXTRAS, [CREAM]]))
+
+
+@lru_cache(maxsize=len(COLOURS))
+def _to_colour(colour):
+    return _distance(np.minimum(np.outer(LIGHTS, COLOURS[colour]), 255))
+
+
+@lru_cache(maxsize=len(PALETTES))
+def _names(kind):
+    """Cube cell -> 1 + index of the colour it shows, 0 for the background and for anything else."""
+    distances = np.stack([_to_background(kind), *(_to_colour(colour) for colour in COLOURS)])
+    names = distances.argmin(0)
+    return np.where(distances.min(0) < REACH, names, 0).astype(np.uint8)
+
+
+@lru_cache(maxsize=len(PALETTES) * len(COLOURS))
+def _shares(kind, colour):
+    """Cube cell -> how much (0 to 1) it is the colour, not background, border or light detail."""
+    tint = np.array(COLOURS[colour]) + TINT * (np.array(CREAM) - np.array(COLOURS[colour]))
+    other = np.minimum(_to_background(kind), _distance([tint]))
+    return np.clip(0.5 + (other - _to_colour(colour)) / (2 * SOFT), 0, 1).astype(np.float32)
+
+
+def _densest(share):
+    """Centre x, y (pixel indices, t each) of the disc of a subject's size that holds most; wraps around."""
+    cells = SIZE // SEARCH
+    coarse = share.reshape(len(share), cells, SEARCH, cells, SEARCH).mean((2, 4))  # t h/4 w/4
+    at = np.minimum(np.arange(cells), cells - np.arange(cells)) * SEARCH
+    disc = np.hypot(at[:, None], at[None]) < WINDOW / 2
+    density = np.fft.irfft2(np.fft.rfft2(coarse) * np.fft.rfft2(disc), s=coarse.shape[1:])
+    row, column = np.divmod(density.reshape(len(share), -1).argmax(1), cells)
+    return (column + 0.5) * SEARCH - 0.5, (row + 0.5) * SEARCH - 0.5
+
+
+def _sample(share, x, y, radius):
+    """Bilinear patches (t, 32 * 32) of ±1.9 radii around each centre, wrapped."""
+    reach = np.linspace(-SPAN, SPAN, GRID) * radius[:, None]  # t n
+    rows, columns = y[:, None] + reach, x[:, None] + reach
+    top, left = np.floor(rows).astype(int), np.floor(columns).astype(int)
+    down, across = (rows - top)[:, :, None], (columns - left)[:, None]
+    frame = np.arange(len(share))[:, None, None]
+
+    def corner(dy, dx):
+        return share[frame, ((top + dy) % SIZE)[:, :, None], ((left + dx) % SIZE)[:, None]]
+
+    upper = corner(0, 0) * (1 - across) + corner(0, 1) * across
+    lower = corner(1, 0) * (1 - across) + corner(1, 1) * across
+    return (upper * (1 - down) + lower * down).reshape(len(share), -1).astype(np.float32)

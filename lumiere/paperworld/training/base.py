@@ -1,0 +1,114 @@
+"""The base model: an ordinary latent text-to-image UNet, trained on single frames."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+
+from lumiere.loading.components import find_device
+from lumiere.paperworld.training.fit import Schedule, fit
+from lumiere.paperworld.training.text_encoder import LENGTH, WIDTH, tokenize
+from lumiere.paperworld.world.captions import caption_with_truth
+from lumiere.paperworld.world.dataset import read_scenes
+from lumiere.training.loss import noise_and_target, weighted_error
+from lumiere.training.optimizer import faster_autocast
+
+CAPTION_DROPOUT = 0.1  # teaches the empty prompt, which guidance needs
+SUBJECT_WEIGHT = 3.0
+BATCH = 64  # stills a step
+
+
+def new_unet():
+    """Text reaches every layer, pooled into the time embedding, and the coarsest by cross-attention as well.
+
+    Attention on the 4 × 4 level only: a third cheaper than on 8 × 8 as well.
+    """
+    return UNet2DConditionModel(
+        sample_size=16,
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        block_out_channels=(64, 128, 192),
+        layers_per_block=1,
+        cross_attention_dim=WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=16,
+        use_linear_projection=True,
+        resnet_time_scale_shift="scale_shift",
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
+    )
+
+
+def new_scheduler():
+    """Stable Diffusion's noise schedule, rescaled to end in pure noise; the model predicts velocity."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        steps_offset=1,  # without effect on trailing timesteps; diffusers warns about 0
+        clip_sample=False,
+        set_alpha_to_one=True,
+    )
+
+
+def train_base(data, text_encoder, tokenizer, run, steps, unet=None, batch=BATCH):
+    """Train on the latents of ``data`` (latents.npy float16 (n t 4 h w), weights.npy, scenes.jsonl).
+
+    unet: one that was trained before, which begins at half the rate; a new one unless given. On the first
+    accelerator there is, or the CPU, where the result is in any case.
+    """
+    device = find_device(None)
+    latents = np.load(Path(data) / "latents.npy", mmap_mode="r")
+    weights = np.load(Path(data) / "weights.npy", mmap_mode="r")
+    scenes = read_scenes(data)
+    scheduler = new_scheduler()
+    torch.manual_seed(0)
+    rate, unet = (1e-3, new_unet()) if unet is None else (5e-4, unet)
+    unet, text_encoder = unet.to(device), text_encoder.to(device)
+
+    def loss(model, generator):
+        rng = np.random.default_rng(generator.initial_seed())
+        rows = np.sort(rng.integers(len(latents), size=batch))
+        frames = rng.integers(latents.shape[1], size=batch)
+        clean = torch.from_numpy(latents[rows, frames].astype(np.float32))  # b 4 h w
+        weight = torch.from_numpy(1 + SUBJECT_WEIGHT / 255 * weights[rows, frames][:, None])  # b 1 h w
+        texts = [
+            caption_with_truth(scenes[r], rng)[0] if rng.random() > CAPTION_DROPOUT else "" for r in rows
+        ]
+        with torch.no_grad():
+            states = text_encoder(tokenize(tokenizer, texts).to(device)).last_hidden_state
+        clean, weight = clean.to(device), weight.to(device)
+        return denoising_loss(model, scheduler, clean, states, weight, generator), {}
+
+    return fit(unet, loss, Schedule(steps, rate, decay=0.6, ema=0.9985), run).cpu().eval()
+
+
+def denoising_loss(model, scheduler, clean, states, weight, generator):
+    """Weighted error of the answers to ``clean`` (b 4 h w) with noise, at stratified random timesteps."""
+    batch = len(clean)
+    spread = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
+    spread = spread[torch.randperm(batch, generator=generator)]
+    timesteps = (spread * scheduler.config.num_train_timesteps).long().to(clean.device)
+    noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+    noisy, target = noise_and_target(scheduler, clean, noise, timesteps)
+    with faster_autocast(clean.device):
+        predicted = model(noisy, timesteps, states, return_dict=False)[0]
+    return weighted_error(predicted, target, weight)
+
+
+@torch.inference_mode()
+def draw(unet, text_encoder, tokenizer, texts, steps=20, guidance=3.0, seed=0):
+    """Stills of ``texts`` as scaled latents (n 4 h w), by DDIM: a look at the base while it trains."""
+    scheduler = new_scheduler()
+    scheduler.set_timesteps(steps)
+    states = text_encoder(tokenize(tokenizer, [""] * len(texts) + list(texts))).last_hidden_state
+    assert states.shape[1] == LENGTH
+    latents = torch.randn((len(texts), 4, 16, 16), generator=torch.Generator().manual_seed(seed))
+    for timestep in scheduler.timesteps:
+        empty, asked = unet(torch.cat([latents] * 2), timestep, states, return_dict=False)[0].chunk(2)
+        latents = scheduler.step(empty + guidance * (asked - empty), timestep, latents, return_dict=False)[0]
+    return latents

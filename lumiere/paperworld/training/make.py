@@ -1,0 +1,143 @@
+"""The embedded model from nothing: every part in its order, with the time that each took.
+
+A part that was stopped goes on from its last checkpoint when `make` is called again; finished parts are not
+made again. `make.json` in the folder of the work tells which those are.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lumiere.paperworld.training import parts
+from lumiere.paperworld.training.model_folder import save_motion_of
+from lumiere.paperworld.world.dataset import render_dataset
+from lumiere.training.config import Settings
+from lumiere.training.trainer import show
+
+DONE = "make.json"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much of everything: scenes to render, steps of each training, clips per step of the last one."""
+
+    stills: int
+    autoencoder: int
+    text: int
+    base: int
+    preview: int
+    clips: int
+    frames: int
+    motion: int
+    batch: int
+    workers: int = 2
+
+
+BUDGETS = {
+    "tiny": Budget(
+        stills=64,
+        autoencoder=4,
+        text=20,
+        base=4,
+        preview=2,
+        clips=4,
+        frames=32,
+        motion=2,
+        batch=2,
+        workers=1,
+    ),
+    "full": Budget(
+        **parts.STEPS,
+        stills=40_000,
+        clips=12_000,
+        frames=40,
+        motion=10_000,
+        batch=12,
+    ),
+}
+
+
+class Maker:
+    """Makes the model in `model`, with data and checkpoints in `work`; `tell` is given a line per part."""
+
+    def __init__(self, model: str | Path, work: str | Path, budget: Budget, tell: Callable = print):
+        self.model, self.work, self.budget, self.tell = Path(model), Path(work), budget, tell
+        self.stills, self.clips = self.work / "stills", self.work / "clips"
+        b, at = budget, self.work
+        self.parts = {
+            "stills, rendered": lambda: render_dataset(
+                self.stills, b.stills, 1, parts.STILLS_SEED, workers=b.workers
+            ),
+            "autoencoder": lambda: parts.autoencoder(model, self.stills, at / "autoencoder", b.autoencoder),
+            "text encoder": lambda: parts.text(model, at / "text", b.text),
+            "stills, encoded": lambda: parts.latents(model, self.stills),
+            "base": lambda: parts.base(model, self.stills, at / "base", b.base),
+            "preview": lambda: parts.preview(model, self.stills, at / "preview", b.preview),
+            "clips, rendered": lambda: render_dataset(
+                self.clips, b.clips, b.frames, parts.CLIPS_SEED, workers=b.workers, from_rest=True
+            ),
+            "clips, encoded": lambda: parts.latents(model, self.clips),
+            "motion": self._motion,
+        }
+
+    def make(self) -> dict[str, float]:
+        """The seconds that each part took, those of attempts that raised something included."""
+        self.work.mkdir(parents=True, exist_ok=True)
+        log = self.work / DONE
+        spent = json.loads(log.read_text()) if log.exists() else {}
+        for name, part in self.parts.items():
+            entry = spent.setdefault(name, {"seconds": 0.0, "done": False})
+            if entry["done"]:
+                self.tell(f"{name}: there already, made in {_duration(entry['seconds'])}")
+                continue
+            began = time.monotonic()
+            try:
+                part()
+                entry["done"] = True
+            finally:
+                entry["seconds"] += time.monotonic() - began
+                log.with_suffix(".part").write_text(json.dumps(spent, indent=2) + "\n")
+                os.replace(log.with_suffix(".part"), log)
+            self.tell(f"{name}: {_duration(entry['seconds'])}")
+        return {name: entry["seconds"] for name, entry in spent.items()}
+
+    def _motion(self):
+        settings = Settings(
+            model=str(self.model),
+            data=str(self.clips),
+            out=str(self.work / "motion"),
+            steps=self.budget.motion,
+            batch=self.budget.batch,
+            frames=24,
+            shortest=16,
+            given=0.9,
+            continued=0.6,
+            from_start=0.4,
+            cond_noise=0.15,
+            shift=3.0,
+            padding_mode="circular",  # what leaves the picture comes in at the opposite edge
+        )
+        show(settings)
+        save_motion_of(self.model, settings.out)
+
+
+def add_make_arguments(parser):
+    parser.add_argument("--model", required=True, help="folder that the model is made in")
+    parser.add_argument("--work", default="runs/make", help="folder for data and checkpoints (%(default)s)")
+    parser.add_argument(
+        "--budget", choices=BUDGETS, default="full", help="tiny: minutes, to see that it works (%(default)s)"
+    )
+
+
+def run_make(args):
+    spent = Maker(args.model, args.work, BUDGETS[args.budget]).make()
+    print(f"{args.model} made in {_duration(sum(spent.values()))}")
+
+
+def _duration(seconds):
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"

@@ -1,0 +1,85 @@
+"""The embedded model's folder: the diffusers Stable-Diffusion layout, no file over 10 MB."""
+
+import copy
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from transformers import AutoTokenizer, CLIPTextModel
+
+from lumiere.loading.components import load_model
+from lumiere.loading.layout import FIRST_FRAME, PREVIEW, VOCABULARY
+from lumiere.model.motion_files import read_json
+from lumiere.model.motion_weights import load_motion, read_facts, save_motion
+from lumiere.paperworld.training.base import new_scheduler, new_unet
+from lumiere.paperworld.world.captions import first_frame_rule, vocabulary
+
+EMBEDDED = Path(__file__).resolve().parents[3] / "assets/models/paper-world"
+SHARD_BYTES, MOTION = 9_000_000, "motion"
+INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "_diffusers_version": "0.38.0",
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+
+def save_component(folder, name, component):
+    """Write one component, UNet and autoencoder in half precision, and the index of a base model."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if name in ("unet", "vae"):
+        component = copy.deepcopy(component).half()
+    sharded = {"max_shard_size": SHARD_BYTES} if name == "unet" else {}
+    component.save_pretrained(folder / name, **sharded)
+    new_scheduler().save_pretrained(folder / "scheduler")
+    (folder / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n")
+
+
+def load_vae(folder):
+    vae = AutoencoderKL.from_pretrained(Path(folder) / "vae", local_files_only=True)
+    return vae.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+def load_base(folder):
+    """The UNet in single precision, to be trained; not from_pretrained's, which tells where it was."""
+    unet = new_unet()
+    unet.load_state_dict(load_model(Path(folder), "unet", torch.float32).state_dict())
+    return unet
+
+
+def load_text(folder):
+    """(text encoder, tokenizer)"""
+    encoder = CLIPTextModel.from_pretrained(Path(folder) / "text_encoder", local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(Path(folder) / "tokenizer", local_files_only=True)
+    return encoder.eval().requires_grad_(False), tokenizer
+
+
+def save_motion_of(folder, run):
+    """Put the motion weights that a run of lumiere.train made into the folder, in half precision."""
+    base, motion = load_model(Path(folder), "unet", torch.float32), Path(run) / MOTION
+    lumiere = load_motion(base, motion)
+    save_motion(lumiere, Path(folder) / MOTION, read_facts(motion), torch.float16, SHARD_BYTES)
+
+
+def save_language(folder):
+    """Write what the page says that the model knows, and how prompts of first frames are written."""
+    for name, rule in ((VOCABULARY, vocabulary()), (FIRST_FRAME, first_frame_rule())):
+        (Path(folder) / name).write_text(json.dumps(rule, indent=1) + "\n")
+
+
+def save_preview(folder, tiny):
+    """Put the tiny autoencoder of the previews into the folder, in half precision."""
+    copy.deepcopy(tiny).half().save_pretrained(Path(folder) / PREVIEW)
+    file = Path(folder) / PREVIEW / "config.json"
+    config = read_json(file)
+    config.pop("block_out_channels", None)  # diffusers writes it, and warns of it when it reads the file
+    file.write_text(json.dumps(config, indent=2) + "\n")

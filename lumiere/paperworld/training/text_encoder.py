@@ -1,0 +1,108 @@
+"""The text encoder and its tokenizer.
+
+The encoder learns from captions alone: from the end of the text on, its states must tell colour, subject,
+background, motion and speed (or that the caption is silent about one). That takes minutes; learning the same
+through the denoiser's loss takes hours, in which the denoiser learns little else.
+"""
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
+
+from lumiere.paperworld.training.fit import Schedule, fit
+from lumiere.paperworld.world.captions import ATTRIBUTES, caption_with_truth, known_words
+from lumiere.paperworld.world.scene import sample_scene
+
+LENGTH, WIDTH = 32, 128
+SPECIALS = ("<|startoftext|>", "<|endoftext|>", "<|unknown|>")
+VALUES = {name: (None, *table) for name, table in ATTRIBUTES.items()}
+
+
+def new_tokenizer():
+    """One token per known word, one for every other word: what the model ignores can be named to the user."""
+    vocabulary = {word: index for index, word in enumerate((*SPECIALS, *known_words()))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=SPECIALS[2]))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation("removed")]
+    )
+    start, end = ((token, vocabulary[token]) for token in SPECIALS[:2])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        f"{start[0]} $A {end[0]}", special_tokens=[start, end]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=LENGTH,
+        bos_token=SPECIALS[0],
+        eos_token=SPECIALS[1],
+        pad_token=SPECIALS[1],
+        unk_token=SPECIALS[2],
+    )
+
+
+def new_text_encoder(tokenizer):
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=2 * WIDTH,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=LENGTH,
+            hidden_act="gelu",
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def tokenize(tokenizer, texts):
+    """Token ids (n LENGTH), padded and cut."""
+    return tokenizer(
+        texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt"
+    ).input_ids
+
+
+class _Reader(nn.Module):
+    """The encoder with one linear head per attribute; the heads are thrown away after training."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder = encoder
+        self.heads = nn.ModuleDict({name: nn.Linear(WIDTH, len(values)) for name, values in VALUES.items()})
+
+
+def train_text_encoder(run, steps=1500, batch=128, learning_rate=1e-3):
+    """Train from captions of random scenes; returns (text encoder, tokenizer)."""
+    torch.manual_seed(0)
+    tokenizer = new_tokenizer()
+
+    def loss(model, generator):
+        rng = np.random.default_rng(generator.initial_seed())
+        captions = [caption_with_truth(sample_scene(rng), rng) for _ in range(batch)]
+        ids = tokenize(tokenizer, [_with_strangers(text, rng) for text, _ in captions])
+        states = model.encoder(ids).last_hidden_state
+        after = ids == tokenizer.eos_token_id  # end and padding: what has seen the whole caption
+        total, right = 0.0, torch.ones(batch, dtype=torch.bool)
+        for name, values in VALUES.items():
+            truth = torch.tensor([values.index(said[name]) for _, said in captions])
+            logits = model.heads[name](states)  # b n v
+            spread = truth[:, None].expand(-1, LENGTH)
+            total = total + nn.functional.cross_entropy(logits[after], spread[after])
+            right &= ((logits.argmax(-1) == spread) | ~after).all(1)
+        return total, {"all_right": right.float().mean().item()}
+
+    averaged = fit(_Reader(new_text_encoder(tokenizer)), loss, Schedule(steps, learning_rate, ema=0.99), run)
+    return averaged.encoder.eval(), tokenizer
+
+
+def _with_strangers(text, rng):
+    """Sometimes words that the model does not know stand in between, as in real prompts."""
+    words = text.split()
+    if rng.random() < 0.15:
+        for _ in range(rng.integers(1, 4)):
+            words.insert(rng.integers(1, len(words) + 1), SPECIALS[2])
+    return " ".join(words)

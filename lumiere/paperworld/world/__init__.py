@@ -1,0 +1,1 @@
+"""The world: scenes, how they are drawn, captions, rendered data."""
