@@ -29,10 +29,10 @@ from lumiere.limits import Bounds
 from lumiere.loading.hub import telling
 from lumiere.loading.registry import saved_settings
 from lumiere.page import events, files, head, part, restore, results, showcase, widgets, words
-from lumiere.page.disk import own_folder
 from lumiere.page.results import status
-from lumiere.page.served import Served, first_ready, there
-from lumiere.page.service import Entry, Service, Sorry
+from lumiere.page.server.disk import own_folder
+from lumiere.page.server.model_handle import Served, first_ready, there
+from lumiere.page.server.service import Entry, Service, Sorry
 from lumiere.page.theme import theme
 from lumiere.page.widgets import OUTPUTS
 from lumiere.request import MAX_TEXT, Limits, Request

@@ -8,7 +8,7 @@ import gradio as gr
 from lumiere.page import examples, results, words
 from lumiere.page.events import LOST
 from lumiere.page.results import status
-from lumiere.page.service import Sorry
+from lumiere.page.server.service import Sorry
 from lumiere.page.widgets import QUIET, component
 
 HOLD = 12  # seconds that a finished clip is shown
@@ -50,7 +50,7 @@ def blocks(apps: Mapping) -> gr.Blocks:
     with gr.Blocks(title=words.TITLE, analytics_enabled=False) as demo:
         with gr.Column(elem_id="showcase"):
             with gr.Column(elem_id="stage"):
-                theatre = component("theatre", label=words.STAGE_LABEL, clip_label=words.CLIP_LABEL)
+                theatre = component("player", label=words.STAGE_LABEL, clip_label=words.CLIP_LABEL)
             caption = component(
                 "showcase",
                 prompts=[prompt for prompt, _ in examples.EXAMPLES],
@@ -58,7 +58,7 @@ def blocks(apps: Mapping) -> gr.Blocks:
                 keys=words.SHOWCASE_KEYS,
                 elem_id="caption",
             )
-            rota = component("rota")
+            rota = component("rotation")
         # Multiple, because the next clip may be asked for before the last word on this one has been said.
         line = dict(concurrency_id="device", concurrency_limit=4, trigger_mode="multiple")
         made = rota.submit(film, rota, [theatre, caption], **line, **QUIET)

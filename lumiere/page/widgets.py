@@ -11,7 +11,7 @@ from lumiere.loading.registry import DEFAULT
 from lumiere.loading.styles import Style
 from lumiere.model.motion_files import read_json
 from lumiere.modes import NEEDS
-from lumiere.page import examples, files, part, words, works
+from lumiere.page import architecture, examples, files, part, words
 from lumiere.request import FIRST_FRAMES, FPS, GUIDANCE, SCHEDULERS, STEPS, Limits
 from lumiere.runtime import model_cache
 
@@ -54,8 +54,9 @@ class Page:
 
 
 def component(name: str, value=None, **props) -> gr.HTML:
-    """A part of the page of its own: NAME.html, where it has one, and NAME.js, with these props."""
-    return gr.HTML(value, html_template=part(f"{name}.html"), js_on_load=part(f"{name}.js"), **PLAIN, **props)
+    """The component of this name in components/, with these props."""
+    template, script = (part(f"components/{name}/{file}") for file in ("template.html", "script.js"))
+    return gr.HTML(value, html_template=template, js_on_load=script, **PLAIN, **props)
 
 
 def masthead(name: str, addresses: Mapping[str, str]) -> str:
@@ -65,8 +66,8 @@ def masthead(name: str, addresses: Mapping[str, str]) -> str:
         for each, address in addresses.items()
     )
     choice = f'<nav id="models" aria-label="{words.MODELS}">{links}</nav>' if len(addresses) > 1 else ""
-    made = part("masthead.html").replace("@title", words.TITLE).replace("@intro", words.INTRO)
-    return made.replace("@choice", choice)
+    made = part("components/header/template.html").replace("@title", words.TITLE)
+    return made.replace("@intro", words.INTRO).replace("@choice", choice)
 
 
 def page(
@@ -92,7 +93,7 @@ def page(
             shown = film()
         with gr.Column(elem_id="more"):
             component(
-                "fold",
+                "settings_panel",
                 store=store,
                 presets=presets(limits, model),
                 more=words.SETTINGS,
@@ -106,11 +107,12 @@ def page(
             style = [styles(model.style, limits)] if limits.styles else []
             component("examples", title=words.TRY, examples=shelf(limits, model, known), elem_id="shelf")
     component("gallery", words=words.GALLERY, elem_id="gallery")
-    drawing = works.drawing(works.read(*model_cache.small_files(model)), model.frames)
-    gr.HTML(html_template=drawing, js_on_load=part("works.js"), elem_id="works", **PLAIN)
+    drawing = architecture.drawing(architecture.read(*model_cache.small_files(model)), model.frames)
+    script = part("components/architecture/script.js")
+    gr.HTML(html_template=drawing, js_on_load=script, elem_id="works", **PLAIN)
     with gr.Column(elem_id="unseen"):
-        wish = component("wish", store=store, names=FORM)
-        outside = component("outside", names=FORM, **told)
+        wish = component("form", store=store, names=FORM)
+        outside = component("deep_link", names=FORM, **told)
         export = component("export")
     return Page(
         **asked, **shown, mode=mode, wish=wish, outside=outside, export=export, settings=made, style=style
@@ -147,7 +149,7 @@ def ask(kinds: list[dict], told: dict) -> tuple[dict, gr.Slider]:
         stop = gr.Button(words.STOP, elem_id="stop")
     note = component("note", words.note([]), elem_id="note")
     if kinds:
-        component("knows", title=words.KNOWS, kinds=kinds, elem_id="knows")
+        component("vocabulary", title=words.KNOWS, kinds=kinds, elem_id="knows")
     return {"given": given, "prompt": prompt, "generate": generate, "stop": stop, "note": note}, strength
 
 
@@ -172,7 +174,7 @@ def styles(style: Style, limits: Limits) -> gr.HTML:
 
 def film() -> dict:
     with gr.Column(elem_id="stage"):
-        theatre = component("theatre", label=words.STAGE_LABEL, clip_label=words.CLIP_LABEL)
+        theatre = component("player", label=words.STAGE_LABEL, clip_label=words.CLIP_LABEL)
     idle = {"state": "idle", "text": words.IDLE}
     status = component("status", idle, label=words.PROGRESS_LABEL, elem_id="told")
     result = component("result", words=words.RESULT, modes=words.MODES, elem_id="result")

@@ -6,8 +6,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from lumiere.page.disk import found
-from lumiere.page.gate import PIECE
+from lumiere.page.server.disk import found
+from lumiere.page.server.request_guard import PIECE
 
 from .server import wait_for
 
@@ -170,11 +170,11 @@ def test_25_what_is_uploaded_is_not_run_or_shown_by_the_page(stranger):
 def test_25_uploads_do_not_fill_the_disk_past_the_set_size(server, stranger, monkeypatch):
     disk = server.app.service.disk
     monkeypatch.setattr(disk, "bounds", replace(disk.bounds, disk_mb=8))
-    monkeypatch.setattr("lumiere.page.disk.YOUNG", 0)
+    monkeypatch.setattr("lumiere.page.server.disk.YOUNG", 0)
     for number in range(12):
         assert stranger.upload((f"{number}.bin", bytes([number]) * (2 * MB))).status_code == 200
         assert sum(path.stat().st_size for path in server.files()) <= 8 * MB
-    monkeypatch.setattr("lumiere.page.disk.YOUNG", 1000)  # what was just sent is not removed for what comes
+    monkeypatch.setattr("lumiere.page.server.disk.YOUNG", 1000)  # what was just sent stays
     answer = stranger.upload(("more.bin", b"x" * (7 * MB)))
     assert answer.status_code == 507 and answer.json()["detail"].startswith(
         "The disk of this machine is full"

@@ -111,7 +111,7 @@ def test_27_a_connection_that_is_reset(server, stranger, slow):
 
 def test_27_a_visitor_who_never_listens_does_not_pile_up_previews(server, stranger, work, monkeypatch):
     monkeypatch.setattr(jobs, "PREVIEW_SECONDS", 0)
-    monkeypatch.setattr("lumiere.page.service.UNREAD", 5)
+    monkeypatch.setattr("lumiere.page.server.service.UNREAD", 5)
     work.before = lambda call: time.sleep(0.05)
     stranger.press("make", stranger.form(steps=150))
     wait_for(lambda: work.unet)

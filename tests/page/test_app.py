@@ -464,8 +464,8 @@ def test_note_names_unknown_words_only(served):
 
 def test_templates_hold_no_place_for_values():
     """Both `${value}` and `{{value}}` in a gr.HTML template execute what people type."""
-    for file in page.FOLDER.glob("*.html"):
-        assert not re.search(r"\$\{|\{\{", file.read_text()), file.name
+    for file in page.FOLDER.rglob("*.html"):
+        assert not re.search(r"\$\{|\{\{", file.read_text()), file
 
 
 def test_words_of_the_page():

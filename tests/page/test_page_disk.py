@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lumiere.limits import Bounds
-from lumiere.page.disk import Disk, own_folder
+from lumiere.page.server.disk import Disk, own_folder
 from lumiere.request import Request
 
 

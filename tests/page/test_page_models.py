@@ -19,8 +19,8 @@ from lumiere.errors import GenerationError
 from lumiere.limits import Bounds
 from lumiere.loading.registry import Model
 from lumiere.media.video import read_settings, write_clip
-from lumiere.page import events, served, widgets, words
-from lumiere.page.served import Served
+from lumiere.page import events, widgets, words
+from lumiere.page.server.model_handle import Served
 from lumiere.request import Request
 from lumiere.runtime import jobs
 from lumiere.sampling import memory
@@ -53,9 +53,9 @@ def site(allowed, tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("clips")))
     patch.setattr(models, "_resident", [])
-    patch.setattr(served, "settle", lambda: None)  # what the tests made is not to stay
+    patch.setattr(model_handle, "settle", lambda: None)  # what the tests made is not to stay
     apps = {}
-    for name, (model, limits) in served.there(allowed).items():
+    for name, (model, limits) in model_handle.there(allowed).items():
         lumiere_app.App(model, limits, Bounds(), name, apps)
     demo = events.blocks(apps)
     apps["tiny"].service.launch(demo)
@@ -200,7 +200,7 @@ def test_only_pages_of_this_server_are_gone_to(site, model):
 
 def test_what_does_not_fit_is_refused_in_words(allowed, monkeypatch):
     monkeypatch.setattr(models, "_resident", [])
-    monkeypatch.setattr(served, "settle", lambda: None)
+    monkeypatch.setattr(model_handle, "settle", lambda: None)
     monkeypatch.setattr(memory, "available", lambda device: 1000)
     monkeypatch.setattr("lumiere.pipeline.BATCH_LATENTS", 0)  # so that it is asked of the CPU, too
     items = Served("tiny", allowed["tiny"], "cpu").generate(Request(**SETTINGS), threading.Event())
@@ -212,7 +212,7 @@ def test_what_was_frozen_after_its_loading_goes_too(allowed, monkeypatch):
     monkeypatch.setattr(models, "_resident", [])
     hooked = replace(allowed["tiny"], offload=True)  # whose parts refer to themselves by their hooks
     first = weakref.ref(models.get(hooked, "cpu").lumiere)
-    served.settle()
+    model_handle.settle()
     try:
         models.get(allowed["real"], "cpu")
         assert first() is None
@@ -257,18 +257,18 @@ def test_choices_that_cannot_be(given, words):
 
 def test_a_model_whose_small_files_are_missing_is_left_out_unless_it_is_alone(allowed, capsys):
     gone = Model("/nowhere")
-    assert list(served.there({"gone": gone, **allowed})) == list(allowed)
+    assert list(model_handle.there({"gone": gone, **allowed})) == list(allowed)
     assert "The model gone is left out: there is no model folder" in capsys.readouterr().err
     with pytest.raises(OSError, match="no model folder"):
-        served.there({"gone": gone, "too": gone})
+        model_handle.there({"gone": gone, "too": gone})
 
 
 def test_a_model_that_cannot_be_loaded_at_the_start_ends_it_only_when_it_is_alone(
     allowed, monkeypatch, capsys
 ):
     monkeypatch.setattr(models, "_resident", [])
-    monkeypatch.setattr(served, "settle", lambda: None)
-    assert served.first_ready(allowed["torn"], "cpu", alone=False) == words.PAGE_READY
+    monkeypatch.setattr(model_handle, "settle", lambda: None)
+    assert model_handle.first_ready(allowed["torn"], "cpu", alone=False) == words.PAGE_READY
     assert "lacks unet" in capsys.readouterr().err
     with pytest.raises(OSError, match="lacks unet"):
-        served.first_ready(allowed["torn"], "cpu", alone=True)
+        model_handle.first_ready(allowed["torn"], "cpu", alone=True)

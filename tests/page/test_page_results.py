@@ -14,7 +14,7 @@ from PIL import Image
 from lumiere.limits import Bounds
 from lumiere.media.video import write_clip
 from lumiere.page import results, words
-from lumiere.page.service import Service
+from lumiere.page.server.service import Service
 from lumiere.request import Limits, Request
 from lumiere.runtime import jobs
 

@@ -13,8 +13,8 @@ from lumiere.limits import Bounds
 from lumiere.loading.registry import Model
 from lumiere.loading.styles import Style
 from lumiere.media.video import read_clip, write_clip
-from lumiere.page import events, restore, served, words
-from lumiere.page.served import Served
+from lumiere.page import events, restore, words
+from lumiere.page.server.model_handle import Served
 from lumiere.pipeline import LumierePipeline
 from lumiere.request import Limits, Request
 from tests.faults.stranger import Stranger
@@ -37,7 +37,7 @@ def styled(tmp_path_factory) -> Model:
 @pytest.fixture(autouse=True)
 def nothing_stays(monkeypatch):
     monkeypatch.setattr(models, "_resident", [])
-    monkeypatch.setattr(served, "settle", lambda: None)
+    monkeypatch.setattr(model_handle, "settle", lambda: None)
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from starlette.middleware import Middleware
 from lumiere.limits import Bounds
 from lumiere.media.video import ENCODE_SECONDS
 from lumiere.page import words
-from lumiere.page.disk import MB, Disk
-from lumiere.page.gate import Gate
+from lumiere.page.server.disk import MB, Disk
+from lumiere.page.server.request_guard import Gate
 from lumiere.runtime import jobs
 
 SWEEP_SECONDS = 30  # between looks at the disk and at mail that nobody fetched

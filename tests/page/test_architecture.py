@@ -8,7 +8,7 @@ import pytest
 from safetensors import safe_open
 
 from lumiere.page import words
-from lumiere.page.works import drawing, parameters, read
+from lumiere.page.architecture import drawing, parameters, read
 from tests.bases import save_base
 from tests.test_readme import ROOT
 

@@ -83,7 +83,7 @@ def parameters(folder: Path) -> int:
 def drawing(works: Works, frames: int) -> str:
     """The section of the page: text, an SVG and its numbers as a table. Holds no text of any user.
 
-    Elements with `data-stride` show the frames of a level; works.js writes them anew for another length.
+    Elements with `data-stride` show the frames of a level; its script writes them anew for another length.
     """
     changes = words.WORKS_HALVED if works.levels[-1].stride > 1 else words.WORKS_KEPT
     why = "".join(f"<p>{text}</p>" for text in (words.WORKS_BASE, changes, words.works_facts(works)))

@@ -17,7 +17,7 @@ from gradio.utils import abspath, get_upload_folder, is_in_or_equal
 
 from lumiere.limits import Bounds
 from lumiere.page import words
-from lumiere.page.disk import MB
+from lumiere.page.server.disk import MB
 
 API = "/gradio_api/"
 CALLS = ("queue/join", "run/", "api/", "call/")  # what starts an event

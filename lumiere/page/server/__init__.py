@@ -1,0 +1,1 @@
+"""What keeps a public page going: request guard, disk, log lines, the end, the model behind it."""
