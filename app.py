@@ -287,7 +287,9 @@ def main() -> None:
             first.zero = zerogpu.ZeroGPU(first.entry)
         for end in (signal.SIGTERM, signal.SIGINT):
             signal.signal(end, service.end)
-        service.launch(demo, theme=theme(), css=part("page.css"), head=head(), mcp_server=options.mcp)
+        service.launch(
+            demo, theme=theme(), css=part("components/document/page.css"), head=head(), mcp_server=options.mcp
+        )
         print(words.opened(demo.local_url), flush=True)
         # The model follows on this thread: if it cannot be loaded, no half-alive page stays behind.
         with telling(service.tell_loading):

@@ -26,4 +26,4 @@ def head() -> str:
     space = os.environ.get("SPACE_HOST")
     base = os.environ.get("LUMIERE_URL") or (f"https://{space}" if space else "")
     picture = f"{base.rstrip('/')}/gradio_api/file={PICTURE}"
-    return part("head.html").replace("@intro", words.INTRO).replace("@picture", picture)
+    return part("components/document/head.html").replace("@intro", words.INTRO).replace("@picture", picture)

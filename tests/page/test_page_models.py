@@ -20,6 +20,7 @@ from lumiere.limits import Bounds
 from lumiere.loading.registry import Model
 from lumiere.media.video import read_settings, write_clip
 from lumiere.page import events, widgets, words
+from lumiere.page.server import model_handle
 from lumiere.page.server.model_handle import Served
 from lumiere.request import Request
 from lumiere.runtime import jobs

@@ -14,6 +14,7 @@ from lumiere.loading.registry import Model
 from lumiere.loading.styles import Style
 from lumiere.media.video import read_clip, write_clip
 from lumiere.page import events, restore, words
+from lumiere.page.server import model_handle
 from lumiere.page.server.model_handle import Served
 from lumiere.pipeline import LumierePipeline
 from lumiere.request import Limits, Request
