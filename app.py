@@ -186,7 +186,7 @@ class App:
                     yield News(request, jobs.Update(ended=True), None)
                     return
         pipeline = self.model.result()
-        prepared = asked(lambda: modes.prepare(request, sources, self.limits))
+        prepared = asked(lambda: prepare(request, sources, self.limits))
         sources = None  # of any size, while the clip waits for its turn
         work = asked(lambda: zerogpu.work(pipeline, prepared.request, prepared.given, self.zero))
         job = jobs.Job(work, owner)

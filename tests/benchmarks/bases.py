@@ -29,8 +29,9 @@ from lumiere.model.placement import adapter_places
 from lumiere.pipeline import LumierePipeline
 from lumiere.sampling.denoiser import rows_at_once
 from lumiere.sampling.memory import MARGIN, Peak, weight_bytes
-from tests import test_lora, test_pairings, test_residency
 from tests.bases import components, save_adapter, save_base
+from tests.loading import test_lora, test_residency
+from tests.model import test_pairings
 from tests.model.test_animatediff import same_weights
 from tests.test_bases import SEEN, difference, frames_of, theirs, theirs_of
 from tests.training.test_train import launch
