@@ -37,6 +37,7 @@ from lumiere.page.theme import theme
 from lumiere.page.widgets import OUTPUTS
 from lumiere.request import MAX_TEXT, Limits, Request
 from lumiere.runtime import jobs, model_cache, zerogpu
+from lumiere.runtime.sources import prepare
 from lumiere.sampling.allocator import keep_freed_memory
 
 HEARTBEAT = 0.5  # s between yields at most: gradio notices a closed tab only when a generator yields
