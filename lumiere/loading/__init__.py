@@ -1,1 +1,1 @@
-"""Base models from folders and the hub: the table of models, their files and components, styles."""
+"""Loads base models from folders and the hub: model registry, file layout, components, LoRA styles."""

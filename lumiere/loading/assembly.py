@@ -1,4 +1,4 @@
-"""The parts of a pipeline, loaded and checked against each other."""
+"""Loads the components of a pipeline and checks that they fit each other."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,7 +34,23 @@ from lumiere.sampling.vae import pixels_of
 
 @dataclass(frozen=True)
 class Parts:
-    """What `LumierePipeline` is made of."""
+    """Components and settings of a `LumierePipeline`.
+
+    Attributes:
+        lumiere: space-time UNet.
+        vae: autoencoder of the base model.
+        reader: text encoders with their tokenizers.
+        scheduler_config: scheduler config of the base, with the entries that the motion weights override.
+        limits: valid ranges of a request.
+        preview: tiny autoencoder for previews; None selects a linear map from latents to RGB.
+        sampling: sampling settings of the model.
+        notes: sentences for the user, such as overridden scheduler entries.
+        device: execution device.
+        styler: loader of the components, reused to change LoRAs.
+        first_frame_prompt: prompt rewriter for the first frame.
+        autocast: whether the UNet runs in bfloat16 autocast while its weights keep their dtype.
+        cost: memory estimate, computed at load time with `Model.offload`. Defaults to None, measured later.
+    """
 
     lumiere: Lumiere
     vae: AutoencoderKL
@@ -48,7 +64,7 @@ class Parts:
     styler: Styler
     first_frame_prompt: FirstFramePrompt
     autocast: bool = False
-    cost: memory.Cost | None = None  # of parts that take turns on the device, which cannot be measured later
+    cost: memory.Cost | None = None  # set with CPU offload: offloaded components cannot be measured later
 
 
 def assemble(
@@ -57,7 +73,22 @@ def assemble(
     dtype: torch.dtype | None = None,
     fresh: bool = False,
 ) -> Parts:
-    """Loads a model part by part, from safetensors. See `LumierePipeline.from_pretrained`, which calls it."""
+    """Loads all components of a model from safetensors, for `LumierePipeline.from_pretrained`.
+
+    Args:
+        model: registry entry.
+        device: execution device. Defaults to the first available of cuda, mps and cpu.
+        dtype: dtype of the weights. Defaults to float32 on the CPU, with bfloat16 autocast on processors that
+            support it, else to bfloat16 or float16.
+        fresh: initializes new motion layers instead of loading motion weights.
+
+    Returns:
+        The components on `device`, or with CPU offload hooks if `model.offload`.
+
+    Raises:
+        OSError: a file is missing, damaged or not supported.
+        ValueError: the device does not exist, or components belong to different model families.
+    """
     device = find_device(device)
     autocast = dtype is None and device.type == "cpu" and components.multiplies_in_bf16()
     dtype = dtype or best_dtype(device)
@@ -91,16 +122,17 @@ def assemble(
 def find_preview(
     source: str | None, folder: Path, latents: int, dtype: torch.dtype
 ) -> tuple[TinyPreview | None, tuple[str, ...]]:
-    """The preview that is named, or else that of the model's folder.
+    """Loads the named preview autoencoder. Defaults to the one in the model folder.
 
     Args:
         source: folder or hub id of a tiny autoencoder.
-        folder: of the base model.
+        folder: folder of the base model.
         latents: number of latent channels.
+        dtype: dtype of the weights.
 
     Returns:
-        The preview, and notes. It is None where there is none, or none that can be read, which the notes
-        explain: a linear map takes its place, and the model loads all the same.
+        The preview and notes for the user. The preview is None if the model has none or if it cannot be
+        read. In the second case a note gives the reason. The model still loads; previews use a linear map.
     """
     if source is None and (folder / PREVIEW / ADAPTER[0]).is_file():
         source = str(folder / PREVIEW)
@@ -113,7 +145,17 @@ def find_preview(
 
 
 def tiny_preview(source: str, latents: int, dtype: torch.dtype) -> TinyPreview:
-    """source: folder or hub id. latents: their channels. Raises OSError or ValueError in words."""
+    """Loads a tiny autoencoder for previews.
+
+    Args:
+        source: folder or hub id.
+        latents: number of latent channels of the base model.
+        dtype: dtype of the weights.
+
+    Raises:
+        OSError: the files are missing or damaged.
+        ValueError: the autoencoder has another number of latent channels.
+    """
     tiny = load_tiny(locate_tiny(source), dtype)
     if tiny.config.latent_channels != latents:
         raise ValueError(
@@ -129,9 +171,18 @@ def complete(
     sampling: Sampling = Sampling(),  # noqa: B008, it is frozen
     preview: str | None = None,
 ) -> Parts:
-    """Adds to a space-time model what else the folder of its base holds, on its device and in its dtype.
+    """Adds the other components of the base model to a space-time UNet, on its device and in its dtype.
 
-    preview: see `find_preview`.
+    Args:
+        lumiere: space-time UNet.
+        styler: loader of the base model's components.
+        schedule: scheduler entries that override the base's config.
+        sampling: sampling settings of the model.
+        preview: folder or hub id of a tiny autoencoder. Defaults to the one in the model folder.
+
+    Raises:
+        OSError: a file is missing or damaged.
+        ValueError: the operator's limits are too low for this model.
     """
     folder, device = styler.folder, lumiere.device
     config = read_json(folder / "scheduler" / "scheduler_config.json")
@@ -157,10 +208,17 @@ def complete(
 def cost_of(
     lumiere: Lumiere, vae: AutoencoderKL, reader: TextReader, limits: Limits, moved: int = 0
 ) -> memory.Cost:
-    """What a step and decoding take, found without taking it.
+    """Estimates the memory of a denoising step and of decoding at the default size, without allocating it.
 
-    moved: bytes of weights that come to the device only for a step. Of parts without hooks: what moves a part
-    to the device would put tensors without numbers in the place of its weights.
+    Call it before adding CPU offload hooks: under `FakeTensorMode` a hook that moves a component to the
+    device would replace its weights with fake tensors.
+
+    Args:
+        lumiere: space-time UNet.
+        vae: autoencoder.
+        reader: text encoders.
+        limits: limits of the model, with the default size.
+        moved: bytes of weights that are on the device only during a denoising step.
     """
     height, width = limits.default_height, limits.default_width
     pixels = pixels_of(vae)
@@ -169,14 +227,27 @@ def cost_of(
 
 
 def take_turns(modules: list[nn.Module], device: torch.device) -> None:
-    """Each comes to the device when it is called, and leaves it when the next in the list is."""
+    """Adds CPU offload hooks: calling a module moves it to `device` and the one before it back to the CPU.
+
+    Args:
+        modules: modules in the order of their calls.
+        device: execution device.
+    """
     hook = None
     for module in modules:
         _, hook = cpu_offload_with_hook(module, device, hook)
 
 
 def replaced(config: dict, needed: dict) -> tuple[str, ...]:
-    """A sentence about what motion weights change in a scheduler's config, or none when nothing is."""
+    """Describes the entries of a scheduler config that the motion weights override.
+
+    Args:
+        config: scheduler config of the base model.
+        needed: entries that the motion weights need.
+
+    Returns:
+        One sentence, or an empty tuple if nothing changes.
+    """
     names = [name for name in ("beta_start", "beta_end", "beta_schedule") if name in needed]
     names += [name for name in ("prediction_type", "timestep_spacing") if name in needed and name in config]
     changes = [f"{n} {config.get(n)} -> {needed[n]}" for n in names if config.get(n) != needed[n]]

@@ -1,4 +1,4 @@
-"""The parts of a base model, each loaded by its own class, from safetensors and never from a pickle."""
+"""Loads each component of a base model with its own class, from safetensors and never from a pickle."""
 
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,16 +13,32 @@ from lumiere.loading.layout import component_class, variant
 
 
 def load_model(folder: Path, name: str, dtype: torch.dtype) -> nn.Module:
-    """The unet, vae or a text encoder of a model folder, on the CPU, ready for inference.
+    """Loads the UNet, VAE or a text encoder of a model folder onto the CPU, in evaluation mode.
 
-    Raises OSError in words when its file is damaged, lacks weights, has misshapen ones, or holds NaN or inf:
-    the libraries would go on with random numbers in their place, or say so only in a log.
+    The checks are necessary because `from_pretrained` initializes missing weights randomly and reports them
+    only in a log, if at all.
+
+    Args:
+        folder: model folder.
+        name: name of the component, for example "unet".
+        dtype: dtype of the weights.
+
+    Raises:
+        OSError: the file is damaged, lacks weights, has weights of another shape, or contains NaN or inf.
     """
     return _whole(_class(folder, name), folder / name, dtype, name, folder, variant(folder, name))
 
 
 def load_tiny(folder: Path, dtype: torch.dtype) -> nn.Module:
-    """A tiny autoencoder for previews, as `load_model`."""
+    """Loads a tiny autoencoder for previews, with the checks of `load_model`.
+
+    Args:
+        folder: folder of an `AutoencoderTiny`.
+        dtype: dtype of the weights.
+
+    Raises:
+        OSError: the file is damaged, lacks weights, has weights of another shape, or contains NaN or inf.
+    """
     return _whole(diffusers.AutoencoderTiny, folder, dtype, "preview", folder)
 
 
@@ -56,7 +72,15 @@ def _whole(
 
 
 def load_tokenizer(folder: Path, name: str = "tokenizer"):
-    """A tokenizer of a model folder. Raises OSError in words when its files are damaged."""
+    """Loads a tokenizer of a model folder.
+
+    Args:
+        folder: model folder.
+        name: name of the subfolder.
+
+    Raises:
+        OSError: its files are missing or damaged.
+    """
     try:
         return _class(folder, name).from_pretrained(folder / name, local_files_only=True)
     except Exception as error:  # the tokenizers library raises bare Exceptions
@@ -64,7 +88,14 @@ def load_tokenizer(folder: Path, name: str = "tokenizer"):
 
 
 def find_device(name: str | torch.device | None) -> torch.device:
-    """The device of this name, or the first there is. Raises ValueError when there is none."""
+    """Returns the named device. Defaults to the first available of cuda, mps and cpu.
+
+    Args:
+        name: device name, for example "cuda:1".
+
+    Raises:
+        ValueError: the device does not exist on this machine.
+    """
     if name is None:
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -76,14 +107,22 @@ def find_device(name: str | torch.device | None) -> torch.device:
 
 
 def best_dtype(device: torch.device) -> torch.dtype:
-    """float32 on the CPU, where a seed must give the same bits; elsewhere half the size and faster."""
+    """Returns the default dtype of the weights on a device.
+
+    Returns:
+        float32 on the CPU, where a seed must reproduce the same bits. Elsewhere bfloat16, or float16 if the
+        device has no bfloat16: half the memory, and faster.
+    """
     if device.type == "cpu":
         return torch.float32
     return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
 
 
 def multiplies_in_bf16() -> bool:
-    """Whether the processor does: others take up to twice as long in bfloat16 as in float32."""
+    """Returns whether the CPU has bfloat16 matrix instructions (AMX or AVX512-BF16).
+
+    Without them bfloat16 takes up to twice as long as float32.
+    """
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
@@ -94,7 +133,7 @@ def _class(folder: Path, name: str):
 
 @contextmanager
 def _quiet():
-    """Without the libraries' progress bars, which count tensors and shards of what takes a second."""
+    """Disables the progress bars of diffusers and transformers; loading takes about a second."""
     shown = [
         library.utils.logging
         for library in (diffusers, transformers)

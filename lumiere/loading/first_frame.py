@@ -1,7 +1,7 @@
-"""Prompts of first frames: what a clip shows before anything moves.
+"""Rewrites prompts for the first frame of a clip, which shows the scene before any motion.
 
-A base draws best what stands still. `first_frame.json` in a model's folder says which phrases of its
-vocabulary name a motion, and what stands in their place in the prompt of the first frame.
+A base model draws static scenes best. `first_frame.json` in a model folder maps the motion phrases of its
+vocabulary to static replacements.
 """
 
 import re
@@ -14,17 +14,25 @@ from lumiere.model.motion_files import read_json
 
 @dataclass(frozen=True)
 class FirstFramePrompt:
-    """Rewrites prompts. replace: phrase -> what stands in its place. append: added where none was found."""
+    """Replaces motion phrases in a prompt.
+
+    Attributes:
+        replace: motion phrase -> static replacement. An empty mapping leaves prompts unchanged.
+        append: text added to a prompt if no phrase in it has a replacement that is not empty.
+    """
 
     replace: dict[str, str]
     append: str = ""
 
     @classmethod
     def load(cls, folder: Path) -> "FirstFramePrompt":
-        """The rule of a model folder; prompts stay as they are without one.
+        """Reads `first_frame.json` of a model folder. Without the file, prompts stay unchanged.
+
+        Args:
+            folder: model folder.
 
         Raises:
-            OSError: the file does not hold such a rule.
+            OSError: the file does not contain a valid mapping.
         """
         file = folder / FIRST_FRAME
         rule = read_json(file) if file.is_file() else {"replace": {}}
@@ -34,6 +42,7 @@ class FirstFramePrompt:
         return cls(replace, append)
 
     def __call__(self, prompt: str) -> str:
+        """Returns the prompt of the first frame; phrases match whole words in any case, the longest first."""
         if not self.replace:
             return prompt
         longest_first = sorted(self.replace, key=len, reverse=True)

@@ -1,4 +1,4 @@
-"""Files of a repository on the hub, and who is told how far their fetching is (standard library only)."""
+"""Downloads files from the hub and reports progress to a callback (standard library only)."""
 
 import io
 import threading
@@ -7,16 +7,17 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-TELL_SECONDS = 1.0  # between two sentences
+TELL_SECONDS = 1.0  # between two progress reports
 
 _told: ContextVar[Callable[[str], None] | None] = ContextVar("told", default=None)
 
 
 @contextmanager
 def telling(told: Callable[[str], None]) -> Iterator[None]:
-    """What is fetched meanwhile on this thread is told in sentences, in place of the hub's own bars.
+    """Reports downloads on this thread to `told` as sentences, instead of the hub's progress bars.
 
-    told: is called on the threads that fetch.
+    Args:
+        told: callback for each sentence. The download threads call it.
     """
     token = _told.set(told)
     try:
@@ -26,14 +27,27 @@ def telling(told: Callable[[str], None]) -> Iterator[None]:
 
 
 def fetch(name: str, kind: str, revision: str | None, wanted: list[str]) -> Path:
-    """The local copy of the files of these patterns in a repository on the hub. Raises OSError in words."""
-    from huggingface_hub import snapshot_download  # half a second, and not needed for a folder
+    """Downloads the matching files of a repository on the hub.
+
+    Args:
+        name: hub id, `owner/name`.
+        kind: noun for the error message, for example "model".
+        revision: commit, branch or tag. Defaults to the main branch.
+        wanted: glob patterns of files.
+
+    Returns:
+        The local folder.
+
+    Raises:
+        OSError: the download failed.
+    """
+    from huggingface_hub import snapshot_download  # takes half a second, and local folders do not need it
 
     told = _told.get()
     bars = told and _bars(name, told)
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, tqdm_class=bars))
-    except Exception as error:  # of the hub's library, and of those that it uses to reach it
+    except Exception as error:  # huggingface_hub and its HTTP libraries raise many kinds
         raise OSError(
             f"cannot fetch the {kind} {name} from the hub ({type(error).__name__}): check the name, the "
             "revision and the network, or give the path of a local folder."
@@ -44,20 +58,26 @@ def fetch(name: str, kind: str, revision: str | None, wanted: list[str]) -> Path
 
 
 def progress(name: str, done: float, total: float) -> str:
-    """How many bytes are there, in a sentence: `Fetching a/b: 1.2 of 3.4 GB.`"""
+    """Formats the progress of a download: `Fetching a/b: 1.2 of 3.4 GB.`
+
+    Args:
+        name: hub id.
+        done: bytes received.
+        total: bytes in all.
+    """
     size, unit = next(((s, u) for s, u in ((1e9, "GB"), (1e6, "MB")) if total >= s), (1e3, "kB"))
     return f"Fetching {name}: {done / size:.1f} of {total / size:.1f} {unit}."
 
 
 def _bars(name: str, told: Callable[[str], None]):
-    """A class of bars that tell a sentence where others draw; those that count files are silent."""
+    """Returns a tqdm class that reports bytes to `told`; bars that count files stay silent."""
     from tqdm import tqdm
 
-    counting: list[tqdm] = []  # of bytes: received and written ones, which files come both ways or one
+    counting: list[tqdm] = []  # bars of bytes received and bytes written: a file may update both or one
 
     class Bar(tqdm):
-        monitor_interval = 0  # no thread that looks after bars
-        ended = False  # those of a fetching that failed are closed at any time after it
+        monitor_interval = 0  # no monitor thread
+        ended = False  # bars of a failed download may be closed at any later time
 
         def __init__(self, *args, **options):
             super().__init__(
@@ -71,5 +91,5 @@ def _bars(name: str, told: Callable[[str], None]):
                 most = max(counting, key=lambda bar: bar.n)
                 told(progress(name, most.n, max(most.n, self.total)))
 
-    Bar.set_lock(threading.RLock())  # that of tqdm is for several processes
+    Bar.set_lock(threading.RLock())  # tqdm's default lock also spans processes
     return Bar

@@ -1,6 +1,6 @@
-"""The model folder (diffusers Stable-Diffusion layout): found, checked for gaps, and asked for its limits.
+"""Locates model folders (diffusers Stable Diffusion layout), checks their files and reads their limits.
 
-Standard library only, so that a request can be refused before torch is imported and weights are read.
+Standard library only: a request can be refused before torch is imported and weights are loaded.
 """
 
 import re
@@ -15,7 +15,14 @@ from lumiere.request import Limits
 
 @dataclass(frozen=True)
 class Component:
-    """One subfolder, the classes it may hold and its files; an index of shards will do for the weights."""
+    """A subfolder of a model folder. A shard index may replace the single weights file.
+
+    Attributes:
+        name: subfolder, and entry in `model_index.json`.
+        classes: supported classes; empty for any.
+        config: config file.
+        weights: weights file, or None.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -36,18 +43,24 @@ OF_XL = (
     Component("tokenizer_2", TOKENIZERS, "tokenizer_config.json"),
 )
 INDEX = "model_index.json"
-PREVIEW = "preview"  # a tiny autoencoder, `AutoencoderTiny` of diffusers, where a model has one
-VOCABULARY = "vocabulary.json"  # what the page says that a model knows, where it has such a file
-FIRST_FRAME = "first_frame.json"  # how prompts of first frames are written, where a model says so
-HALF = "fp16"  # the variant that some models store beside the whole one, or instead of it
+PREVIEW = "preview"  # optional subfolder with a tiny autoencoder (`AutoencoderTiny` of diffusers)
+VOCABULARY = "vocabulary.json"  # optional: words of the model, shown on the page
+FIRST_FRAME = "first_frame.json"  # optional: prompt rewriting for the first frame
+HALF = "fp16"  # weight variant that some models store beside full precision, or instead of it
 HUB_ID = r"[\w.-]+/[\w.-]+"
 
 
 def locate(source: str | Path, revision: str | None = None, weights: bool = True, half: bool = False) -> Path:
-    """The folder of a model: `source` itself, or the local copy of a hub id, fetched where it is missing.
+    """Returns the folder of a model: a local folder, or the local copy of a hub id.
 
-    weights: False fetches the small files only. half: fetches the half as large variant of the weights, for
-    models that have it. Raises OSError in words when there is no such model.
+    Args:
+        source: folder or hub id. Missing files of a hub id are downloaded.
+        revision: commit, branch or tag on the hub. Defaults to the main branch.
+        weights: False downloads only the small files.
+        half: downloads the fp16 variant of the weights, for models that have it.
+
+    Raises:
+        OSError: the model does not exist or the download failed.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
@@ -67,10 +80,16 @@ def locate(source: str | Path, revision: str | None = None, weights: bool = True
 
 
 def locate_motion(source: str | Path, revision: str | None = None, weights: bool = True) -> Path:
-    """The folder or file of motion weights: `source` itself, or the local copy of what it names on the hub.
+    """Returns the folder or file of motion weights: a local path, or the local copy from the hub.
 
-    On the hub that is `owner/name`, of a folder of ours or of diffusers, or `owner/name/file`. weights: False
-    fetches small files only, and for a file nothing. Raises OSError in words.
+    Args:
+        source: path, `owner/name` of a repository in our layout or in that of diffusers, or
+            `owner/name/file`.
+        revision: commit, branch or tag on the hub. Defaults to the main branch.
+        weights: False downloads only the small files, and nothing for `owner/name/file`.
+
+    Raises:
+        OSError: the motion weights do not exist or the download failed.
     """
     path = Path(source).expanduser()
     if path.exists():
@@ -86,9 +105,16 @@ def locate_motion(source: str | Path, revision: str | None = None, weights: bool
 
 
 def locate_file(source: str | Path, kind: str, usual: str) -> Path:
-    """A file, that of the `usual` name in a folder, or the local copy of one on the hub. Raises OSError.
+    """Returns a local file, or the local copy of a file on the hub.
 
-    On the hub that is `owner/name`, for the file of the usual name, or `owner/name/file`.
+    Args:
+        source: file, folder with a file named `usual`, `owner/name` of a repository with a file named
+            `usual`, or `owner/name/file`.
+        kind: noun for error messages, for example "LoRA".
+        usual: default file name.
+
+    Raises:
+        OSError: the file does not exist or the download failed.
     """
     path = Path(source).expanduser()
     path = path / usual if path.is_dir() else path
@@ -102,13 +128,20 @@ def locate_file(source: str | Path, kind: str, usual: str) -> Path:
 
 
 def locate_tiny(source: str | Path) -> Path:
-    """The folder of a tiny autoencoder, or the local copy of what a hub id names. Raises OSError in words."""
+    """Returns the folder of a tiny autoencoder: a local folder, or the local copy of a hub id.
+
+    Args:
+        source: folder or hub id.
+
+    Raises:
+        OSError: the autoencoder does not exist or the download failed.
+    """
     folder = Path(source).expanduser()
     return folder if folder.is_dir() else fetch(_on_hub(source, "preview")[0], "preview", None, list(ADAPTER))
 
 
 def _on_hub(source: str | Path, kind: str) -> tuple[str, str | None]:
-    """The repository on the hub that a source names, and the file in it if it names one."""
+    """Splits `owner/name` or `owner/name/file` into the hub id and the file name, or None."""
     found = re.fullmatch(rf"({HUB_ID})(?:/(.+\.(?:safetensors|ckpt)))?", str(source))
     if not found or ".." in str(source):
         raise FileNotFoundError(
@@ -119,17 +152,22 @@ def _on_hub(source: str | Path, kind: str) -> tuple[str, str | None]:
 
 
 def is_xl(folder: Path) -> bool:
-    """Whether the model has two text encoders, as Stable Diffusion XL."""
+    """Returns whether the model has two text encoders, like Stable Diffusion XL."""
     return component_class(folder, OF_XL[0].name) in OF_XL[0].classes
 
 
 def parts(folder: Path) -> tuple[Component, ...]:
-    """The components that a model of this family needs."""
+    """Returns the components that a model of this family needs."""
     return (*COMPONENTS, *OF_XL) if is_xl(folder) else COMPONENTS
 
 
 def variant(folder: Path, name: str) -> str | None:
-    """Which variant of the weights of a component is there: None for the whole one, which goes first."""
+    """Returns the variant of a component's weights on disk, or None for full precision, which is preferred.
+
+    Args:
+        folder: model folder.
+        name: name of the component.
+    """
     stem = _stem(name)
     ends = (".safetensors", ".safetensors.index.json")
     whole = any((folder / name / f"{stem}{end}").is_file() for end in ends)
@@ -137,7 +175,12 @@ def variant(folder: Path, name: str) -> str | None:
 
 
 def weight_files(folder: Path, name: str) -> list[Path]:
-    """The files of a component's weights that are loaded, where they are there: one or several."""
+    """Returns the weight files of a component that `from_pretrained` loads: one file or several shards.
+
+    Args:
+        folder: model folder.
+        name: name of the component.
+    """
     stem, kind = _stem(name), variant(folder, name)
     if kind:
         return [folder / name / f"{stem}.{kind}.safetensors"]
@@ -146,13 +189,20 @@ def weight_files(folder: Path, name: str) -> list[Path]:
 
 
 def _stem(name: str) -> str:
-    """What the files of a component's weights are called, up to their variant or number."""
+    """Returns the name of a component's weight files without variant, shard number and extension."""
     part = next(part for part in (*COMPONENTS, *OF_XL) if part.name == name)
     return part.weights.removesuffix(".safetensors")
 
 
 def check(folder: Path) -> None:
-    """Raises OSError, naming the first few, when files of the base model are missing or not supported."""
+    """Checks that a model folder has all files of the base model, in supported classes.
+
+    Args:
+        folder: model folder.
+
+    Raises:
+        OSError: files are missing (the message names the first three), or a class is not supported.
+    """
     missing = [INDEX] if not (folder / INDEX).is_file() else []
     needed = COMPONENTS if missing else parts(folder)
     for part in needed:
@@ -173,15 +223,21 @@ def check(folder: Path) -> None:
 
 
 def component_class(folder: Path, name: str) -> str:
-    """The class that the index names for a component, without its library."""
+    """Returns the class of a component in `model_index.json`, without its library."""
     entry = read_json(folder / INDEX).get(name)
     return entry[1] if isinstance(entry, list) and len(entry) == 2 else str(entry)
 
 
 def read_limits(folder: Path, downsample_factor: int) -> Limits:
-    """What the model can be asked for, from the configs of UNet and autoencoder and the operator's bounds.
+    """Reads the valid ranges of a request from the UNet config, the VAE config and the operator's bounds.
 
-    Raises OSError in words for configs of another kind, ValueError for bounds that leave it nothing to do.
+    Args:
+        folder: model folder.
+        downsample_factor: temporal downsampling factor of the motion weights, 1 or more.
+
+    Raises:
+        OSError: the configs do not belong to a latent diffusion model.
+        ValueError: the operator's bounds are too low for any clip.
     """
     unet, vae = (read_json(folder / name / "config.json") for name in ("unet", "vae"))
     if type(downsample_factor) is not int or downsample_factor < 1:

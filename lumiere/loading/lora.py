@@ -1,6 +1,6 @@
-"""Styles in the weights of a base model: LoRA (Hu et al. 2021, arXiv 2106.09685) and blends, both merged.
+"""Merges styles into the weights of a base model: LoRA (Hu et al. 2021, arXiv 2106.09685) and blends.
 
-A merged style costs nothing when a clip is made, and needs no library beside those that load the base.
+A merged style adds no cost to sampling and needs no further libraries.
 """
 
 import json
@@ -19,8 +19,8 @@ from lumiere.loading.layout import check, is_xl, locate, locate_file
 from lumiere.loading.styles import Style
 from lumiere.model.motion_files import read_json
 
-WEIGHTS = "pytorch_lora_weights.safetensors"  # in a folder that diffusers wrote
-METADATA = "lora_adapter_metadata"  # entry of the file's header in which diffusers tells alphas
+WEIGHTS = "pytorch_lora_weights.safetensors"  # file name in folders written by diffusers
+METADATA = "lora_adapter_metadata"  # header entry where diffusers stores alphas
 FACTOR = re.compile(
     r"(?P<module>.+?)(?:(?:\.lora_linear_layer|\.lora|_lora)\.(?P<old>down|up)|\.lora_(?P<new>[AB]))\.weight"
 )
@@ -28,23 +28,35 @@ FACTOR = re.compile(
 
 @dataclass
 class Factors:
-    """Those of one layer: what is added to its weight is `alpha / rank * up @ down`."""
+    """LoRA factors of one layer, which add `alpha / rank * up @ down` to its weight.
+
+    Attributes:
+        down: `rank in ...`.
+        up: `out rank ...`.
+        alpha: scale. Defaults to the rank.
+    """
 
     down: Tensor | None = None
     up: Tensor | None = None
     alpha: float | None = None
 
     def product(self) -> Tensor:
-        """(out, in), where the sides of a convolution's kernel count as inputs."""
+        """Returns the scaled product `out in`; the kernel sides of a convolution are flattened into `in`."""
         rank = len(self.down)
         scale = 1.0 if self.alpha is None else self.alpha / rank
         return scale * self.up.flatten(1) @ self.down.flatten(1)
 
 
 class Styler:
-    """Loads the parts of a model folder with a style in their weights.
+    """Loads the components of a model folder with a style merged into their weights.
 
-    Raises OSError and ValueError in words when files of the style cannot be read or are for another family.
+    Args:
+        folder: model folder.
+        style: LoRAs with their weights, and an optional second base.
+
+    Raises:
+        OSError: a file of the style is missing or damaged.
+        ValueError: the style belongs to another model family.
     """
 
     def __init__(self, folder: Path, style: Style):
@@ -65,7 +77,16 @@ class Styler:
                 raise ValueError(f"the style {style.base} is of another family than {folder}.")
 
     def load(self, name: str, dtype: torch.dtype) -> nn.Module:
-        """The unet or a text encoder, on the CPU. Sums are made in float32 and rounded once."""
+        """Loads the UNet or a text encoder onto the CPU. Merging runs in float32 and rounds once.
+
+        Args:
+            name: name of the component.
+            dtype: dtype of the returned weights.
+
+        Raises:
+            OSError: a file is missing or damaged.
+            ValueError: a LoRA or the second base does not fit the component.
+        """
         changed = self.twin is not None or self.loras
         module = load_model(self.folder, name, torch.float32 if changed else dtype)
         with torch.no_grad():
@@ -73,7 +94,7 @@ class Styler:
                 self._blend(module, name)
             for source, weight, layers in self.loras:
                 _merge(module, name, layers, weight, source)
-        return nn.Module.to(module, dtype)  # that of diffusers warns of what a float32 copy never had
+        return nn.Module.to(module, dtype)  # `ModelMixin.to` would warn about modules to keep in float32
 
     def _blend(self, module: nn.Module, name: str) -> None:
         own, twin = module.state_dict(), load_model(self.twin, name, torch.float32).state_dict()
@@ -85,10 +106,18 @@ class Styler:
 
 
 def read(source: str, xl: bool, config: dict) -> dict[str, Factors]:
-    """The factors by layer, of all components: `unet.mid_block…`.
+    """Reads LoRA factors by layer for all components, with keys such as `unet.mid_block…`.
 
-    source: a file, a folder of diffusers or a hub id, in the keys of diffusers, of peft, or of kohya's
-    trainer; xl and config, the UNet's, tell how the last counts blocks. Raises OSError or ValueError.
+    The key formats of diffusers, peft and kohya are supported.
+
+    Args:
+        source: file, folder written by diffusers, or hub id.
+        xl: whether the base is Stable Diffusion XL.
+        config: UNet config of the base, which maps the block numbers of kohya's keys.
+
+    Raises:
+        OSError: the file is missing or damaged.
+        ValueError: the format is not supported, factors are missing, or values are not finite.
     """
     file = locate_file(source, "LoRA", WEIGHTS)
     if file.suffix != ".safetensors":
@@ -106,7 +135,7 @@ def read(source: str, xl: bool, config: dict) -> dict[str, Factors]:
         raise ValueError(f"the LoRA {source} holds values that are not numbers, in {bad[0]}.")
     mixin = StableDiffusionXLLoraLoaderMixin if xl else StableDiffusionLoraLoaderMixin
     try:
-        # The public reader of diffusers: it renames the keys of other trainers and takes out their alphas.
+        # The public loader of diffusers converts the keys of other trainers and extracts their alphas.
         weights, alphas = mixin.lora_state_dict(weights, unet_config=SimpleNamespace(**config))
     except (ValueError, KeyError, IndexError) as error:
         raise ValueError(f"the LoRA {source} has keys of a kind that is not known.") from error
@@ -125,18 +154,18 @@ def read(source: str, xl: bool, config: dict) -> dict[str, Factors]:
 
 
 def _layer(key: str) -> tuple[str, str | None]:
-    """The layer that a key is for, and which of its factors it is: down, up, or None for no factor."""
+    """Splits a key into its layer and its factor: "down", "up", or None if it is neither."""
     key = key.replace(".processor.", ".")
     found = FACTOR.fullmatch(key)
     if not found:
         return key, None
     half = {"A": "down", "B": "up"}.get(found["new"], found["old"])
-    layer = re.sub(r"self_attn\.to_(q|k|v|out)$", r"self_attn.\1_proj", found["module"])  # of text encoders
+    layer = re.sub(r"self_attn\.to_(q|k|v|out)$", r"self_attn.\1_proj", found["module"])  # text encoders
     return layer + (".0" if layer.endswith(".to_out") else ""), half
 
 
 def _told_alpha(told: dict, layer: str) -> float | None:
-    """The alpha of a layer that the header of a file tells, if it does."""
+    """Returns the alpha of a layer from the header of a file, or None."""
     component, _, path = layer.partition(".")
     pattern = told.get(f"{component}.alpha_pattern") or {}
     return pattern.get(path, told.get(f"{component}.lora_alpha"))
@@ -148,7 +177,7 @@ def _merge(module: nn.Module, name: str, layers: dict[str, Factors], weight: flo
         component, _, path = key.partition(".")
         if component != name:
             continue
-        path = path if path in known else path.removeprefix("text_model.")  # transformers 5 left it away
+        path = path if path in known else path.removeprefix("text_model.")  # transformers 5 dropped it
         layer = known.get(path)
         if not hasattr(layer, "weight"):
             raise ValueError(f"the LoRA {source} is for another family: the {name} has no layer {path}.")

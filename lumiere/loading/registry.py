@@ -1,4 +1,4 @@
-"""The table of models by name, and what is known of others (standard library only)."""
+"""The registry of models by name, and the settings of models outside it (standard library only)."""
 
 import json
 import os
@@ -15,18 +15,27 @@ from lumiere.sampling.settings import Sampling
 
 @dataclass(frozen=True)
 class Model:
-    """A base model with its motion weights, and settings for requests that do not say otherwise.
+    """A base model with its motion weights and the default settings of requests.
 
-    source: hub id, or folder in the repository. motion: hub id, folder or file of motion weights, `motion/`
-    in the source when None. Their revisions: commits on the hub, the newest when None. half: fetches half as
-    large files. schedule: entries of the scheduler's config that the motion weights need besides those that
-    all adapters do. shortest, longest: frames. longest_side: pixels. pixels: of all frames together, at most;
-    where the operator says otherwise (limits.py), that counts. sampling: how clips are denoised. text_width:
-    of the bases that the motion weights fit, which the weights do not tell. style: in the weights of the
-    base. offload: parts of the model wait beside the device for their turn. preview: folder or hub id of a
-    tiny autoencoder that shows the clip in the making; `preview/` in the source when None, and a linear map
-    where there is none. gigabytes: of memory on a GPU, for a clip with these settings:
-    `python -m tests.benchmarks.bases full_size` counts it.
+    Attributes:
+        source: hub id, or folder in the repository.
+        motion: hub id, folder or file of motion weights. Defaults to `motion/` in the source.
+        revision, motion_revision: commits on the hub. Default to the newest.
+        half: downloads the fp16 variant of the weights, which is half as large.
+        schedule: scheduler entries that these motion weights need beyond the entries common to all adapters.
+        scheduler, steps, guidance, frames, fps: defaults of a request.
+        sampling: sampling settings.
+        shortest, longest: lowest and highest number of frames.
+        longest_side: largest height or width in pixels.
+        pixels: largest `frames * height * width`. The operator's setting in limits.py takes precedence.
+        style: LoRAs and second base, merged into the weights of the base.
+        offload: keeps components on the CPU and moves each to the device when it is called.
+        preview: folder or hub id of a tiny autoencoder for previews. Defaults to `preview/` in the source, or
+            to a linear map if the source has none.
+        text_width: text embedding width of bases that fit the motion weights, whose files do not store it.
+        gigabytes: GPU memory in GB for a clip with the default settings, as measured by
+            `python -m tests.benchmarks.bases full_size`.
+        licence: licence of the weights.
     """
 
     source: str
@@ -54,12 +63,12 @@ class Model:
 
     @property
     def usual(self) -> dict:
-        """Fields of a `Request` that does not say otherwise."""
+        """Default values for the fields of a `Request`."""
         return {name: getattr(self, name) for name in ("frames", "fps", "steps", "guidance", "scheduler")}
 
     @property
     def name(self) -> str:
-        """Name in the table, hub id, or name of the folder; never a path."""
+        """Name in the registry, hub id, or folder name; never a path."""
         for name, known in MODELS.items():
             if (known.source, known.motion) == (self.source, self.motion):
                 return name
@@ -68,12 +77,12 @@ class Model:
 
     @property
     def version(self) -> str:
-        """Pinned revisions of the weights, if any, and the version of the sampling: `451f4fe+449d899/2`."""
+        """Pinned commits of the weights, if any, and the sampling version: `451f4fe+449d899/2`."""
         pinned = "+".join(commit[:7] for commit in (self.revision, self.motion_revision) if commit)
         return f"{pinned}/{SAMPLING_VERSION}" if pinned else str(SAMPLING_VERSION)
 
 
-PREVIEWS = {name: f"madebyollin/{name}" for name in ("taesd", "taesdxl")}  # for Stable Diffusion 1.x, and XL
+PREVIEWS = {name: f"madebyollin/{name}" for name in ("taesd", "taesdxl")}  # Stable Diffusion 1.x and XL
 SD15 = Model(
     "stable-diffusion-v1-5/stable-diffusion-v1-5",
     revision="451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
@@ -143,15 +152,20 @@ MODELS = {
     ),
 }
 DEFAULT = "paper-world"
-VARIABLE = "LUMIERE_MODEL"  # name in the table, folder or hub id, or several: a,b; replaces the default
-MOTION_VARIABLE = "LUMIERE_MOTION"  # hub id, folder or file of motion weights; for all bases that need some
+VARIABLE = "LUMIERE_MODEL"  # registry name, folder or hub id, or several as a,b; replaces the default
+MOTION_VARIABLE = "LUMIERE_MOTION"  # hub id, folder or file of motion weights for the default model
 
 
 def entry(name: "str | Model | None" = None, motion: str | None = None) -> Model:
-    """The model of this name, a folder or a hub id, with other motion weights if given.
+    """Returns the registry entry of a model, with other motion weights if `motion` is set.
 
-    What is not in the table gets the usual settings, or with published motion weights, those of the first
-    model in the table that has them.
+    Models outside the registry get default settings. With published motion weights they get the settings of
+    the first registry entry that uses these weights.
+
+    Args:
+        name: registry name, folder or hub id. Defaults to `LUMIERE_MODEL`, or the embedded model.
+        motion: hub id, folder or file of motion weights. Defaults to `LUMIERE_MOTION` if it is set and no
+            `name` is passed, else to the entry's own.
     """
     if isinstance(name, Model):
         return name
@@ -163,7 +177,7 @@ def entry(name: "str | Model | None" = None, motion: str | None = None) -> Model
     like, base = published(motion), model or Model(name)
     if like is None:
         like = replace(base, motion_revision=None, schedule=(), gigabytes=None, licence="unknown")
-    elif like.motion != motion:  # a copy of the file
+    elif like.motion != motion:  # a local copy of the file
         like = replace(like, motion_revision=None)
     return replace(
         like,
@@ -176,30 +190,38 @@ def entry(name: "str | Model | None" = None, motion: str | None = None) -> Model
 
 
 def short_name(source: str) -> str:
-    """The last part of a folder or hub id, in letters, digits, `.`, `_` and `-`."""
+    """Returns the last part of a folder or hub id, restricted to letters, digits, `.`, `_` and `-`."""
     return re.sub(r"[^\w.-]", "-", os.path.basename(os.path.abspath(source)), flags=re.ASCII)
 
 
 def saved_settings(request: Request, model: Model, name: str | None = None) -> str:
-    """JSON that goes with a clip: the request, the model and its version.
+    """Returns the JSON metadata of a clip: the request, the model and its version.
 
     Args:
-        request: what the clip was made from.
-        model: what made it.
-        name: of the model on a page that serves several; its own unless given.
+        request: request that produced the clip.
+        model: model that produced the clip.
+        name: name of the model on a page that serves several. Defaults to `model.name`.
     """
     made_by = {"model": name or model.name, "model_version": model.version}
     return json.dumps(request.saved() | made_by, ensure_ascii=False)
 
 
 def wanted() -> list[str]:
-    """What the environment names, or the embedded model: one at least."""
+    """Returns the model names in `LUMIERE_MODEL`, or the embedded model; at least one."""
     names = [name.strip() for name in os.environ.get(VARIABLE, "").split(",")]
     return [name for name in names if name] or [DEFAULT]
 
 
 def published(motion: str) -> Model | None:
-    """The first model in the table with these motion weights, or with the same for other numbers of steps."""
+    """Returns the first registry entry with these motion weights.
+
+    Args:
+        motion: hub id, folder or file; only the file name is compared. AnimateDiff-Lightning files for other
+            step counts match, too, and set `steps`.
+
+    Returns:
+        The entry, or None for unknown motion weights.
+    """
     name = Path(motion).name
     for model in MODELS.values():
         if model.motion and Path(model.motion).name == name:

@@ -1,4 +1,4 @@
-"""What changes the look of a base model: LoRA files and a style-tuned twin (standard library only)."""
+"""The style of a base model: LoRA files and a second base (standard library only)."""
 
 import math
 from dataclasses import dataclass, replace
@@ -7,11 +7,15 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Style:
-    """LoRA files, each with a weight, on a blend of the base with another: W = alpha W_style + (1 - alpha) W.
+    """Weighted LoRA files on a blend of two base models: W = alpha W_style + (1 - alpha) W.
 
-    loras: pairs of a file or hub id and a weight from -4 to 4. base: folder or hub id of a model of the same
-    family, or None. alpha: 0 to 1; the paper (4, stylised generation) takes 0.5 and more.
-    Raises ValueError for anything else.
+    Attributes:
+        loras: pairs of a file or hub id and a weight from -4 to 4.
+        base: folder or hub id of a model of the same family, or None.
+        alpha: weight of `base`, 0 to 1; the paper (section 4, stylised generation) takes 0.5 and more.
+
+    Raises:
+        ValueError: a weight or alpha is out of range.
     """
 
     loras: tuple[tuple[str, float], ...] = ()
@@ -27,24 +31,32 @@ class Style:
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """What a request may change: the weights of the LoRAs, then alpha where there is another base."""
+        """Weights that a request may change: one per LoRA, then alpha if there is a second base."""
         return (*(weight for _, weight in self.loras), *((self.alpha,) if self.base else ()))
 
     @property
     def ranges(self) -> tuple[tuple[float, float], ...]:
-        """Least and most of each in a request: 0 to 2, of alpha 0 to 1, or as far as the operator's own."""
+        """Range of each weight in a request.
+
+        LoRA weights range from 0 to 2, extended to the operator's weight if it lies outside. The range for
+        alpha is 0 to 1.
+        """
         loras = ((min(0.0, weight), max(2.0, weight)) for _, weight in self.loras)
         return (*loras, *(((0.0, 1.0),) if self.base else ()))
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of what they are for, without the folders."""
+        """Names of the LoRAs and of the second base, without folders, in the order of `weights`."""
         return tuple(
             Path(name).stem for name in (*(name for name, _ in self.loras), *filter(None, [self.base]))
         )
 
     def weighted(self, weights: tuple[float, ...]) -> "Style":
-        """This style with other weights, all of them in their order, or none."""
+        """Returns this style with other weights.
+
+        Args:
+            weights: one for each of `self.weights`, in that order, or none to keep all.
+        """
         if not weights:
             return self
         loras = tuple((name, weight) for (name, _), weight in zip(self.loras, weights, strict=False))
@@ -52,9 +64,9 @@ class Style:
 
 
 def read_lora(text: str) -> tuple[str, float]:
-    """`file` or `file:weight` as on the command line; the weight is 1 unless given."""
+    """Parses `file` or `file:weight` from the command line. The weight defaults to 1."""
     file, colon, weight = text.rpartition(":")
     try:
         return (file, float(weight)) if file and colon else (text, 1.0)
-    except ValueError:  # a colon of the file's own name
+    except ValueError:  # the colon belongs to the file name
         return text, 1.0

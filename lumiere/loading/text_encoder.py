@@ -1,4 +1,4 @@
-"""Prompts to what a UNet is told of them: by one text encoder (Stable Diffusion 1.x and 2.x) or two (XL)."""
+"""Encodes prompts with one CLIP text encoder (Stable Diffusion 1.x and 2.x) or two (XL)."""
 
 import threading
 import unicodedata
@@ -13,9 +13,14 @@ from lumiere.model.text import Text
 
 
 class TextReader:
-    """The text encoders of a model with their tokenizers, in order; the last of two pools (SDXL, 2.1).
+    """The text encoders of a model with their tokenizers.
 
-    empty_is_zero: whether an empty text is told as zeros, as XL was trained with; otherwise it is encoded.
+    With two encoders, the last one provides the pooled embeddings (SDXL, section 2.1).
+
+    Args:
+        encoders: CLIP text encoders, in the order of `text_encoder`, `text_encoder_2`.
+        tokenizers: one for each encoder.
+        empty_is_zero: encodes an empty prompt as zeros, as in the training of XL.
     """
 
     def __init__(self, encoders: list, tokenizers: list, empty_is_zero: bool = False):
@@ -24,7 +29,16 @@ class TextReader:
 
     @classmethod
     def load(cls, styler: Styler, dtype: torch.dtype) -> "TextReader":
-        """Those of a model folder, on the CPU. Raises OSError or ValueError in words."""
+        """Loads the text encoders and tokenizers of a model folder onto the CPU.
+
+        Args:
+            styler: loader of the model folder, which merges its style.
+            dtype: dtype of the weights.
+
+        Raises:
+            OSError: a file is missing or damaged.
+            ValueError: the style does not fit a text encoder.
+        """
         folder = styler.folder
         ends = ("", "_2") if is_xl(folder) else ("",)
         zero = is_xl(folder) and read_json(folder / INDEX).get("force_zeros_for_empty_prompt", True)
@@ -40,13 +54,23 @@ class TextReader:
         return dict(zip(("text_encoder", "text_encoder_2"), self.encoders, strict=False))
 
     def to(self, device: torch.device) -> "TextReader":
+        """Moves the encoders to `device`, freezes their weights and returns `self`."""
         for encoder in self.encoders:
             encoder.requires_grad_(False).to(device)
         return self
 
     @torch.no_grad()
     def __call__(self, texts: list[str], height: int, width: int) -> Text:
-        """A row for each text; height and width, in pixels, are those of the clip, of which XL is told."""
+        """Encodes prompts.
+
+        Args:
+            texts: n prompts.
+            height: height of the clip in pixels, part of XL's size conditioning.
+            width: width of the clip in pixels, part of XL's size conditioning.
+
+        Returns:
+            Embeddings with n rows.
+        """
         outputs = [self._read(index, texts) for index in range(len(self.encoders))]
         if len(outputs) == 1:
             return Text(outputs[0][0])
@@ -55,19 +79,22 @@ class TextReader:
         if self.empty_is_zero:
             said = torch.tensor([float(bool(text)) for text in texts]).to(pooled)
             states, pooled = states * said[:, None, None], pooled * said[:, None]
-        # As drawn, from where it was cut, and as wanted: nothing is cut here.
+        # Original size, top left corner of the crop, target size: nothing is cropped.
         sizes = torch.tensor([height, width, 0, 0, height, width]).to(pooled).expand(len(texts), -1)
         return Text(states, {"text_embeds": pooled, "time_ids": sizes})
 
     def unknown_words(self, prompt: str) -> list[str]:
-        """The words that the model will not see: not in its vocabulary, or past the end of what it takes."""
+        """Returns the words of a prompt that the model ignores, each once and in order.
+
+        A word is ignored if it is outside the vocabulary of the first tokenizer or beyond its maximum length.
+        """
         tokenizer = self.tokenizers[0]
-        prompt = prompt.encode("utf-8", "replace").decode()  # tokenizers take no lone surrogates
+        prompt = prompt.encode("utf-8", "replace").decode()  # tokenizers reject lone surrogates
         tokens = self._tokenize(
             0, prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )
         room = self._length(0) - tokenizer.num_special_tokens_to_add()
-        words = {}  # of which the keys are kept, once each and in order
+        words = {}  # an ordered set
         for place, (token, (start, end)) in enumerate(
             zip(tokens.input_ids, tokens.offset_mapping, strict=True)
         ):
@@ -81,23 +108,23 @@ class TextReader:
         return encoder(tokens.input_ids.to(encoder.device), output_hidden_states=len(self.encoders) > 1)
 
     def _tokenize(self, index: int, text: str | list[str], **options):
-        # One at a time: a fast tokenizer keeps padding and truncation in itself, set anew by every call.
+        # Locked: a fast tokenizer stores padding and truncation as state, which every call sets.
         with self._tokenizing:
             return self.tokenizers[index](text, **options)
 
     def _length(self, index: int) -> int:
-        """Tokens that an encoder takes, start and end included."""
+        """Maximum number of tokens of an encoder, including start and end."""
         positions = self.encoders[index].config.max_position_embeddings
         return min(self.tokenizers[index].model_max_length, positions)
 
 
 def _is_word(text: str) -> bool:
-    """Whether there is a letter, digit or symbol in it, as opposed to punctuation and spaces alone."""
+    """Returns whether the text contains a letter, digit or symbol, not only punctuation and spaces."""
     return any(unicodedata.category(character)[0] in "LNS" for character in text)
 
 
 def _whole_word(text: str, start: int, end: int) -> str:
-    """The word around a piece of it: tokenizers split at apostrophes, some also what they do not know."""
+    """Returns the whole word around a token. Tokenizers split at apostrophes; some split unknown words."""
     while start and _is_inside(text[start - 1]):
         start -= 1
     while end < len(text) and _is_inside(text[end]):
