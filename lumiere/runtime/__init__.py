@@ -1,1 +1,1 @@
-"""Models that stay loaded, jobs for the device, batches, ZeroGPU."""
+"""Keeps models loaded and runs jobs on the device: model cache, job queue, batches, ZeroGPU."""

@@ -1,9 +1,10 @@
-"""Many clips: a file of prompts, shared out to processes and machines, and resumed where it was stopped.
+"""Generates many clips from a file of prompts, distributed over processes and machines, and resumable.
 
-Every process takes each n-th prompt that is left and needs no word with the others. Beside the clips it
-writes a file of JSON lines of its own, one line after each clip; whichever process ends last joins them.
-On the CPU the last bits of a clip depend on how many threads make it, of which launchers allow each of
-several processes one: the same files come of one process with OMP_NUM_THREADS=1.
+Each process takes every n-th prompt without a finished clip; processes do not communicate. Beside the
+clips, each process appends to its own JSON lines file, one line per clip. The last process to finish
+merges the files.
+On the CPU the last bits of a clip depend on the number of threads. Launchers give each of several processes
+one thread: a single process with OMP_NUM_THREADS=1 writes the same files.
 """
 
 import json
@@ -18,11 +19,18 @@ from lumiere.media.video import write_clip
 from lumiere.request import SEED, Request
 
 LINES = "clips.jsonl"
-PLACE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}  # as all launchers of torch name them
+PLACE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}  # set by all torch launchers
 
 
 def read_prompts(file: str | Path) -> list[str]:
-    """The lines that are not blank. Raises ValueError in words when there are none or they are no text."""
+    """Reads one prompt per line; blank lines are skipped.
+
+    Args:
+        file: UTF-8 text file.
+
+    Raises:
+        ValueError: the file cannot be read, is not UTF-8 text or has no prompt.
+    """
     try:
         lines = Path(file).read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -34,7 +42,15 @@ def read_prompts(file: str | Path) -> list[str]:
 
 
 def requests(prompts: list[str], like: Request) -> list[Request]:
-    """One request for each prompt; seeds count on from that of `like`. Raises ValueError, naming the line."""
+    """Returns one request per prompt.
+
+    Args:
+        prompts: prompts.
+        like: request with all other settings. The seed of prompt n is `like.seed + n`, modulo the seed range.
+
+    Raises:
+        ValueError: a prompt is not valid; the message gives its number.
+    """
     made = []
     for number, prompt in enumerate(prompts):
         try:
@@ -45,12 +61,19 @@ def requests(prompts: list[str], like: Request) -> list[Request]:
 
 
 def place(environment: Mapping[str, str] = os.environ) -> tuple[int, int, int]:
-    """Which process this is, of how many, and which on its machine, as `accelerate launch` tells each."""
+    """Returns rank, world size and local rank, as set by `accelerate launch`. Defaults to (0, 1, 0)."""
     return tuple(int(environment.get(name, usual)) for name, usual in PLACE.items())
 
 
 def device(local: int) -> str | None:
-    """The accelerator of a process by its place on the machine; None for whichever there is, or none."""
+    """Returns the accelerator for a local rank, for example "cuda:1".
+
+    Args:
+        local: local rank, 0 or more.
+
+    Returns:
+        The device name, or None on machines with at most one accelerator.
+    """
     import torch
 
     several = torch.accelerator.is_available() and torch.accelerator.device_count() > 1
@@ -60,9 +83,14 @@ def device(local: int) -> str | None:
 
 
 class Batch:
-    """The clips of some requests in a folder.
+    """The clips of a list of requests, in one folder.
 
-    A clip is done when its line has the same request, model and version of the model, and its file exists.
+    A clip is finished if its file exists and its line has the same request, model and model version.
+
+    Args:
+        folder: output folder, created if missing.
+        wanted: requests.
+        model: registry entry that generates the clips.
     """
 
     def __init__(self, folder: Path, wanted: list[Request], model: Model):
@@ -73,9 +101,18 @@ class Batch:
         folder.mkdir(parents=True, exist_ok=True)
 
     def make(self, pipeline, process: int, processes: int, told: Callable[[str], None]) -> int:
-        """Makes this process's share of what is left; returns how many could not be made.
+        """Generates this process's share of the unfinished clips.
 
-        A clip that fails is told of in its line, is tried again in the next run, and keeps no other back.
+        A failed clip does not stop the others. Its line stores the error, and the next run tries it again.
+
+        Args:
+            pipeline: pipeline of the model.
+            process: rank of this process.
+            processes: number of processes.
+            told: callback for a progress sentence after each clip.
+
+        Returns:
+            The number of failed clips.
         """
         from lumiere.errors import GenerationError
 
@@ -93,13 +130,13 @@ class Batch:
                 failed, line["clip"], line["error"] = failed + 1, None, str(error)
                 told(f"{number + 1} of {len(self.wanted)}: {error}")
             with open(self.folder / f"{LINES}.{process}", "a", encoding="utf-8") as lines:
-                # The line break goes first: a process that was killed leaves a line that is torn off.
+                # The line break comes first: a killed process may have left an incomplete line.
                 lines.write("\n" + json.dumps(line, ensure_ascii=False))
         self.join()
         return failed
 
     def join(self) -> None:
-        """Once there is a line for every request, puts all into one file in their order."""
+        """Merges the files of all processes in the order of requests, once every request has a line."""
         lines = self.lines()
         if not all(self._same(lines.get(number), number) for number in range(len(self.wanted))):
             return
@@ -111,7 +148,7 @@ class Batch:
             file.unlink(missing_ok=True)
 
     def lines(self) -> dict[int, dict]:
-        """The newest line of each clip, by its place among the requests; a torn one is left out."""
+        """Returns the newest line of each clip by request index, from 0; incomplete lines are skipped."""
         found = {}
         for file in self._files():
             for text in file.read_text("utf-8").split("\n") if file.is_file() else []:
@@ -123,6 +160,11 @@ class Batch:
         return found
 
     def clip(self, number: int) -> Path:
+        """Returns the path of a clip.
+
+        Args:
+            number: index of the request, from 0.
+        """
         return self.folder / f"{number + 1:05}.mp4"
 
     def _files(self) -> list[Path]:

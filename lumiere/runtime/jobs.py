@@ -1,8 +1,8 @@
-"""One worker thread per job; one job on the device at a time; a watcher that only relays.
+"""Runs each job on its own worker thread, one job on the device at a time; watchers only read updates.
 
-A web framework may resume a generator on another thread for every item and may drop it at any moment, so
-the work itself never runs in the watcher: a worker thread owns the torch context from the first step to the
-last, and the device belongs to it until that thread has really left, whatever became of the watcher.
+A web framework may resume a generator on another thread for every item, and may drop it at any moment.
+The work therefore never runs in the watcher. One worker thread owns the torch context from the first step
+to the last. The device stays reserved until that thread has finished, even if the watcher is gone.
 """
 
 import logging
@@ -20,34 +20,48 @@ if TYPE_CHECKING:
 
     from lumiere.events import Progress, Result
 
-PREVIEW_SECONDS = 0.4  # a preview costs device time and 2.5 a second already look alive
-TURN_SECONDS = 0.1  # how often a waiting job looks whether it was stopped
+PREVIEW_SECONDS = 0.4  # a preview costs device time; 2.5 per second look smooth enough
+TURN_SECONDS = 0.1  # how often a waiting job checks for a stop
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Update:
-    """What a watcher learns about a job. The last has `ended` set, and `result` unless nothing was made."""
+    """Progress of a job. The last update has `ended` set, and a `result` unless no clip exists.
 
-    ahead: int = 0  # jobs that get the device before this one
+    Attributes:
+        ahead: jobs before this one in the queue.
+        step, steps: finished steps and number of steps.
+        seconds_per_step: mean of the last five steps.
+        seconds_left: estimate from the share of the work in these steps.
+        share: finished share of the work, 0 to 1.
+        preview: predicted clean clip, uint8 `t h w c`.
+        length: number of frames that the preview represents.
+        text: description of the work before the first step, such as loading.
+        result: the finished or partial clip.
+        ended: whether this is the last update.
+    """
+
+    ahead: int = 0
     step: int = 0
     steps: int = 0
-    seconds_per_step: float | None = None  # mean of the last five steps
-    seconds_left: float | None = None  # from the share of the work that these did
-    share: float = 0.0  # of the work that is done
-    preview: "np.ndarray | None" = None  # uint8 (t h w c): the predicted clean clip
-    length: int = 0  # frames that the preview stands for
-    text: str = ""  # what is done before the first step
+    seconds_per_step: float | None = None
+    seconds_left: float | None = None
+    share: float = 0.0
+    preview: "np.ndarray | None" = None
+    length: int = 0
+    text: str = ""
     result: Result | None = None
     ended: bool = False
 
 
 class Job:
-    """One clip in the making.
+    """A clip in progress.
 
-    `run(stop)` is called on the worker thread once the device is free, and yields `Progress` items, then one
-    `Result`, as `LumierePipeline.generate` does; before them, sentences about what comes first. `owner` names
-    the session that may stop the job.
+    Args:
+        run: called with the stop event on the worker thread once the device is free. Yields sentences during
+            loading, then `Progress` items and one `Result`, like `LumierePipeline.generate`.
+        owner: session that may stop the job.
     """
 
     def __init__(
@@ -55,8 +69,8 @@ class Job:
     ):
         self.owner = owner
         self._run = run
-        self._stop = threading.Event()  # the partial clip is wanted
-        self._abandoned = threading.Event()  # nobody is watching: nothing is wanted
+        self._stop = threading.Event()  # ends the job and keeps the partial clip
+        self._abandoned = threading.Event()  # nobody is watching: ends the job without a clip
         self._news = threading.Condition()
         self._slot: Update | None = None
         self._error: BaseException | None = None
@@ -64,32 +78,52 @@ class Job:
         self._thread = threading.Thread(target=self._work, name="lumiere-job", daemon=True)
 
     def start(self) -> "Job":
-        """Joins the line for the device. Jobs are served in the order of their start."""
+        """Joins the queue for the device, which is first come, first served, and starts the worker thread.
+
+        Returns:
+            This job.
+
+        Raises:
+            Closed: the queue takes no more jobs.
+        """
         device.join(self)
         try:
             self._thread.start()
-        except BaseException:  # without a thread nobody would ever leave the line
+        except BaseException:  # without a thread, the job would never leave the queue
             device.leave(self)
             raise
         return self
 
     def stop(self) -> None:
-        """Asks for the partial clip: it ends within one step, or at once if it still waits. Idempotent."""
+        """Stops after the current step, or at once while waiting, and keeps the partial clip. Idempotent."""
         self._stop.set()
 
     def abandon(self) -> None:
-        """Drops the job within one step, without a clip. Only sets a flag: event loops may call it."""
+        """Drops the job within one step, without a clip. Only sets a flag, so event loops may call it."""
         self._abandoned.set()
 
     def join(self, timeout: float | None = None) -> bool:
-        """Waits until the worker has left the device; False if it has not within `timeout` seconds."""
+        """Waits until the worker has released the device.
+
+        Args:
+            timeout: seconds. Defaults to no limit.
+
+        Returns:
+            False if the timeout expired first.
+        """
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
     def updates(self, every: float = 0.5) -> Iterator[Update | None]:
-        """Yields the newest unseen update as soon as there is one, and None after `every` seconds without.
+        """Yields the newest unseen update once it exists, or None after `every` seconds without one.
 
-        Ends after the update with `ended`; raises what the worker raised. Closing it early abandons the job.
+        Ends after the update with `ended`. Closing the generator early abandons the job.
+
+        Args:
+            every: seconds.
+
+        Raises:
+            BaseException: the exception of the worker.
         """
         try:
             while True:
@@ -112,7 +146,7 @@ class Job:
         except BaseException as caught:
             log.exception("a job failed")
             error = _bare(caught)
-        # First the device, then the news: whoever reacts to the end of this job finds the device free.
+        # Release the device before the last update: a watcher that reacts to it finds the device free.
         device.leave(self)
         if error is None:
             self._tell(last)
@@ -122,14 +156,14 @@ class Job:
                 self._news.notify_all()
 
     def _follow(self, items: Iterable[str | Progress | Result]) -> Update:
-        """Turns the items into updates and returns the last one, once the generator has been closed."""
-        points = deque([(time.monotonic(), 0.0)], maxlen=6)  # time and share of the work
+        """Publishes an update for each item and closes the generator; returns the last update unpublished."""
+        points = deque([(time.monotonic(), 0.0)], maxlen=6)  # time, finished share of the work
         try:
             for item in items:
                 if self._abandoned.is_set():
                     break
                 if isinstance(item, str):
-                    # What is loaded is loaded to the end, but who stopped it need not wait for that.
+                    # Loading cannot be interrupted, but a stopped job ends for its watcher at once.
                     self._tell(Update(text=item, ended=self._stop.is_set()))
                     points = deque([(time.monotonic(), 0.0)], maxlen=6)
                     continue
@@ -151,10 +185,10 @@ class Job:
             return Update(ended=True)
         finally:
             if hasattr(items, "close"):
-                items.close()  # on this thread, which entered the torch context
+                items.close()  # on this thread, which owns the torch context
 
     def _preview(self, item: Progress) -> "np.ndarray | None":
-        """The first step, the last, and what is due in between."""
+        """Returns a preview for the first step, the last, and every `PREVIEW_SECONDS` in between."""
         if item.step == 1 or item.step == item.steps or time.monotonic() >= self._preview_due:
             preview = item.preview()
             self._preview_due = time.monotonic() + PREVIEW_SECONDS
@@ -162,7 +196,7 @@ class Job:
         return None
 
     def _tell(self, update: Update) -> None:
-        """Newest wins: replaces an unseen update, whose preview is kept if the new one brings none."""
+        """Replaces the unseen update with a newer one; keeps the old preview if the new update has none."""
         with self._news:
             if update.preview is None and self._slot is not None:
                 update = replace(update, preview=self._slot.preview, length=self._slot.length)
@@ -171,11 +205,11 @@ class Job:
 
 
 class Closed(RuntimeError):
-    """The line takes no more jobs."""
+    """The queue takes no more jobs."""
 
 
 class Line:
-    """First come, first served access to the device: the head of the line has it."""
+    """First come, first served queue for the device: the first job holds it."""
 
     def __init__(self):
         self._jobs: list[Job] = []
@@ -183,13 +217,18 @@ class Line:
         self._closed = False
 
     def join(self, job: Job) -> None:
+        """Appends a job.
+
+        Raises:
+            Closed: the queue takes no more jobs.
+        """
         with self._moved:
             if self._closed:
                 raise Closed("no more jobs are taken")
             self._jobs.append(job)
 
     def close(self) -> None:
-        """Takes no more jobs and stops those that there are: whoever runs keeps the clip so far. For ever."""
+        """Rejects new jobs from now on and stops the queued ones; the running job keeps its partial clip."""
         with self._moved:
             self._closed = True
             left = list(self._jobs)
@@ -197,12 +236,17 @@ class Line:
             job.stop()
 
     def leave(self, job: Job) -> None:
+        """Removes a job and wakes the waiting ones."""
         with self._moved:
             self._jobs.remove(job)
             self._moved.notify_all()
 
     def wait_for_turn(self, job: Job) -> bool:
-        """True once the job is at the head, False if it was stopped before; tells it how many are ahead."""
+        """Blocks until the job is first in the queue, and sends it an `Update` whenever its position changes.
+
+        Returns:
+            False if the job was stopped or abandoned before its turn.
+        """
         told = 0
         with self._moved:
             while ahead := self._jobs.index(job):
@@ -215,7 +259,14 @@ class Line:
         return not (job._stop.is_set() or job._abandoned.is_set())
 
     def stop(self, owner: str | None) -> int:
-        """Stops the jobs of this owner, waiting or running, and nobody else's; returns how many."""
+        """Stops the waiting and running jobs of one owner.
+
+        Args:
+            owner: session of the jobs; None stops none.
+
+        Returns:
+            The number of stopped jobs.
+        """
         with self._moved:
             own = [job for job in self._jobs if owner is not None and job.owner == owner]
         for job in own:
@@ -228,7 +279,7 @@ class Line:
 
 
 def _bare(error: BaseException) -> BaseException:
-    """The error without its frames: a traceback would keep the tensors of the failed step in memory."""
+    """Strips the traceback and chained exceptions, which would keep tensors of the failed step alive."""
     error.__traceback__ = error.__context__ = error.__cause__ = None
     return error
 

@@ -1,4 +1,4 @@
-"""What models can be asked for, and the one that is kept on the device for all requests."""
+"""Reads the limits of models and keeps one loaded model on the device for all requests."""
 
 import argparse
 import gc
@@ -26,18 +26,20 @@ from lumiere.loading.styles import Style, read_lora
 from lumiere.model.motion_files import MOTION, read_json
 from lumiere.request import Limits
 
-if TYPE_CHECKING:  # torch and diffusers take seconds, and a refusal need not wait for them
+if TYPE_CHECKING:  # torch and diffusers take seconds to import; a refusal needs neither
     from lumiere.pipeline import LumierePipeline
 
 
-_resident: "list[tuple[tuple, LumierePipeline]]" = []  # one at most
+_resident: "list[tuple[tuple, LumierePipeline]]" = []  # at most one
 _loading = threading.Lock()
 
 
 def add_options(parser, several: bool = False) -> None:
-    """Adds to an argument parser what says which model is loaded, and how; `chosen` reads it.
+    """Adds the options that select a model to an argument parser.
 
-    several: `--model` may be repeated, and `allowed` reads it.
+    Args:
+        parser: parser or group.
+        several: allows `--model` more than once; read the result with `allowed` instead of `chosen`.
     """
     add = parser.add_argument
     names, more = ", ".join(MODELS), "; may be repeated" if several else ""
@@ -71,21 +73,27 @@ def add_options(parser, several: bool = False) -> None:
 
 
 def options(description: str) -> argparse.ArgumentParser:
-    """A parser of these options alone, for a program that offers several models."""
+    """Returns a parser with only these options, for a program that serves several models."""
     parser = argparse.ArgumentParser(description=description)
     add_options(parser, several=True)
     return parser
 
 
 def chosen(options) -> Model:
-    """The model that the options of `add_options` say. Raises ValueError."""
+    """Returns the model selected by the options of `add_options`.
+
+    Raises:
+        ValueError: a style is not valid.
+    """
     return _as_said(options, entry(options.model, options.motion))
 
 
 def allowed(options) -> dict[str, Model]:
-    """All models that the options or the environment say, by a name of letters, digits, `.`, `_` and `-`.
+    """Returns all models in the options or the environment by short name: letters, digits, `.`, `_` and `-`.
 
-    Raises ValueError for two of one name, and for parts that fit one base where there are several.
+    Raises:
+        ValueError: two models have the same short name, or `--motion`, `--lora` or `--style`, which fit one
+            base, are combined with several models.
     """
     names, found = options.model or wanted(), {}
     several = len(names) > 1
@@ -95,7 +103,7 @@ def allowed(options) -> dict[str, Model]:
         short = short_name(name)
         if short in found:
             raise ValueError(f"two of the models have the name {short}: rename a folder.")
-        # As None where it is the environment's only one: then the motion weights named there go with it.
+        # None for the only model of the environment: `entry` then also reads its motion weights there.
         model = entry(name if several or options.model else None, options.motion)
         found[short] = _as_said(options, model)
     return found
@@ -108,18 +116,33 @@ def _as_said(options, model: Model) -> Model:
 
 
 def limits(model: "str | Model | None" = None) -> Limits:
-    """What the model can be asked for, from its small files alone. Raises OSError in words."""
+    """Returns the valid ranges of a request from the small files of the model.
+
+    Args:
+        model: registry entry or name, folder or hub id. Defaults to `LUMIERE_MODEL`, or the embedded model.
+
+    Raises:
+        OSError: the files are missing or belong to another kind of model.
+        ValueError: the operator's bounds are too low for any clip.
+    """
     model = entry(model)
     folder, where = small_files(model)
-    ours = model.motion is None or (where / MOTION[0]).is_file()  # those of AnimateDiff keep the frame rate
+    ours = model.motion is None or (where / MOTION[0]).is_file()  # AnimateDiff does not downsample time
     factor = read_json(where / MOTION[0]).get("downsample_factor") if ours else 1
     return narrowed(read_limits(folder, factor), model)
 
 
 def small_files(model: "str | Model | None" = None) -> tuple[Path, Path]:
-    """Where the base and the motion weights of a model are; the weights themselves may be missing there.
+    """Locates the base and the motion weights of a model, and downloads their small files only.
 
-    Raises OSError in words.
+    Args:
+        model: registry entry or name, folder or hub id. Defaults to `LUMIERE_MODEL`, or the embedded model.
+
+    Returns:
+        The folder of the base and the folder or file of the motion weights; weight files may be missing.
+
+    Raises:
+        OSError: the model does not exist or the download failed.
     """
     model = entry(model)
     folder = locate(_source(model), model.revision, weights=False)
@@ -129,13 +152,24 @@ def small_files(model: "str | Model | None" = None) -> tuple[Path, Path]:
 
 
 def takes_given_pixels(model: "str | Model | None" = None) -> bool:
-    """Whether the motion weights have channels for given pixels; reads their small files alone."""
+    """Returns whether the motion weights have channels for given pixels, from their small files.
+
+    Args:
+        model: registry entry or name, folder or hub id. Defaults to `LUMIERE_MODEL`, or the embedded model.
+    """
     _, where = small_files(model)
     return (where / MOTION[0]).is_file() and bool(read_json(where / MOTION[0]).get("given_channels"))
 
 
 def narrowed(known: Limits, model: Model) -> Limits:
-    """The limits that follow from the parts of a model and the operator, and from its entry in the table."""
+    """Narrows limits to the registry entry of a model, and adds the ranges of its style weights.
+
+    The entry's upper limits apply only where the operator keeps the default bound.
+
+    Args:
+        known: limits from the configs of the model and the operator's bounds.
+        model: registry entry.
+    """
     own = {"max_frames": model.longest, "max_side": model.longest_side, "max_pixels": model.pixels}
     own = {name: most for name, most in own.items() if most and getattr(known, name) == getattr(Bounds, name)}
     shortest = max(known.min_frames, model.shortest)
@@ -144,13 +178,13 @@ def narrowed(known: Limits, model: Model) -> Limits:
 
 
 def within(model: Model, limits: Limits) -> Model:
-    """The model with as many frames and steps, unless others are asked for, as the limits allow at most."""
+    """Lowers the default frames and steps of a model to the limits."""
     longest = max(limits.min_frames, limits.longest(limits.default_height, limits.default_width))
     return replace(model, frames=min(model.frames, longest), steps=min(model.steps, limits.max_steps))
 
 
 def own(model: Model, limits: Limits) -> dict:
-    """Fields of a `Request` that does not say otherwise: the usual ones, and the size."""
+    """Returns the default fields of a `Request`, including height and width."""
     return model.usual | {"height": limits.default_height, "width": limits.default_width}
 
 
@@ -159,15 +193,19 @@ def get(
     device: str | None = None,
     told: Callable[[str], None] | None = None,
 ) -> "LumierePipeline":
-    """The pipeline of a model, loaded at the first call and kept; who asks meanwhile waits for that loading.
+    """Returns the pipeline of a model. The first call loads it; concurrent calls wait for that load.
 
-    One at a time is kept: that of another model is let go before this one is loaded. Who still runs it keeps
-    it in memory so long, so that a switch belongs to whose turn it is on the device.
+    The cache holds one pipeline and frees it before loading another model. A running job keeps its pipeline
+    alive, so switch models only when the new job has the device.
 
-    model: its entry, its name in the table, a folder or a hub id; `LUMIERE_MODEL` or the embedded model
-    unless given. device: cuda, mps or cpu; the first there is unless given. told: is given sentences about
-    what was done to fit its parts to each other; otherwise they go to stderr.
-    Raises OSError or ValueError in words, and tries again when asked again.
+    Args:
+        model: registry entry or name, folder or hub id. Defaults to `LUMIERE_MODEL`, or the embedded model.
+        device: cuda, mps or cpu. Defaults to the first available.
+        told: callback for notes such as overridden scheduler entries. Defaults to printing on stderr.
+
+    Raises:
+        OSError: a file is missing or damaged. A later call tries again.
+        ValueError: the components do not fit each other, or the device does not exist.
     """
     model = entry(model)
     with _loading:
@@ -188,7 +226,7 @@ def get(
 
 
 def resident(model: Model, device: str | None = None) -> "LumierePipeline | None":
-    """The pipeline of a model, in whatever style, if it is the one that is kept."""
+    """Returns the cached pipeline if it belongs to this model and device, in any style, or None."""
     return next((pipeline for key, pipeline in _resident if key == _key(model, device)), None)
 
 
@@ -197,11 +235,11 @@ def _key(model: Model, device: str | None) -> tuple:
 
 
 def free() -> None:
-    """Lets go of the model that is kept, if any, and gives its memory back."""
+    """Frees the cached pipeline, if any, and its device memory."""
     if not _resident:
         return
     _resident.clear()
-    gc.unfreeze()  # a program that froze what was loaded would keep it for ever
+    gc.unfreeze()  # `gc.freeze` would otherwise exempt the pipeline from collection
     gc.collect()
     import torch
 
@@ -214,7 +252,10 @@ def _say(note: str) -> None:
 
 
 def _source(name: "str | Model | None") -> str:
-    """Hub id or folder; those of the table lie beside the package or in it, wherever the program runs."""
+    """Returns the hub id or folder of a base.
+
+    Folders of the registry are searched beside the package and inside it, for any working directory.
+    """
     model = entry(name)
     if model.source in (known.source for known in MODELS.values()):
         package = Path(__file__).resolve().parents[1]
@@ -225,7 +266,7 @@ def _source(name: "str | Model | None") -> str:
 
 
 def _motion(model: Model) -> str | Path | None:
-    """The motion weights as they can be loaded: a published checkpoint is converted, once."""
+    """Returns loadable motion weights; converts a published .ckpt checkpoint to safetensors once."""
     if model.motion is None or Path(model.motion).suffix != ".ckpt" or published(model.motion) is None:
         return model.motion
     from huggingface_hub import cached_assets_path

@@ -1,4 +1,4 @@
-"""Pictures, clips and drawn regions become given pixels."""
+"""Converts images, clips and masks to the given pixels of a request."""
 
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
@@ -9,13 +9,20 @@ from lumiere.media.images import fit, fit_mask
 from lumiere.modes import check, check_length
 from lumiere.request import Limits, Request
 
-if TYPE_CHECKING:  # the page checks before torch is there
+if TYPE_CHECKING:  # the page validates before torch is imported
     from lumiere.model.conditioning import Given
 
 
 @dataclass(frozen=True)
 class Sources:
-    """uint8 RGB of any size: pictures and region (h w c), region bright where it is meant; clip (t h w c)."""
+    """Uint8 RGB inputs of any size.
+
+    Attributes:
+        image: first image, `h w c`.
+        last_image: last image, `h w c`.
+        clip: `t h w c`.
+        region: mask, `h w c`, bright inside the region.
+    """
 
     image: np.ndarray | None = None
     last_image: np.ndarray | None = None
@@ -25,7 +32,13 @@ class Sources:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request for the pipeline, the pixels that its clip should have, and frames to put before its clip."""
+    """A request with its given pixels.
+
+    Attributes:
+        request: request for the pipeline.
+        given: pixels that the clip should contain, with their mask, or None.
+        before: frames `t h w c` to prepend to the clip, or None.
+    """
 
     request: Request
     given: "Given | None" = None
@@ -33,9 +46,18 @@ class Prepared:
 
 
 def prepare(request: Request, sources: Sources, limits: Limits) -> Prepared:
-    """Pictures are cut and scaled to the size of the clip. Raises ValueError for what does not fit together.
+    """Crops and scales the inputs to the size of the clip and builds its given pixels.
 
-    A clip that is made anew is never longer than the one it is made from: frames that are too many are cut.
+    In the modes "inpaint" and "video" the result is at most as long as the input clip: `request.frames` is
+    lowered, and further frames of the input are cut.
+
+    Args:
+        request: request, whose mode selects the inputs.
+        sources: images, clip and mask.
+        limits: limits of the model.
+
+    Raises:
+        ValueError: inputs do not fit the mode, the mask is empty, or the clip has too few frames.
     """
     check(request, {field.name for field in fields(sources) if getattr(sources, field.name) is not None})
     if sources.clip is not None:

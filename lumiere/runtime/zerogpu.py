@@ -1,8 +1,8 @@
-"""ZeroGPU of Hugging Face Spaces: a GPU for the length of one call, in a process that is forked for it.
+"""ZeroGPU on Hugging Face Spaces: a GPU for the duration of one call, in a forked process.
 
-What follows from that: weights are on the device before the page is served, all checks are made before the
-call, as a refusal would cost quota, and what crosses the fork is arrays, never tensors. Elsewhere, nothing of
-this is used; the package `spaces` is there where it is needed, put there by the platform.
+The weights are therefore on the device before the page is served. Requests are checked before the call,
+since a refusal inside it would cost quota. Only arrays cross the fork, never tensors. This module is unused
+elsewhere; the platform installs the package `spaces`.
 """
 
 import contextvars
@@ -20,24 +20,35 @@ from lumiere.request import Request
 from lumiere.runtime import model_cache
 
 HERE = os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "true", "yes")
-START_SECONDS, MOST_SECONDS = 10, 120  # of a call: for the weights to come, and all that a visitor may have
-PIXEL_SECONDS = 1e-7  # for each that the model sees: a guess on the safe side, as no such GPU was at hand
+START_SECONDS, MOST_SECONDS = 10, 120  # of a call: overhead for moving the weights, upper limit for a visitor
+PIXEL_SECONDS = 1e-7  # per pixel that the model sees: a conservative guess, not measured on this GPU
 
 
 class ZeroGPU:
-    """Makes clips of one model. To be made before the page is served and before torch is imported."""
+    """Generates clips of one model on ZeroGPU. Create it before serving the page and before importing torch.
+
+    Args:
+        model: registry entry.
+    """
 
     def __init__(self, model: model_cache.Model):
         import spaces
 
         self._pipeline = model_cache.get(model)
-        self._stopped = multiprocessing.get_context("fork").Event()  # of the one job that runs at a time
+        self._stopped = multiprocessing.get_context("fork").Event()  # of the only running job
         self._call = spaces.GPU(duration=self.seconds)(self._clip)
 
     def generate(self, request: Request, given=None) -> Callable[[threading.Event], Iterator]:
-        """The work of a `jobs.Job`: `LumierePipeline.generate`, whose checks are made at once.
+        """Checks a request at once and returns the work of a `jobs.Job`, like `LumierePipeline.generate`.
 
-        Called where gradio answers a visitor, whose quota it is.
+        Call it inside gradio's event handler: the call uses the quota of that visitor.
+
+        Args:
+            request: request.
+            given: given pixels, or None.
+
+        Raises:
+            ValueError: the request cannot run on this model and device.
         """
         self._pipeline.check(request, given)
         visitor = contextvars.copy_context()
@@ -59,12 +70,17 @@ class ZeroGPU:
         return run
 
     def seconds(self, request: Request, given=None) -> int:
-        """How long a call may take; who asks for less waits less."""
+        """Returns the duration to reserve for a call, in seconds; shorter calls wait less.
+
+        Args:
+            request: request.
+            given: given pixels, or None.
+        """
         pixels = self._pipeline.frames_shown(request, given) * request.height * request.width
         return min(MOST_SECONDS, round(START_SECONDS + PIXEL_SECONDS * pixels))
 
     def _clip(self, request: Request, given) -> Iterator:
-        """In the forked process: progress with previews made, then the result, or an error to be raised."""
+        """Runs in the forked process; yields progress with computed previews, then the result or an error."""
         from lumiere.errors import GenerationError
 
         try:
@@ -72,7 +88,7 @@ class ZeroGPU:
                 if isinstance(item, Progress):
                     item = replace(item, preview=partial(np.asarray, item.preview()))
                 yield item
-        except GenerationError as error:  # as an item: the platform keeps no message of what is raised
+        except GenerationError as error:  # yielded: the platform drops the messages of raised errors
             yield error
 
     def _relay_stop(self, stop: threading.Event, done: threading.Event) -> None:
@@ -82,5 +98,15 @@ class ZeroGPU:
 
 
 def work(pipeline, request: Request, given, zero: ZeroGPU | None) -> Callable[[threading.Event], Iterator]:
-    """What a `jobs.Job` runs: the pipeline, or where there is ZeroGPU, that. Raises ValueError."""
+    """Returns the work of a `jobs.Job`: the ZeroGPU call if `zero` is set, else the pipeline.
+
+    Args:
+        pipeline: pipeline of the model.
+        request: request.
+        given: given pixels, or None.
+        zero: ZeroGPU of the model, or None.
+
+    Raises:
+        ValueError: ZeroGPU cannot run the request.
+    """
     return zero.generate(request, given) if zero else lambda stop: pipeline.generate(request, stop, given)
