@@ -1,1 +1,1 @@
-"""Training of motion weights."""
+"""Trains motion weights."""

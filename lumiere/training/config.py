@@ -1,4 +1,4 @@
-"""The settings of a training, and the options of its command line that are made of them."""
+"""Training settings and the command line options built from them."""
 
 import argparse
 import math
@@ -17,7 +17,16 @@ def option(
     choices: tuple[str, ...] | None = None,
     **limits: float,
 ):
-    """limits: `least` and `most`, which may be reached, `above` and `below`, which may not."""
+    """Declares a setting with its command line option.
+
+    Args:
+        default: default value.
+        group: heading in the help.
+        help: help text.
+        least: same as `least` in `limits`.
+        choices: valid strings.
+        limits: inclusive bounds `least` and `most`, exclusive bounds `above` and `below`.
+    """
     limits |= {} if least is None else {"least": least}
     told = {"group": group, "help": help, "limits": limits, "choices": choices}
     return field(default=default, metadata=told)
@@ -25,7 +34,11 @@ def option(
 
 @dataclass(frozen=True)
 class Settings:
-    """One training: the options of the command line. Raises ValueError in words for values that cannot be."""
+    """Settings of a training run, one per command line option; the help texts describe them.
+
+    Raises:
+        ValueError: a value is out of range or not a valid choice.
+    """
 
     model: str
     data: str
@@ -124,7 +137,7 @@ class Settings:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """One for each setting but those without a default, in groups."""
+    """Adds an option for each setting with a default to an argument parser, in groups."""
     groups: dict[str, argparse._ArgumentGroup] = {}
     for entry in fields(Settings):
         if not entry.metadata:
@@ -150,7 +163,7 @@ def _within(
     below: float = math.inf,
     most: float = math.inf,
 ) -> bool:
-    return least <= value <= most and above < value < below  # never for what is not a number
+    return least <= value <= most and above < value < below  # False for NaN
 
 
 def _in_words(**limits: float) -> str:

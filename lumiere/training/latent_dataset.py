@@ -1,10 +1,12 @@
-"""Clips to train on, as a folder of latents and captions, and what is drawn from them for each step.
+"""Reads training clips from a folder of latents and captions, and draws the batches of each step.
 
-latents.npy     float16 (n t c h w), multiplied by the autoencoder's scaling factor
-weights.npy     uint8 (n t h w), optional: share of each latent that shows the subject, 0 to 255
-captions.jsonl  a line per clip: {"text": "...", "texts": ["...", "..."]}, `texts` optional
+- `latents.npy`: float16 `n t c h w`, scaled by the scaling factor of the autoencoder.
+- `weights.npy`: optional subject weights, uint8 `n t h w`: share of each latent that shows the subject,
+  0 to 255.
+- `captions.jsonl`: one line per clip, {"text": "...", "texts": ["...", "..."]}, `texts` optional.
 
-Clips of different lengths have a file each instead, latents/*.npy (t c h w), named in the line as "latents".
+Clips of different lengths are stored in one file each, latents/*.npy `t c h w`, instead of latents.npy. The
+key "latents" of their line in captions.jsonl holds the file name.
 """
 
 import json
@@ -20,16 +22,21 @@ from torch import Tensor
 from lumiere.model.conditioning import random_mask
 
 LATENTS, WEIGHTS, CAPTIONS, FILES = "latents.npy", "weights.npy", "captions.jsonl", "latents"
-ORDER, CLIP, TIMES, MASK, LENGTH, COND = 1, 2, 3, 4, 5, 6  # what is drawn: no two may be the same
+ORDER, CLIP, TIMES, MASK, LENGTH, COND = 1, 2, 3, 4, 5, 6  # keys of the random streams, all different
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips `b c t h w` with unit noise for each frame; `subject` is 0 to 1, `b 1 t h w`.
+    """A batch of training clips.
 
-    `given`, bool `b t h w`, marks the latents that the model is shown, as they are in `cond`.
-
-    `times` (b,), one per clip, lie in [0, 1): from almost clean to almost pure noise.
+    Attributes:
+        latents: clean latents `b c t h w`.
+        subject: subject weights `b 1 t h w`, 0 to 1.
+        noise: unit Gaussian noise `b c t h w`, independent between frames.
+        cond: clean latents with conditioning noise, `b c t h w`.
+        given: bool mask `b t h w`, True where the model sees `cond`.
+        times: diffusion times `b` in [0, 1), from almost clean to almost pure noise.
+        texts: b captions.
     """
 
     latents: Tensor
@@ -43,19 +50,19 @@ class Batch:
 
 @dataclass(frozen=True)
 class DrawOptions:
-    """What is drawn for a step.
+    """Options for drawing a batch.
 
     Attributes:
-        batch: clips of a step.
-        frames: of each clip.
-        seed: of all that is drawn.
-        caption_dropout: share of captions left empty.
-        stride: of a long clip every second, third, up to every `stride`-th frame may be taken.
-        given: share of clips of which some pixels are given (conditioning.random_mask).
-        continued: share of those of which the first frames are given, up to half of them.
-        from_start: share of clips that begin with the first frame of what is on disk; that frame alone is
-            what may be given of them.
-        cond_noise: standard deviation, at most, of noise on given latents.
+        batch: clips per step.
+        frames: frames per clip.
+        seed: seed of all random streams.
+        caption_dropout: share of clips with an empty caption, 0 to 1.
+        stride: largest temporal stride. Long clips are subsampled with a random stride from 1 to `stride`.
+        given: share of clips with given pixels (`conditioning.random_mask`), 0 to 1.
+        continued: share of these masks that give the first frames, up to half of the clip, 0 to 1.
+        from_start: share of clips cut from the start of the stored clip, 0 to 1. Their mask gives the first
+            frame or nothing.
+        cond_noise: largest standard deviation of the noise on given latents.
     """
 
     batch: int
@@ -70,9 +77,18 @@ class DrawOptions:
 
 
 class LatentClips:
-    """A folder of latents and captions; the latents stay on disk.
+    """A folder of latents and captions. The latents stay on disk, memory-mapped.
 
-    Raises ValueError in words when a file is missing, damaged, or does not fit the others.
+    Args:
+        folder: folder in the layout of this module.
+
+    Attributes:
+        channels: latent channels.
+        size: height and width of the latents.
+        frames: frames of the shortest clip.
+
+    Raises:
+        ValueError: a file is missing or damaged, or the files do not match.
     """
 
     def __init__(self, folder: str | Path):
@@ -86,7 +102,7 @@ class LatentClips:
                 f"The clips in {folder} differ in size: {', '.join(map(_times, sorted(sizes)))}."
             )
         self.channels, *self.size = sizes.pop()
-        self.frames = min(shape[0] for shape in shapes)  # of the shortest clip
+        self.frames = min(shape[0] for shape in shapes)  # frames of the shortest clip
         if (folder / WEIGHTS).exists():
             self.subject = _open(folder / WEIGHTS, "n t h w", (np.uint8,))
             expected = (len(self.latents), self.frames, *self.size)
@@ -98,23 +114,23 @@ class LatentClips:
         return len(self.latents)
 
     def __reduce__(self) -> tuple:
-        """As its folder: another process opens the files itself, and is not sent what is in them."""
+        """Pickles the folder only; another process opens the files itself."""
         return type(self), (self.folder,)
 
     def draw(self, step: int, clips: Sequence[int], options: DrawOptions) -> Batch:
-        """Some of the clips of a step.
+        """Draws some clips of a step's batch.
 
-        What is drawn depends on the step, the options and the number of the clip in the batch alone, so that
-        processes may divide the batch as they like, and a run resumes where it was. All clips are seen once
-        before one is seen again.
+        The result depends only on the step, the options and the clip numbers. Processes may therefore
+        divide the batch in any way, and a resumed run draws the same clips. An epoch shows each clip once
+        before any repeats.
 
         Args:
-            step: of the training, from 0.
-            clips: numbers of clips in the batch, 0 to `options.batch` - 1.
-            options: how they are drawn.
+            step: training step, from 0.
+            clips: clip numbers in the batch, 0 to `options.batch` - 1.
+            options: options for drawing.
 
         Raises:
-            ValueError: the clips on disk have fewer frames.
+            ValueError: the stored clips have fewer than `options.frames` frames.
         """
         batch, frames = options.batch, options.frames
         if frames > self.frames:
@@ -133,7 +149,7 @@ class LatentClips:
         )
 
     def _clip(self, number: int, options: DrawOptions) -> tuple:
-        """The clip of this number since step 0: latents, subject, noise, cond (t ...), mask and text."""
+        """Returns latents, subject, noise, cond `t ...`, mask and caption of a clip, counted from step 0."""
         seed, frames = options.seed, options.frames
         epoch, place = divmod(number, len(self))
         row = np.random.default_rng((ORDER, seed, epoch)).permutation(len(self))[place]
@@ -169,17 +185,28 @@ class LatentClips:
 
 
 def _stack(clips: Sequence[np.ndarray]) -> Tensor:
-    """Clips `t c h w` -> `b c t h w`."""
+    """Stacks clips `t c h w` to `b c t h w`."""
     return torch.from_numpy(np.stack(clips)).transpose(1, 2)
 
 
 def draw_length(lengths: Sequence[int], step: int, seed: int) -> int:
-    """One of these numbers of frames, for all clips of a step; it depends on step and seed alone."""
+    """Draws the number of frames for all clips of a step, from the step and the seed only.
+
+    Args:
+        lengths: candidates.
+        step: training step, from 0.
+        seed: seed of the run.
+    """
     return int(np.random.default_rng((LENGTH, seed, step)).choice(lengths))
 
 
 def write_captions(folder: str | Path, texts: Iterable[Sequence[str]]) -> None:
-    """Writes captions.jsonl: for each clip its texts, of which the first is the canonical one."""
+    """Writes captions.jsonl.
+
+    Args:
+        folder: output folder.
+        texts: captions of each clip; the first one is the canonical caption.
+    """
     file = Path(folder) / CAPTIONS
     part = file.with_name(f"{CAPTIONS}.part")
     with open(part, "w", encoding="utf-8") as lines:
@@ -189,7 +216,17 @@ def write_captions(folder: str | Path, texts: Iterable[Sequence[str]]) -> None:
 
 
 def read_captions(folder: str | Path) -> list[list[str]]:
-    """The texts of each clip, one at least. Raises ValueError, naming the line, when there is none."""
+    """Reads captions.jsonl.
+
+    Args:
+        folder: folder of captions.jsonl.
+
+    Returns:
+        At least one caption for each clip.
+
+    Raises:
+        ValueError: the file cannot be read, or a line is not valid; the message gives its number.
+    """
     file = Path(folder) / CAPTIONS
     try:
         lines = read_lines(file)
@@ -209,7 +246,7 @@ def read_captions(folder: str | Path) -> list[list[str]]:
 
 
 def read_lines(file: Path) -> list[str]:
-    """Those of a file of JSON lines; `splitlines` knows ends of lines that JSON has within text, too."""
+    """Returns the lines of a JSON lines file. `splitlines` would also split inside JSON strings."""
     return file.read_text("utf-8").rstrip("\n").split("\n")
 
 
@@ -223,7 +260,7 @@ def _one(folder: Path, captions: int) -> np.ndarray:
 
 
 class _Several(Sequence):
-    """Clips that have a file each; none stays open."""
+    """Clips stored in one file each; files are opened on access only."""
 
     def __init__(self, folder: Path):
         lines = [json.loads(line) for line in read_lines(folder / CAPTIONS)]
@@ -237,7 +274,7 @@ class _Several(Sequence):
 
 
 def _stratified(count: int, random: np.random.Generator) -> np.ndarray:
-    """One number from each of `count` equal parts of [0, 1), in random order."""
+    """Draws one number from each of `count` equal intervals of [0, 1), in random order."""
     times = (np.arange(count) + random.random(count)) / count
     return random.permutation(np.minimum(times, 1 - 1e-7))
 

@@ -1,4 +1,4 @@
-"""What a model that denoises is shown and should answer, and how its errors count."""
+"""Noisy inputs, targets and loss weights of diffusion training."""
 
 import math
 
@@ -7,18 +7,33 @@ from torch import Tensor
 
 
 def noise_levels(times: Tensor, shift: float, spread: float) -> Tensor:
-    """Timesteps, as shares of all, for numbers in [0, 1) that are uniform.
+    """Maps uniform numbers to timesteps, as shares of all timesteps.
 
-    shift: moves the median to shift / (1 + shift) (Esser et al. 2024, arXiv 2403.03206, 5.3.2). spread:
-    scales the distances of their logits from the median's; below 1 most timesteps are near it, as in the
-    logit-normal sampling of the same paper, which has thinner tails.
+    Args:
+        times: uniform numbers in [0, 1).
+        shift: moves the median to shift / (1 + shift) (Esser et al. 2024, arXiv 2403.03206, 5.3.2).
+        spread: scales the distance of each logit from the median's. Below 1, most timesteps are near the
+            median, as in the logit-normal sampling of the same paper, which has thinner tails.
+
+    Returns:
+        Shares in [0, 1), float64, of the shape of `times`.
     """
     logits = math.log(shift) + spread * torch.logit(times.double())
     return torch.sigmoid(logits).clamp(max=1 - 1e-7)
 
 
 def noise_and_target(scheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-    """What the model is shown and should answer, at timesteps (b,), for clean and noise `b ...`."""
+    """Returns the noisy latents and the target of the prediction, both `b ...`.
+
+    Args:
+        scheduler: scheduler with prediction type "epsilon" or "v_prediction".
+        clean: clean latents `b ...`.
+        noise: noise `b ...`.
+        timesteps: timesteps `b`.
+
+    Raises:
+        ValueError: the scheduler has another prediction type.
+    """
     kind = scheduler.config.prediction_type
     if kind not in ("v_prediction", "epsilon"):
         raise ValueError(f"The base model should predict v_prediction or epsilon; its config says {kind}.")
@@ -27,10 +42,15 @@ def noise_and_target(scheduler, clean: Tensor, noise: Tensor, timesteps: Tensor)
 
 
 def weighted_error(predicted: Tensor, target: Tensor, weight: Tensor, count: Tensor | None = None) -> Tensor:
-    """Mean over the clips (the first axis) of the weighted mean squared error of each.
+    """Returns the mean over clips of each clip's weighted mean squared error.
 
-    Each clip is weighted within itself, so that the mean over parts of a batch is that of the whole. It
-    counts once, or as much as `count` (b,) says.
+    Weights are normalized within each clip, so the mean over equal parts of a batch is that of the batch.
+
+    Args:
+        predicted: predictions `b ...`.
+        target: targets `b ...`.
+        weight: weights that broadcast to `b ...`.
+        count: factor `b` of each clip. Defaults to 1.
     """
     error = (weight * (predicted.float() - target).square()).flatten(1).mean(1)
     error = error / weight.flatten(1).mean(1)
@@ -38,18 +58,27 @@ def weighted_error(predicted: Tensor, target: Tensor, weight: Tensor, count: Ten
 
 
 def scale_common(x: Tensor, weight: float) -> Tensor:
-    """x `b c t ...` with what all frames have in common scaled, so that its square counts for `weight`.
+    """Scales the mean over frames so that its squared error is multiplied by `weight`.
 
-    Noise that frames share hides what they have in common long after it shows how they differ, so an error
-    of that is large and tells little where motion is learnt.
+    Noise shared between frames hides their common content at timesteps where their differences are already
+    visible. The error of the common content is therefore large and carries little information about motion.
+
+    Args:
+        x: predictions or targets `b c t ...`.
+        weight: factor of the squared error of the mean, 0 or more.
     """
     return x + (math.sqrt(weight) - 1) * x.mean(2, keepdim=True)
 
 
 def min_snr(scheduler, timesteps: Tensor, most: float) -> Tensor:
-    """How much an error of the target counts at timesteps (b,) (Hang et al. 2023, arXiv 2303.09556, 3.4).
+    """Returns the Min-SNR loss weight of each clip (Hang et al. 2023, arXiv 2303.09556, 3.4).
 
-    As much as one of the clean clip that counts for the ratio of signal to noise there, or `most` at most.
+    An error of the prediction counts like an error of the clean latents with weight min(SNR, `most`).
+
+    Args:
+        scheduler: scheduler with prediction type "epsilon" or "v_prediction".
+        timesteps: timesteps `b`.
+        most: upper limit of the signal-to-noise ratio, above 0.
     """
     product = scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
     ratio = product / (1 - product)

@@ -1,4 +1,4 @@
-"""The loss of a training as a picture."""
+"""Plots the training loss."""
 
 import math
 import os
@@ -9,16 +9,24 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 WIDTH, HEIGHT = 960, 540
-LEFT, RIGHT, TOP, BOTTOM = 80, 24, 44, 56  # margins, where axes are labelled
-SMOOTHED = 50  # points of the smooth curve, each the mean of as many losses
+LEFT, RIGHT, TOP, BOTTOM = 80, 24, 44, 56  # margins with the axis labels
+SMOOTHED = 50  # points of the smoothed curve, each the mean of equally many losses
 PAPER, INK, GRID, SINGLE, SMOOTH = "#ffffff", "#333333", "#e4e4e4", "#c9d3e6", "#2456c4"
 
 
 def plot_losses(steps: Sequence[int], losses: Sequence[float], file: str | Path) -> None:
-    """Writes a PNG of the loss of each step, and of their means over a fiftieth of the run.
+    """Writes a PNG of the loss of each step and of the means over 50 equal parts of the run.
 
-    The upper one in a hundred of the losses may lie above the picture; what is not finite is left out. The
-    file appears whole or not at all. Raises ValueError without a finite loss.
+    The vertical axis ends just above the 99th percentile; higher losses are drawn at the border. Losses that
+    are not finite are skipped. The file is replaced atomically.
+
+    Args:
+        steps: training steps.
+        losses: loss of each step.
+        file: output path.
+
+    Raises:
+        ValueError: no loss is finite.
     """
     steps, losses = np.asarray(steps, float), np.asarray(losses, float)
     finite = np.isfinite(losses)
@@ -44,7 +52,7 @@ def plot_losses(steps: Sequence[int], losses: Sequence[float], file: str | Path)
 
 
 class _Axes:
-    """From steps and losses to pixels; what lies outside is put on the border."""
+    """Maps steps and losses to pixels; losses outside the range are clipped to the border."""
 
     def __init__(self, first: float, last: float, low: float, high: float):
         self.first, self.last, self.low, self.high = first, last, low, high
@@ -68,7 +76,7 @@ def _draw_grid(draw: ImageDraw.ImageDraw, axes: _Axes) -> None:
 
 
 def _round_numbers(low: float, high: float, about: int = 6) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of ten from low to high, `about` so many."""
+    """Returns multiples of 1, 2 or 5 times a power of ten from low to high, about `about` of them."""
     power = 10 ** math.floor(math.log10((high - low) / about))
     step = next(k * power for k in (1, 2, 5, 10) if k * power * about >= high - low)
     return [round(k * step, 12) for k in range(math.ceil(low / step), math.floor(high / step) + 1)]

@@ -1,4 +1,4 @@
-"""The optimiser of the motion weights, how a learning rate goes, and what is faster on which device."""
+"""Optimizer of the motion weights, learning rate schedule, and the faster precision of each device."""
 
 import math
 from collections import defaultdict
@@ -12,15 +12,18 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lumiere.loading.components import multiplies_in_bf16
 
 MOMENTUM = 0.95
-DECAY = 0.3  # share of the steps, at the end, over which the learning rate falls to zero
+DECAY = 0.3  # last share of the steps, over which the learning rate decays to zero
 
 
 class MatrixOptimizer:
-    """Muon (Jordan et al. 2024) for weights, AdamW with a tenth of its rate for biases and gains.
+    """Muon (Jordan et al. 2024) for weights, AdamW with a tenth of its learning rate for biases and gains.
 
-    The weights of a convolution are the matrix from all it sees to its channels. Muon learns motion from half
-    as many clips as AdamW does alone. Not `torch.optim.Muon`, which multiplies in bfloat16 whatever the
-    processor: without such instructions that took 0.7 of the time of a whole training step.
+    A convolution weight is a matrix from all inputs of its kernel to the output channels. Muon learns motion
+    from half as many clips as AdamW alone. `torch.optim.Muon` always multiplies in bfloat16: on processors
+    without bfloat16 instructions this took 0.7 of the time of a whole training step.
+
+    Args:
+        parameters: parameters to train.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]):
@@ -32,7 +35,11 @@ class MatrixOptimizer:
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
-        """Moves all parameters by their gradients, which are gone afterwards."""
+        """Updates all parameters and clears their gradients.
+
+        Args:
+            rate: learning rate of Muon.
+        """
         same_shape = defaultdict(list)
         for weight, momentum in zip(self.weights, self.momenta, strict=True):
             momentum.lerp_(weight.grad, 1 - MOMENTUM)
@@ -49,16 +56,22 @@ class MatrixOptimizer:
         self.adamw.zero_grad()
 
     def state_dict(self) -> dict:
+        """Returns the momenta of Muon and the state of AdamW."""
         return {"momenta": self.momenta, "adamw": self.adamw.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
+        """Restores a state from `state_dict`."""
         for momentum, saved in zip(self.momenta, state["momenta"], strict=True):
             momentum.copy_(saved)
         self.adamw.load_state_dict(state["adamw"])
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
-    """The nearest semi-orthogonal matrices, roughly, `n rows columns`: Newton-Schulz iterations of Muon."""
+    """Returns approximately the nearest semi-orthogonal matrices, by the Newton-Schulz iterations of Muon.
+
+    Args:
+        matrices: `n rows columns`.
+    """
     a, b, c = 3.4445, -4.7750, 2.0315
     wide = matrices.shape[1] <= matrices.shape[2]
     x = matrices if wide else matrices.mT
@@ -70,20 +83,30 @@ def orthogonalized(matrices: Tensor) -> Tensor:
 
 
 def relative_rate(step: int, steps: int, warmup: int, decay: float = DECAY) -> float:
-    """Learning rate of a step, 0 to steps - 1, relative to its peak: linear rise, constant, linear decay."""
+    """Returns the learning rate relative to its peak: linear warmup, constant, linear decay to zero.
+
+    Args:
+        step: training step, 0 to steps - 1.
+        steps: number of training steps.
+        warmup: number of warmup steps.
+        decay: share of the steps in the final decay, 0 to 1.
+    """
     return min(1.0, (step + 1) / warmup, (steps - step) / max(1.0, decay * steps))
 
 
 def plain_attention(device: torch.device) -> AbstractContextManager:
-    """On a CPU by plain products, whose gradient takes a tenth of the time with heads as small as here."""
+    """Selects the math attention backend on the CPU.
+
+    Its backward pass takes a tenth of the time with heads as small as in our motion layers.
+    """
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 def faster_precision() -> str:
-    """Half precision, but for processors that do not multiply in it: there it is up to twice as slow."""
+    """Returns "bf16", or "no" on CPUs without bfloat16 instructions, where it is up to twice as slow."""
     return "bf16" if torch.accelerator.is_available() or multiplies_in_bf16() else "no"
 
 
 def faster_autocast(device: torch.device) -> AbstractContextManager:
-    """Autocast to half precision, where that is faster."""
+    """Autocasts to bfloat16 where that is faster."""
     return torch.autocast(device.type, torch.bfloat16, enabled=faster_precision() == "bf16")

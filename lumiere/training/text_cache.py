@@ -1,7 +1,7 @@
-"""What a base model is told of captions, encoded once and kept on disk beside the latents.
+"""Encodes captions once and caches their embeddings on disk beside the latents.
 
-A folder texts-ENCODERS-TEXTS, both as hashes, with a file for each tensor of a `Text`: float16, a row for
-each different caption. Rows are in the order of the sorted captions.
+The folder texts-ENCODERS-TEXTS, named by two hashes, holds a float16 file for each tensor of a `Text`. Each
+distinct caption has one row, in the order of the sorted captions.
 """
 
 import hashlib
@@ -24,14 +24,24 @@ STATES = "states"
 
 
 class TextCache:
-    """Tells what a `TextReader` would of these texts, from a folder that `cache_texts` wrote."""
+    """Returns the embeddings that a `TextReader` would compute, from a folder written by `cache_texts`.
+
+    Args:
+        folder: cache folder.
+        texts: all distinct captions of the cache.
+    """
 
     def __init__(self, folder: Path, texts: Iterable[str]):
         self._rows = {text: row for row, text in enumerate(sorted(texts))}
         self._tensors = {file.stem: np.load(file, mmap_mode="r") for file in sorted(folder.glob("*.npy"))}
 
     def __call__(self, texts: list[str], device: torch.device) -> Text:
-        """A row for each text, float32."""
+        """Returns the embeddings of n captions as float32, n rows.
+
+        Args:
+            texts: captions.
+            device: device of the result.
+        """
         rows = [self._rows[text] for text in texts]
         told = {
             name: torch.from_numpy(tensor[rows]).float().to(device) for name, tensor in self._tensors.items()
@@ -42,17 +52,24 @@ class TextCache:
 def cache_texts(
     folder: Path, texts: Iterable[str], model: Path, size: tuple[int, int], device: torch.device
 ) -> TextCache:
-    """The cache of these texts in `folder`, filled if it is not there yet.
+    """Returns the cache of these captions, filled on first use.
 
-    model: folder of the base, whose text encoders read them. size: height and width in pixels, of which XL
-    is told. Raises OSError in words.
+    Args:
+        folder: parent folder of the cache.
+        texts: captions.
+        model: folder of the base model.
+        size: height and width of the clips in pixels, part of XL's size conditioning.
+        device: device of the text encoders.
+
+    Raises:
+        OSError: a file of the text encoders is missing or damaged, or the cache cannot be written.
     """
     texts = sorted(set(texts))
     encoders = f"texts-{_hash(_encoder_bytes(model), repr(size).encode())}"
     where = folder / f"{encoders}-{_hash(text.encode() for text in texts)}"
     if not where.is_dir():
         _fill(where, texts, TextReader.load(Styler(model, Style()), torch.float32).to(device), size)
-        for old in folder.glob(f"{encoders}-*"):  # of captions that were changed since
+        for old in folder.glob(f"{encoders}-*"):  # caches of earlier captions
             if old != where:
                 shutil.rmtree(old)
     return TextCache(where, texts)
@@ -76,7 +93,7 @@ def _fill(where: Path, texts: list[str], reader: TextReader, size: tuple[int, in
 
 
 def _encoder_bytes(model: Path) -> Iterable[bytes]:
-    """All that decides what the encoders make of a text."""
+    """Yields names and contents of all files that determine the embeddings."""
     for folder in sorted(model.glob("text_encoder*")) + sorted(model.glob("tokenizer*")):
         for file in sorted(path for path in folder.rglob("*") if path.is_file()):
             yield file.relative_to(model).as_posix().encode()

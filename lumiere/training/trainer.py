@@ -1,7 +1,7 @@
 """Trains the motion weights of a frozen base model on latents of clips.
 
-A run that was stopped, at any moment and by anything, goes on from its last checkpoint when it is begun again
-with the same settings.
+A run may be interrupted at any moment. Starting it again with the same settings resumes from the last
+checkpoint.
 """
 
 import copy
@@ -50,14 +50,21 @@ from lumiere.training.video_folder import Size, encode_clips
 
 CHECKPOINT, METRICS, MOTION = "checkpoint.pt", "metrics.jsonl", "motion"
 PLOT, SAMPLES = "loss.png", "samples"
-NOISE_CORRELATION = 0.9  # of fresh weights: what frames share, the base makes the same of in each of them
-RECENT = 100  # steps, whose mean loss is told
+NOISE_CORRELATION = 0.9  # of fresh weights: the base turns noise shared by frames into shared content
+RECENT = 100  # steps in the mean loss of the metadata
 
 
 def train(settings: Settings) -> Iterator[dict]:
-    """Yields the metrics of every step, after it is done. Abandoning it is as safe as killing the process.
+    """Trains the motion weights and yields the metrics of each finished step.
 
-    Raises ValueError or OSError in words.
+    Closing the generator early is as safe as killing the process.
+
+    Args:
+        settings: training settings.
+
+    Raises:
+        ValueError: settings, clips and base model do not fit each other, or the loss is not finite.
+        OSError: a file is missing or damaged, or cannot be written.
     """
     trainer = Trainer(settings, Accelerator(mixed_precision=settings.precision))
     trainer.resume()
@@ -70,11 +77,20 @@ def train(settings: Settings) -> Iterator[dict]:
         if settings.sample_steps and trainer.step % settings.sample_steps == 0:
             trainer.sample()
         yield metrics
-    trainer.accelerator.end_training()  # lets go of the other processes
+    trainer.accelerator.end_training()  # releases the other processes
 
 
 class Trainer:
-    """A base model, its motion weights with their moving average, and the clips."""
+    """The state of a training run: base model, motion weights with their moving average, optimizer and clips.
+
+    Args:
+        settings: training settings.
+        accelerator: distributes the batch over processes.
+
+    Raises:
+        ValueError: settings, clips and base model do not fit each other.
+        OSError: a file is missing or damaged.
+    """
 
     def __init__(self, settings: Settings, accelerator: Accelerator):
         self.settings, self.accelerator, self.out = settings, accelerator, Path(settings.out)
@@ -95,12 +111,16 @@ class Trainer:
         self.scheduler = DDIMScheduler.from_config(schedule)
         if settings.checkpointing:
             self.lumiere.enable_gradient_checkpointing()
-        self.averaged = copy.deepcopy(self.lumiere).requires_grad_(False)  # of the motion weights alone
+        self.averaged = copy.deepcopy(self.lumiere).requires_grad_(False)  # copies only the motion weights
         self.optimizer = MatrixOptimizer(self.lumiere.parameters())
         self.model = accelerator.prepare(self.lumiere)
 
     def advance(self) -> dict:
-        """One step of the optimiser; returns its metrics."""
+        """Runs one optimizer step and returns its metrics.
+
+        Raises:
+            ValueError: the loss or the gradient is not finite.
+        """
         began, s = time.monotonic(), self.settings
         frames = length_of(s, self.step, self.lumiere.downsample_factor)
         rate = s.learning_rate * relative_rate(self.step, s.steps, s.warmup, s.decay)
@@ -130,7 +150,11 @@ class Trainer:
         return metrics
 
     def save(self) -> None:
-        """Checkpoint and averaged motion weights; each file appears whole or not at all. Raises OSError."""
+        """Writes the checkpoint, the averaged motion weights and the loss plot, each file atomically.
+
+        Raises:
+            OSError: a file cannot be written.
+        """
         if not self.accelerator.is_main_process:
             return
         state = {
@@ -145,17 +169,17 @@ class Trainer:
                 torch.save(state, file)
                 file.flush()
                 os.fsync(file.fileno())
-            save_motion(self.averaged, self.out / MOTION, self.facts())  # before what says that it was
+            save_motion(self.averaged, self.out / MOTION, self.facts())  # first: the checkpoint marks it done
             os.replace(part, self.out / CHECKPOINT)
             lines = _metrics_until(self.out / METRICS, self.step)
             plot_losses(*zip(*((line["step"], line["loss"]) for line in lines), strict=True), self.out / PLOT)
-        except (OSError, RuntimeError) as error:  # a full disk is either, depending on who writes
+        except (OSError, RuntimeError) as error:  # a full disk raises either, depending on the writer
             raise OSError(f"cannot save the step {self.step} in {self.out}: {error}.") from error
 
     def sample(self) -> None:
-        """Writes a clip of the first caption, by the averaged weights and always from the same noise.
+        """Writes a clip of the first caption, from the averaged weights and always the same noise.
 
-        One that cannot be made or written is told of, and training goes on.
+        A failure is printed on stderr, and training continues.
         """
         if not self.accelerator.is_main_process:
             return
@@ -177,17 +201,22 @@ class Trainer:
 
     @cached_property
     def _pipeline(self) -> LumierePipeline:
-        """Of the averaged weights."""
+        """Pipeline with the averaged motion weights."""
         return LumierePipeline(**vars(complete(self.averaged, Styler(locate(self.settings.model), Style()))))
 
     def resume(self) -> None:
-        """Goes back to the checkpoint in `out`, when there is one; later lines of the metrics are dropped."""
+        """Restores the checkpoint in `out`, if any, and drops the metrics of later steps.
+
+        Raises:
+            OSError: the checkpoint is damaged.
+            ValueError: the checkpoint belongs to another model or temporal downsampling factor.
+        """
         file = self.out / CHECKPOINT
         self.out.mkdir(parents=True, exist_ok=True)
         if file.exists():
             try:
                 state = torch.load(file, map_location="cpu", weights_only=True)
-            except Exception as error:  # of many kinds, as what is in a damaged file
+            except Exception as error:  # damaged files raise many kinds of errors
                 raise OSError(
                     f"cannot read {file} ({type(error).__name__}): remove it to begin anew."
                 ) from error
@@ -209,7 +238,7 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def facts(self) -> dict:
-        """What is told about the motion weights beside them."""
+        """Returns the metadata stored with the motion weights: training data, progress and settings."""
         s = self.settings
         names = (
             "frames shortest batch learning_rate decay ema shift spread min_snr caption_dropout given "
@@ -227,7 +256,7 @@ class Trainer:
         } | {name: getattr(s, name) for name in names.split()}
 
     def _latents(self, folder: Path) -> Path:
-        """The folder of latents: the one given, or that into which the clips of the one given are encoded."""
+        """Returns the folder of latents; encodes a folder of video files first."""
         s, data = self.settings, Path(self.settings.data)
         if (data / CAPTIONS).exists() or (data / LATENTS).exists() or not data.is_dir():
             return data
@@ -241,7 +270,7 @@ class Trainer:
         return cache
 
     def _captions(self, folder: Path, latents: Path) -> TextCache:
-        """What the base is told of each caption, and of none; kept beside the latents if that can be."""
+        """Encodes all captions and the empty one, cached beside the latents if that folder is writable."""
         where = latents if os.access(latents, os.W_OK) else self.out
         texts = {"", *(text for several in self.clips.texts for text in several)}
         with self.accelerator.main_process_first():
@@ -271,7 +300,7 @@ class Trainer:
 
     def _fresh(self, base) -> Lumiere:
         s = self.settings
-        reach = max(1, s.frames // s.factor - 1)  # no two frames of a training clip are further apart
+        reach = max(1, s.frames // s.factor - 1)  # largest distance between frames of a training clip
         attention = {"depth": s.attention_depth, "space_time_depth": s.space_time_depth}
         attention |= {"rotary": True, "window": reach}
         convolution = {"conv1d_kernel_size": s.kernel, "norm": "clip", "padding_mode": s.padding_mode}
@@ -288,7 +317,7 @@ class Trainer:
         )
 
     def _gradients(self) -> float:
-        """Adds up the gradients of the whole batch; returns its loss, the mean over all processes."""
+        """Accumulates the gradients of the batch; returns its loss, averaged over all processes."""
         total = torch.zeros((), device=self.accelerator.device)
         *others, last = next(self._batches)
         for batch in others:
@@ -299,7 +328,7 @@ class Trainer:
 
     @property
     def _passes(self) -> list[range]:
-        """The clips of a batch that this process takes at once, for each of its passes."""
+        """Clip numbers of each forward and backward pass of this process."""
         s, processes = self.settings, self.accelerator.num_processes
         share = s.batch // (processes * s.accumulation)
         parts = range(self.accelerator.process_index, processes * s.accumulation, processes)
@@ -307,21 +336,21 @@ class Trainer:
 
     @cached_property
     def _batches(self) -> Iterator[list[Batch]]:
-        """For each step to come a batch per pass; `workers` processes draw them ahead, if there are any."""
+        """Yields, for each step, one batch per pass; `workers` processes prefetch them."""
         given = self.settings.given if self.lumiere.given_channels else 0.0
         draws = _Draws(self.clips, self._passes, self.settings, given, self.lumiere.downsample_factor)
         return iter(
             DataLoader(
                 draws,
-                batch_size=None,  # what is drawn is a batch
+                batch_size=None,  # `_Draws` returns whole batches
                 sampler=count(self.step),
                 num_workers=self.settings.workers,
-                generator=torch.Generator(),  # else one number is taken of those of all
+                generator=torch.Generator(),  # the default draws a seed from the global generator
             )
         )
 
     def _pass(self, batch: Batch) -> Tensor:
-        """Forward and backward for some clips of a step; returns their part of the loss."""
+        """Runs forward and backward for some clips of a step; returns their part of the loss."""
         s, device = self.settings, self.accelerator.device
         clean, noise, subject = (x.to(device) for x in (batch.latents, batch.noise, batch.subject))
         noise = correlated(noise, self.lumiere.noise_correlation)
@@ -332,7 +361,7 @@ class Trainer:
             noisy = torch.cat([noisy, channels(batch.cond.to(device), batch.given.to(device))], dim=1)
         text = self.captions(batch.texts, device)
         count = min_snr(self.scheduler, timesteps, s.min_snr) if s.min_snr else None
-        with plain_attention(device):  # backward, too, where blocks may be computed again
+        with plain_attention(device):  # backward included: gradient checkpointing recomputes blocks
             predicted = self.model(noisy, timesteps, return_dict=False, **text.arguments)[0]
             if s.common_weight != 1:
                 predicted, target = (scale_common(x.float(), s.common_weight) for x in (predicted, target))
@@ -348,7 +377,7 @@ class Trainer:
 
 @dataclass(frozen=True)
 class _Draws(Dataset):
-    """What one process is shown at each step: numbered by steps, a batch for each of its passes."""
+    """The batches of one process by step: one for each pass."""
 
     clips: LatentClips
     passes: list[range]
@@ -373,13 +402,19 @@ class _Draws(Dataset):
 
 
 def length_of(settings: Settings, step: int, factor: int) -> int:
-    """Frames of all clips of a step."""
+    """Returns the number of frames of all clips of a step.
+
+    Args:
+        settings: training settings.
+        step: training step, from 0.
+        factor: temporal downsampling factor; lengths are `shortest` plus multiples of it.
+    """
     shortest = settings.shortest or settings.frames
     return draw_length(range(shortest, settings.frames + 1, factor), step, settings.seed)
 
 
 def _metrics_until(file: Path, step: int) -> list[dict]:
-    """The lines of earlier steps, each once: a killed run leaves steps that are repeated, or half a line."""
+    """Reads the metrics up to a step. A killed run leaves later steps, which will repeat, or half a line."""
     lines = []
     for text in file.read_text("utf-8").splitlines() if file.exists() else []:
         try:
@@ -392,11 +427,19 @@ def _metrics_until(file: Path, step: int) -> list[dict]:
 
 
 def show(settings: Settings) -> None:
-    """Trains under a progress bar, which tells the time left and the loss, smoothed."""
+    """Trains with a progress bar that shows the remaining time and the smoothed loss.
+
+    Args:
+        settings: training settings.
+
+    Raises:
+        ValueError: see `train`.
+        OSError: see `train`.
+    """
     with ExitStack() as stack:
         bar = None
         for metrics in train(settings):
-            if bar is None:  # only now: what was done before a resumed run is part of it
+            if bar is None:  # created late: the first metrics give the initial step of a resumed run
                 quiet, mean = not PartialState().is_main_process, metrics["loss"]
                 bar = tqdm(total=settings.steps, initial=metrics["step"] - 1, unit="step", disable=quiet)
                 stack.enter_context(bar)

@@ -1,7 +1,7 @@
-"""A folder of video files with captions, encoded once into latents for training (see latent_dataset.py).
+"""Encodes a folder of captioned video files into latents for training, once (see latent_dataset.py).
 
-Captions are lines {"file_name": "a.mp4", "text": "..."} of metadata.jsonl, as the datasets library has them,
-or, where there is no such file, a text file beside each clip: a.mp4 and a.txt.
+Captions are lines {"file_name": "a.mp4", "text": "..."} of metadata.jsonl, the format of the datasets
+library. Without this file, each clip has a text file beside it: a.mp4 and a.txt.
 """
 
 import json
@@ -21,12 +21,18 @@ from lumiere.training.latent_dataset import CAPTIONS, FILES, read_lines
 
 METADATA = "metadata.jsonl"
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
-MAX_FRAMES, MAX_SIDE = 256, 2048  # read of each clip: 3.2 gigabytes at most
+MAX_FRAMES, MAX_SIDE = 256, 2048  # read from each clip, at most 3.2 GB
 
 
 @dataclass(frozen=True)
 class Size:
-    """What clips are brought to; a shorter one than `frames` is left out."""
+    """Frame count and size of encoded clips.
+
+    Attributes:
+        frames: smallest number of frames; shorter clips are skipped.
+        height: height in pixels.
+        width: width in pixels.
+    """
 
     frames: int
     height: int
@@ -36,10 +42,19 @@ class Size:
 def encode_clips(
     folder: str | Path, cache: str | Path, vae: nn.Module, size: Size, tell: Callable[[str], None]
 ) -> int:
-    """Encodes the clips of `folder` into `cache`, unless they are there already; returns how many there are.
+    """Encodes the clips of a folder into latents and returns how many can be used.
 
-    What cannot be used is told once, a line each, and left out. An interrupted call goes on where it was.
-    Raises ValueError in words when nothing can be used.
+    Clips in the cache are not encoded again, so an interrupted call resumes.
+
+    Args:
+        folder: folder of captioned video files.
+        cache: output folder.
+        vae: autoencoder.
+        size: frame count and size of the clips.
+        tell: callback for skipped clips and reasons, called at most once.
+
+    Raises:
+        ValueError: no clip can be used, or the metadata is not valid.
     """
     folder, cache = Path(folder).resolve(), Path(cache)
     (cache / FILES).mkdir(parents=True, exist_ok=True)
@@ -69,11 +84,13 @@ def encode_clips(
 
 
 def captioned(folder: Path) -> Iterator[tuple[Path, str]]:
-    """The video files of a folder with their captions, empty where there is none, in a fixed order.
+    """Yields the video files of a folder with their captions, in a fixed order. Missing captions are empty.
 
-    folder: without links in its own path, as those of the files are.
+    Args:
+        folder: resolved path without symbolic links, like the paths of its files.
 
-    Raises ValueError, naming the line, for metadata that is not as it should be, or leads out of the folder.
+    Raises:
+        ValueError: a metadata line is not valid or leads out of the folder; the message gives its number.
     """
     metadata = folder / METADATA
     if not metadata.exists():
@@ -90,7 +107,7 @@ def captioned(folder: Path) -> Iterator[tuple[Path, str]]:
         try:
             entry = json.loads(line)
             name, text = entry["file_name"], entry.get("text", "")
-            text.encode()  # half of a pair of surrogates, which JSON may have, is no text
+            text.encode()  # rejects lone surrogates, which JSON allows
             file = (folder / name).resolve()
             inside = file.is_relative_to(folder)
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -103,7 +120,20 @@ def captioned(folder: Path) -> Iterator[tuple[Path, str]]:
 
 @torch.inference_mode()
 def encode_clip(file: Path, vae: nn.Module, size: Size, batch: int = 16) -> np.ndarray:
-    """Scaled latents of a video file, float16 (t c h w). Raises ValueError in words."""
+    """Encodes a video file.
+
+    Args:
+        file: video file.
+        vae: autoencoder.
+        size: frame count and size of the clip.
+        batch: frames encoded at once.
+
+    Returns:
+        Scaled latents, float16 `t c h w`.
+
+    Raises:
+        ValueError: the file is missing, cannot be read or is too short.
+    """
     if not file.exists():
         raise ValueError("there is no such file")
     clip, _ = read_clip(file, MAX_FRAMES, MAX_SIDE)
@@ -123,7 +153,7 @@ def _check_length(frames: int, size: Size) -> None:
 
 
 def _stamp(file: Path, size: Size) -> str:
-    """Changes with the file and with what it is brought to."""
+    """Returns a cache key that changes with the file and with the encoded size."""
     told = file.stat() if file.exists() else None
     return f"{told.st_size if told else 0}-{int(told.st_mtime) if told else 0}-{size.height}x{size.width}"
 
