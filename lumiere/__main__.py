@@ -1,4 +1,6 @@
-"""python -m lumiere "a red ball bouncing over green hills" --frames 16 --seed 7 -o clip.mp4
+"""Generates clips from the command line.
+
+python -m lumiere "a red ball bouncing over green hills" --frames 16 --seed 7 -o clip.mp4
 
 accelerate launch -m lumiere --prompts prompts.txt -o clips/
 """
@@ -26,7 +28,11 @@ FAILED, REFUSED, INTERRUPTED = 1, 2, 130  # exit statuses
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Makes clips and returns the exit status; what goes wrong is one sentence on stderr, no traceback."""
+    """Generates clips and returns the exit status. Errors print one sentence on stderr, without a traceback.
+
+    Args:
+        arguments: command line arguments. Defaults to `sys.argv[1:]`.
+    """
     options = parser().parse_args(arguments)
     keep_freed_memory()
     try:
@@ -34,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.prompts:
             return make_all(options, model)
         request = asked(options, model)
-        # Only now what takes seconds to load: torch, then the weights.
+        # Slow imports and loading come last: torch, then the weights.
         prepared = given_pixels(options, request, model)
         pipeline = model_cache.get(model, options.device)
         return make(pipeline, prepared, model, Path(options.output or f"lumiere-{request.seed}.mp4"))
@@ -47,11 +53,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 class Parser(argparse.ArgumentParser):
+    """Argument parser whose errors are one line."""
+
     def error(self, message):
+        """Exits with status 2 after a one-line message."""
         self.exit(REFUSED, f"{message}: see python -m lumiere --help.\n")
 
 
 def parser() -> argparse.ArgumentParser:
+    """Returns the argument parser."""
     model = model_cache.entry()
     text = Parser(prog="python -m lumiere", description="Makes a video clip from a sentence.")
     add = text.add_argument
@@ -107,7 +117,16 @@ def parser() -> argparse.ArgumentParser:
 
 
 def asked(options: argparse.Namespace, model: model_cache.Model) -> Request:
-    """The request, seed included, checked against the model's small files and the disk. Raises ValueError."""
+    """Returns the validated request, with a seed.
+
+    Args:
+        options: parsed arguments.
+        model: registry entry, whose small files give the limits.
+
+    Raises:
+        ValueError: a value is not valid for the model, or the output path is not a writable .mp4 file.
+        OSError: the small files of the model are missing or damaged.
+    """
     limits = model_cache.limits(model)
     values = {"prompt": None} | model_cache.own(model_cache.within(model, limits), limits)
     values |= {name: value for name, value in vars(options).items() if value is not None}
@@ -123,7 +142,11 @@ def asked(options: argparse.Namespace, model: model_cache.Model) -> Request:
 
 
 def mode(options: argparse.Namespace) -> str:
-    """What the given files ask for, one of `MODES` in request.py. Raises ValueError where they do not fit."""
+    """Returns the mode of the request for the input files: one of `MODES` in request.py.
+
+    Raises:
+        ValueError: the input files do not fit together.
+    """
     if options.last_image and (not options.image or options.mask):
         raise ValueError("a last image goes with a first one, --image, and without --mask.")
     if options.mask and not (options.image or options.video):
@@ -138,9 +161,17 @@ def mode(options: argparse.Namespace) -> str:
 
 
 def given_pixels(options: argparse.Namespace, request: Request, model: model_cache.Model):
-    """The request with what is in the given files, as `Prepared`. Raises ValueError.
+    """Returns the request with the pixels of the input files, as `Prepared`.
 
-    A clip that is made anew has as many frames as the file, unless fewer are asked for.
+    With `--video`, the clip has as many frames as the file. `--frames` may only lower this number.
+
+    Args:
+        options: parsed arguments.
+        request: validated request.
+        model: registry entry.
+
+    Raises:
+        ValueError: a file cannot be read, or does not fit the request.
     """
     from lumiere.runtime.sources import Sources, prepare
 
@@ -159,7 +190,18 @@ def given_pixels(options: argparse.Namespace, request: Request, model: model_cac
 
 
 def make_all(options: argparse.Namespace, model: model_cache.Model) -> int:
-    """Makes a clip of each line of a file, or this process's share of them, and returns the exit status."""
+    """Generates a clip for each line of a file, or this process's share of them.
+
+    Args:
+        options: parsed arguments, with `prompts` set.
+        model: registry entry.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ValueError: the arguments or a prompt are not valid.
+    """
     if options.prompt is not None or mode(options) != "text":
         raise ValueError("--prompts goes without a prompt and without given pixels.")
     if options.output is None or Path(options.output).is_file():
@@ -178,7 +220,20 @@ def make_all(options: argparse.Namespace, model: model_cache.Model) -> int:
 
 
 def make(pipeline, prepared, model: model_cache.Model, output: Path) -> int:
-    """Runs a `Prepared` under a progress bar and writes its clip, after Ctrl-C as far as predicted."""
+    """Generates a clip with a progress bar and writes it. Ctrl-C writes the partial clip.
+
+    Args:
+        pipeline: pipeline of the model.
+        prepared: request with its given pixels.
+        model: registry entry, stored in the metadata.
+        output: path of the .mp4 file.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        KeyboardInterrupt: interrupted before the first step was finished.
+    """
     from tqdm import tqdm
 
     request, before = prepared.request, prepared.before
@@ -189,7 +244,7 @@ def make(pipeline, prepared, model: model_cache.Model, output: Path) -> int:
 
     def on_interrupt(*_):
         stop.set()
-        signal.signal(signal.SIGINT, usual)  # a second Ctrl-C does not wait for the step to end
+        signal.signal(signal.SIGINT, usual)  # a second Ctrl-C interrupts the running step
 
     usual = signal.signal(signal.SIGINT, on_interrupt)
     form = "step {n_fmt} of {total_fmt} |{bar:30}| {rate_inv_fmt}, {remaining} left"
@@ -216,7 +271,7 @@ def make(pipeline, prepared, model: model_cache.Model, output: Path) -> int:
 
 
 def settings(request: Request) -> str:
-    """The settings in one line, as they are told after a run."""
+    """Formats the settings of a request in one line, printed after a run."""
     from_noise = request.mode == "text" and request.first_frame == "none"
     first_frame = ("first frame from noise",) if from_noise else ()
     return " · ".join(
@@ -233,10 +288,12 @@ def settings(request: Request) -> str:
 
 
 def span(limits: tuple) -> str:
+    """Formats the first and second entry of `limits` as a range."""
     return f"{limits[0]:g} to {limits[1]:.10g}"
 
 
 def say(sentence: object, status: int = 0) -> int:
+    """Prints a sentence on stderr and returns `status`."""
     print(sentence, file=sys.stderr)
     return status
 

@@ -1,7 +1,8 @@
-"""python -m lumiere.train --model assets/models/paper-world --data CLIPS --out RUN
+"""Trains the motion weights of a frozen base model on clips.
 
-Trains the motion weights of a frozen base model on clips. A run that was stopped, at any moment and by
-anything, goes on from its last checkpoint when the same command is given again.
+python -m lumiere.train --model assets/models/paper-world --data CLIPS --out RUN
+
+A run may be interrupted at any moment. The same command resumes it from the last checkpoint.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from lumiere.sampling.memory import is_out_of_memory
 from lumiere.training.config import Settings, add_options
 from lumiere.training.trainer import show
 
-PAPERWORLD = "paperworld"  # as the data: clips that are drawn
+PAPERWORLD = "paperworld"  # value of --data for rendered clips
 OUT_OF_MEMORY = (
     "The device ran out of memory: raise --accumulation (processes x accumulation divides --batch), "
     "set --checkpointing 1, or lower --size or --frames; the last checkpoint is kept."
@@ -32,6 +33,7 @@ EXAMPLES = """examples, which run as they stand:
 
 
 def parser() -> argparse.ArgumentParser:
+    """Returns the argument parser."""
     text = argparse.ArgumentParser(
         prog="python -m lumiere.train",
         usage="%(prog)s --model MODEL --data DATA --out OUT [options]",
@@ -55,7 +57,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Trains under a progress bar and returns the exit status; what goes wrong is one sentence on stderr."""
+    """Trains with a progress bar and returns the exit status. Errors print one sentence on stderr.
+
+    Args:
+        arguments: command line arguments. Defaults to `sys.argv[1:]`.
+    """
     options = vars(parser().parse_args(arguments))
     scenes = options.pop("scenes")
     keep_freed_memory()
@@ -79,10 +85,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _drawn(settings: Settings, scenes: int) -> Path:
-    """The folder of so many clips of the paper world, with some frames to spare for where they begin."""
+    """Renders clips of the paper world, with extra frames for random starts, and returns their folder."""
     if scenes < 1:
         raise ValueError(f"scenes must be 1 or more; received {scenes}.")
-    from lumiere.paperworld.training.parts import draw_clips  # only now: others need no paper world
+    from lumiere.paperworld.training.parts import draw_clips  # imported late: other data does not need it
 
     folder = locate(settings.model)
     check(folder)
