@@ -1,5 +1,5 @@
-"""Errors whose message is one sentence for the person who asked (standard library only)."""
+"""Errors whose message is one sentence for the user (standard library only)."""
 
 
 class GenerationError(RuntimeError):
-    """A run that failed for a reason worth telling the person who asked; the message is one sentence."""
+    """A run failed for a reason that concerns the user; the message is one sentence."""

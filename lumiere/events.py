@@ -1,4 +1,4 @@
-"""What a run tells: its progress after each step, and the clip (standard library only)."""
+"""Events of a run: progress after each step, and the resulting clip (standard library only)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,14 +12,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Progress:
-    """One finished step.
+    """Progress after a step.
 
     Attributes:
-        step, steps: how many are done, and how many there are in all parts of the clip.
-        share: of the work that is done, 0 to 1. Steps differ in the frames that the model sees.
-        seconds: since the run began.
-        length: frames of the clip so far; less than asked for until the last segment is begun.
-        preview: makes the predicted clip, small, uint8 (t h w c).
+        step: number of finished steps.
+        steps: number of steps in all parts of the clip.
+        share: finished share of the work, 0 to 1. Steps are weighted by the frames that the model processes.
+        seconds: time since the start of the run.
+        length: current number of frames of the clip. Reaches the requested number in the last segment.
+        preview: returns small frames of the predicted clip, uint8 `t h w c`.
     """
 
     step: int
@@ -32,9 +33,15 @@ class Progress:
 
 @dataclass(frozen=True)
 class Result:
-    """The clip: frames uint8 (t h w c), and the request that makes it again, seed included.
+    """The resulting clip.
 
-    steps: of all parts of the clip together. One that was stopped may have fewer frames than asked for.
+    Attributes:
+        frames: uint8 `t h w c`, possibly fewer than requested if the run was stopped.
+        request: reproduces the clip, seed included.
+        steps: number of steps in all parts of the clip.
+        steps_done: number of finished steps.
+        stopped: whether the run was stopped early.
+        seconds: duration of the run.
     """
 
     frames: "np.ndarray"

@@ -1,7 +1,7 @@
-"""How much a clip, a file and a server may take: every number that an operator can change, with its reason.
+"""Limits of clips, files and the server that an operator can change (standard library only).
 
-Standard library only. `LUMIERE_` and the name in capitals changes one: `LUMIERE_MAX_FRAMES=64 python app.py`.
-What no operator needs to change stands beside the code that it protects.
+Environment variables override them: `LUMIERE_MAX_FRAMES=64 python app.py`. Other constants are defined next
+to the code that they protect.
 """
 
 import os
@@ -12,12 +12,24 @@ PREFIX = "LUMIERE_"
 
 
 def bound(default: int, low: int, high: int, why: str):
+    """Declares a limit with its default, its valid range and the reason for the default.
+
+    Args:
+        default: value without an environment variable.
+        low: minimum.
+        high: maximum.
+        why: unit and reason.
+    """
     return field(default=default, metadata={"low": low, "high": high, "why": why})
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Whole numbers all of them. Raises ValueError, in words that name the variable, for one out of range."""
+    """Operator limits, all integers.
+
+    Raises:
+        ValueError: a limit is out of range; the message contains its environment variable.
+    """
 
     max_frames: int = bound(480, 4, 10_000, "of one clip: half a minute at 16 frames a second")
     max_side: int = bound(1024, 64, 4096, "pixels along a side of a clip; phones decode no more than 4096")
@@ -51,15 +63,26 @@ class Bounds:
 
     @classmethod
     def read(cls, environment: Mapping[str, str] = os.environ) -> "Bounds":
-        """The bounds with what the environment says; an empty variable says nothing. Raises ValueError."""
+        """Reads limits from environment variables. Defaults replace empty variables.
+
+        Args:
+            environment: variables by name.
+
+        Returns:
+            The limits.
+
+        Raises:
+            ValueError: a variable is not an integer or out of range.
+        """
         given = {each.name: environment.get(variable(each.name), "").strip() for each in fields(cls)}
         return cls(**{name: _number(text) for name, text in given.items() if text})
 
 
 def variable(name: str) -> str:
+    """Returns the environment variable of a limit."""
     return PREFIX + name.upper()
 
 
 def _number(text: str) -> int | str:
-    """Text that is no number is left for the check to refuse."""
+    """Converts text to an int; other text is returned for validation to reject."""
     return int(text) if text.isascii() and text.lstrip("-").isdigit() and len(text) < 20 else text

@@ -1,12 +1,12 @@
-"""What a clip is made from besides the prompt (standard library only); runtime/sources.py reads it.
+"""Inputs of each mode besides the prompt (standard library only); runtime/sources.py reads the files.
 
-text            nothing
-image           a picture that is the first frame
-images          two pictures, the first frame and the last
-inpaint         a clip that is made anew in a drawn region
-cinemagraph     a picture that moves in a drawn region
-continue        a clip that goes on
-video           a clip that is made anew everywhere, beginning as it is with noise (see `Request.strength`)
+- `text`: no input
+- `image`: the first frame
+- `images`: the first and the last frame
+- `inpaint`: a clip and a region to inpaint
+- `cinemagraph`: an image and a region to animate
+- `continue`: a clip to continue
+- `video`: a clip to noise and denoise everywhere (see `Request.strength`)
 """
 
 from lumiere.request import Limits, Request
@@ -24,9 +24,14 @@ WORDS = {"image": "a picture", "last_image": "a last picture", "clip": "a clip",
 
 
 def check(request: Request, has: set[str]) -> None:
-    """Raises ValueError unless exactly what the mode needs is there, and a strength only where it is of use.
+    """Checks the inputs of a request. The check is cheap and runs before files are read.
 
-    has: names of what is there. Costs nothing, so it comes before files are read.
+    Args:
+        request: the requested clip.
+        has: names of the available inputs, keys of `WORDS`.
+
+    Raises:
+        ValueError: an input is missing or superfluous, or a strength below 1 has no clip to start from.
     """
     for name in NEEDS[request.mode]:
         if name not in has:
@@ -41,7 +46,16 @@ def check(request: Request, has: set[str]) -> None:
 
 
 def check_length(request: Request, frames: int, limits: Limits) -> None:
-    """Raises ValueError for a clip of so many frames that goes on, when it is too long for that."""
+    """Checks the length of a clip to continue.
+
+    Args:
+        request: the requested clip.
+        frames: length of the clip to continue.
+        limits: limits of the model.
+
+    Raises:
+        ValueError: the clip is too long.
+    """
     most = limits.longest_given(request.height, request.width)
     if request.mode == "continue" and frames > most:
         raise ValueError(f"a clip that goes on must have at most {most} frames: received more.")

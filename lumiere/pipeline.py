@@ -1,4 +1,7 @@
-"""From a request to the frames of a clip: encode, plan the parts, denoise each in one loop, decode."""
+"""The pipeline from a request to frames: encodes prompts and pixels, plans parts, denoises and decodes.
+
+Requests are validated in request.py, models are loaded in `lumiere.loading`.
+"""
 
 import threading
 import time
@@ -35,18 +38,25 @@ from lumiere.sampling.vae import decode, encode, give_back_memory, pixels_of
 
 
 class LumierePipeline:
-    """A space-time model with its text encoders and autoencoder, ready to make clips.
+    """Text-to-video pipeline: inflated UNet, text encoders, VAE and sampling settings.
 
-    Holds no state of a run: threads may generate at once. Whether the device should is not its affair.
+    The pipeline keeps no state between runs, and threads may call it concurrently. Callers decide whether a
+    device should run several clips at once.
 
-    Attributes:
-        sampling: settings that belong to the model and not to a request.
-        notes: what was changed to fit the parts to each other, in sentences for whoever starts the program.
-        device: where runs happen, if that is not where the autoencoder is.
-        styler: what loaded the parts, for `restyle`.
-        first_frame_prompt: rewrites a prompt for the first frame, which the base draws.
-        autocast: whether the UNet multiplies in bfloat16 while its weights stay as they are.
-        cost: of memory; measured when it is first needed, by default.
+    Args:
+        lumiere: the inflated UNet.
+        vae: the autoencoder.
+        reader: the text encoders.
+        scheduler_config: scheduler config of the model.
+        limits: limits of requests.
+        preview: decoder of previews. Defaults to a linear map fitted to `vae`.
+        sampling: sampling settings of the model.
+        notes: changes made to fit the components to each other, as messages for the operator.
+        device: device of the runs. Defaults to the device of `vae`.
+        styler: loader of the components, for `restyle`.
+        first_frame_prompt: rewrites the prompt for a first frame drawn by the base.
+        autocast: whether the UNet multiplies in bfloat16 and keeps the dtype of its weights.
+        cost: memory cost. Defaults to a measurement at the first use.
     """
 
     def __init__(
@@ -57,7 +67,7 @@ class LumierePipeline:
         scheduler_config: dict,
         limits: Limits,
         preview: Preview | None = None,
-        sampling: Sampling = Sampling(),  # noqa: B008, it is frozen
+        sampling: Sampling = Sampling(),  # noqa: B008, frozen
         notes: tuple[str, ...] = (),
         device: torch.device | None = None,
         styler: Styler | None = None,
@@ -83,22 +93,39 @@ class LumierePipeline:
         revision: str | None = None,
         fresh: bool = False,
     ) -> "LumierePipeline":
-        """Loads a folder or hub id of the diffusers layout (SD 1.x, 2.x, XL) part by part, safetensors only.
+        """Loads a Stable Diffusion model (1.x, 2.x, XL) in diffusers' layout, from safetensors only.
 
-        source: also an entry of the table of models, which then says the rest. motion: motion weights, of
-        Lumiere or a public adapter, as a folder, file or hub id; those in `<source>/motion` unless given.
-        fresh: untrained layers in their place: frames know little of each other. device: cuda, mps or cpu;
-        the first there is unless given. dtype: float32 on the CPU, where a processor that can multiplies
-        in bfloat16, else bfloat16 or float16. Raises OSError or ValueError in words.
+        Args:
+            source: folder, hub id, or `Model` of the registry, which also determines the motion weights and
+                the revision.
+            motion: folder, file or hub id of motion weights, Lumiere's or a public adapter. Defaults to
+                `<source>/motion`.
+            device: cuda, mps or cpu. Defaults to the first available.
+            dtype: dtype of the weights. Defaults to bfloat16 or float16, and on the CPU to float32. CPUs with
+                bfloat16 support then multiply in bfloat16.
+            revision: revision of the hub id.
+            fresh: use untrained temporal layers, whose frames are almost independent.
+
+        Returns:
+            The pipeline.
+
+        Raises:
+            OSError: files are missing or unreadable.
+            ValueError: the components or arguments do not fit.
         """
         if not isinstance(source, Model):
             source = Model(str(source), motion and str(motion), revision)
         return cls(**vars(assemble(source, device, dtype, fresh)))
 
     def restyle(self, style: Style) -> None:
-        """Puts another style into the weights, in place: nothing may run meanwhile.
+        """Loads another style into the weights, in place. No clip may be running.
 
-        Raises OSError and ValueError in words, before anything is changed.
+        Args:
+            style: the style.
+
+        Raises:
+            OSError: files are missing or unreadable. The weights are unchanged.
+            ValueError: the style does not fit the model. The weights are unchanged.
         """
         styler = Styler(self.styler.folder, style)
         parts = {"unet": self.lumiere.model} | self.reader.parts
@@ -113,29 +140,40 @@ class LumierePipeline:
         stop: threading.Event | Callable[[], bool] | None = None,
         given: Given | None = None,
     ) -> Iterator[Progress | Result]:
-        """Yields a `Progress` after each step, a `Result` last.
+        """Yields a `Progress` after each step, and the `Result` last.
 
-        On the CPU a seed gives the same bits whenever as many threads compute them.
+        On the CPU, a seed gives identical bits for the same number of threads.
 
         Args:
-            request: what is asked for. Text to video begins with a first frame by the base where the motion
-                weights take given pixels, unless `first_frame` is "none".
-            stop: checked before every step. The clip predicted by the last finished step becomes the result;
-                without a finished step there is none.
-            given: pixels that the clip should have (see model/conditioning.py). Motion weights that were
-                trained with such see them from the first step on; with all weights they are put into the
-                predictions. Those that are given in all frames end up in the clip as they are. With a
-                strength below 1 the clip starts from the given frames with noise (`Request.steps_run` steps).
+            request: the requested clip. Text-to-video starts with a first frame by the base if the motion
+                weights take conditioning channels, except with `first_frame="none"`.
+            stop: checked before every step. The last predicted clip becomes the result. A run stopped before
+                its first step has no result.
+            given: conditioning frames and mask (see model/conditioning.py). They replace predictions, and
+                motion weights trained with conditioning channels receive them at every step. Pixels
+                conditioned in all frames are restored exactly. With a strength below 1, the clip starts from
+                these frames with noise (`Request.steps_run` steps).
 
         Raises:
-            ValueError: at once, for what this model cannot do.
-            GenerationError: on the way.
+            ValueError: the model does not support the request. Raised by the call, before iteration.
+            GenerationError: the run failed.
         """
         request = self.check(request, given).with_seed()
         return self._run(request, getattr(stop, "is_set", stop) or (lambda: False), given)
 
     def check(self, request: Request, given: Given | None = None) -> Request:
-        """Returns the request when it can be made here and now; raises ValueError when not."""
+        """Checks that the model supports a request and that memory is available.
+
+        Args:
+            request: the requested clip.
+            given: conditioning frames and mask, or None.
+
+        Returns:
+            The request.
+
+        Raises:
+            ValueError: the request is not supported or does not fit into memory.
+        """
         request.check(self.limits)
         shape = (request.frames, request.height, request.width)
         for what, has in (("frames", given.frames.shape[:3]), ("masks", given.mask.shape)) if given else ():
@@ -148,7 +186,7 @@ class LumierePipeline:
         return request
 
     def _check_memory(self, request: Request, given: Given | None) -> None:
-        """Raises ValueError for a clip that would not fit; of small ones on the CPU it is not asked."""
+        """Raises ValueError if a clip does not fit into memory; skips small clips on the CPU."""
         size = self._latent_size(request)
         latents = request.frames * size[0] * size[1]
         if self.device.type == "cpu" and latents <= BATCH_LATENTS:
@@ -163,7 +201,7 @@ class LumierePipeline:
 
     @cached_property
     def cost(self) -> memory.Cost:
-        """What a step and decoding take at once."""
+        """Memory cost of a step and of decoding, measured at the first use."""
         return self._cost or cost_of(self.lumiere, self.vae, self.reader, self.limits)
 
     def _run(
@@ -175,7 +213,7 @@ class LumierePipeline:
         except (RuntimeError, MemoryError) as error:
             if not memory.is_out_of_memory(error):
                 raise
-        give_back_memory()  # out here: the except block would keep the tensors alive
+        give_back_memory()  # outside the except block, which would keep the tensors alive
         raise GenerationError("the device ran out of memory: lower frames, height or width.")
 
     def _steps(
@@ -209,11 +247,11 @@ class LumierePipeline:
     def _denoise(
         self, request: Request, part: Part, cond: Cond | None, generator: torch.Generator
     ) -> Iterator[Step]:
-        """The steps of one part: from noise or, below full strength, from the given latents with noise."""
+        """Yields the steps of one part. It starts from noise, or from noised latents below full strength."""
         prompt = self.first_frame_prompt(request.prompt) if part.still else request.prompt
         schedule = self._schedule(request, generator)
         shape = (1, self.vae.config.latent_channels, part.length, *self._latent_size(request))
-        noise = torch.randn(shape, generator=generator).to(self.device)  # by the CPU: the same on any device
+        noise = torch.randn(shape, generator=generator).to(self.device)  # on the CPU: the same on any device
         denoise = Denoiser(
             model=on_one_frame(self._base()) if part.still else self.lumiere,
             schedule=schedule,
@@ -234,7 +272,7 @@ class LumierePipeline:
         return plan(request, given, self.sampling, self.lumiere.given_channels > 0)
 
     def _windows(self, part: Part) -> list[slice]:
-        """The frames of a part that the model sees at once."""
+        """Returns the temporal windows of a part."""
         positions, factor = self.lumiere.kwargs["attns"].get("positions"), self.lumiere.downsample_factor
         return windows_of(part.length, self.sampling.window, positions, factor)
 
@@ -245,13 +283,13 @@ class LumierePipeline:
         )
 
     def _guidance_interval(self, request: Request) -> tuple[float, float]:
-        """Lowest and highest timestep at which guidance counts."""
+        """Returns the lowest and highest guided timestep."""
         low, high = self.sampling.guidance_interval if request.strength == 1 else (0.0, 1.0)
         timesteps = self.scheduler_config.get("num_train_timesteps", 1000)
         return low * timesteps, high * timesteps
 
     def _work(self, request: Request, part: Part) -> list[int]:
-        """How many frames the model sees at each step of a part, in all windows and with all texts."""
+        """Returns the frames processed at each step of a part, over all windows and texts."""
         frames = sum(window.stop - window.start for window in self._windows(part))
         low, high = self._guidance_interval(request)
         return [
@@ -260,39 +298,65 @@ class LumierePipeline:
         ]
 
     def _base(self) -> nn.Module:
-        """The text-to-image model alone, which comes to the device where parts take turns on it."""
-        hook = getattr(self.lumiere, "_hf_hook", None)  # of accelerate, at work in calls of the whole only
+        """Returns the text-to-image model, moved to the device if components are offloaded."""
+        hook = getattr(self.lumiere, "_hf_hook", None)  # accelerate calls it for whole models only
         if hook is not None:
             hook.pre_forward(self.lumiere)
         return self.lumiere.model
 
     def unknown_words(self, prompt: str) -> list[str]:
-        """The words that the model will not see: not in its vocabulary, or past the end of what it takes."""
+        """Returns the words that the text encoder ignores: unknown tokens, or text beyond the maximum length.
+
+        Args:
+            prompt: any prompt.
+        """
         return self.reader.unknown_words(prompt)
 
     @torch.inference_mode()
     def encode_prompt(self, request: Request, prompt: str | None = None) -> Text:
-        """One row, or with guidance two: of the negative prompt, then of the prompt (the request's own)."""
+        """Encodes the prompt, preceded by the negative prompt with guidance.
+
+        Args:
+            request: provides prompts, guidance and size.
+            prompt: replaces the prompt of the request.
+
+        Returns:
+            One row, or two with guidance.
+        """
         prompt = request.prompt if prompt is None else prompt
         texts = [prompt] if request.guidance == 1 else [request.negative_prompt, prompt]
         return self.reader(texts, request.height, request.width)
 
     @torch.inference_mode()
     def encode_given(self, given: Given, whole: bool = False) -> Cond:
-        """Scaled latents of given pixels. whole: of all frames, not only of those that have given pixels."""
+        """Encodes conditioning frames to scaled latents.
+
+        Args:
+            given: conditioning frames and mask.
+            whole: whether to encode all frames, including frames without conditioning pixels.
+        """
         return encode(self.vae, given, self.device, whole)
 
     def _latent_size(self, request: Request) -> tuple[int, int]:
-        """Height and width of a frame in latents."""
+        """Returns height and width of a frame in latents."""
         pixels = pixels_of(self.vae)
         return request.height // pixels, request.width // pixels
 
     def frames_shown(self, request: Request, given: Given | None = None) -> int:
-        """How many frames the model sees while it makes a clip: in all steps, windows and texts."""
+        """Returns the number of frames processed for a clip, over all steps, windows and texts.
+
+        Args:
+            request: the requested clip.
+            given: conditioning frames and mask, or None.
+        """
         return sum(sum(self._work(request, part)) for part in self._plan(request, given))
 
     def seams(self, frames: int) -> list[int]:
-        """The frames at which another segment or window begins, in a clip of which nothing is given."""
+        """Returns the frames at which a segment or window starts or ends, in an unconditioned clip.
+
+        Args:
+            frames: length of the clip.
+        """
         parts = plan(Request("-", frames=frames), None, self.sampling, takes_cond=False)
         if len(parts) > 1:
             return [part.frames.stop for part in parts[:-1]]
@@ -300,10 +364,20 @@ class LumierePipeline:
         return sorted(edges - {0, frames})
 
     def decode(self, latents: Tensor) -> np.ndarray:
-        """Scaled latents (1 c t h w) -> uint8 (t h w c). Raises GenerationError as `vae.decode` does."""
+        """Decodes latents to frames.
+
+        Args:
+            latents: scaled latents `1 c t h w`.
+
+        Returns:
+            uint8 `t h w c`.
+
+        Raises:
+            GenerationError: latents or frames contain NaN or inf, or memory is too short for one frame.
+        """
         return decode(self.vae, latents)
 
 
 def _joined(before: Tensor | None, made: Tensor) -> Tensor:
-    """A clip `1 c t h w` with the frames before it, if there are any."""
+    """Prepends the frames before a part, if any, to its latents `1 c t h w`."""
     return made if before is None else torch.cat([before, made], dim=2)

@@ -1,8 +1,8 @@
-"""What a person asks for, and the one place where it is checked (standard library and `bounds` only).
+"""Requests and their validation (standard library and lumiere.limits only).
 
-`Request` refuses what no model could do, `Request.check(limits)` what this model cannot. Every refusal is a
-`ValueError` of one sentence with the field, the limit and the value received; a value is repeated only as a
-number or a length, because everything here may come from strangers and the sentence is shown on a page.
+`Request` rejects values outside the range of every model. `Request.check` rejects values outside the limits
+of one model. Each `ValueError` is one sentence with the field, the limit and the received value. Requests are
+untrusted and messages are shown on a page, so values appear only as a number or a length.
 """
 
 import json
@@ -13,28 +13,38 @@ from dataclasses import asdict, dataclass, fields, replace
 
 from lumiere.limits import Bounds
 
-# What a clip is made from besides the prompt; modes.py says what each needs.
+# Inputs of a clip besides the prompt; modes.py lists the inputs of each mode.
 MODES = ("text", "image", "images", "inpaint", "cinemagraph", "continue", "video")
-FIRST_FRAMES = ("base", "none")  # what draws the first frame of a clip from text alone
+FIRST_FRAMES = ("base", "none")  # source of the first frame in text-to-video
 SCHEDULERS = ("ddim", "dpm++ 2m", "euler", "euler a", "unipc", "lcm")
 
-STEPS = (1, Bounds.max_steps)  # `check` knows whether the operator allows less
-FPS = (1, 60)  # what browsers and screens show; a higher rate only makes the clip shorter
+STEPS = (1, Bounds.max_steps)  # the operator may set a lower maximum, see `check`
+FPS = (1, 60)  # range of browsers and screens; a higher rate only shortens the clip
 GUIDANCE = (0.0, 30.0)  # far past the values at which colours saturate
 SEED = (0, 2**32 - 1)  # survives a number field, JSON and a URL without loss
-COUNT = (0, 10**6)  # frames and sides, before `check`, which knows the model and names what would be valid
-MAX_TEXT = 2000  # characters of a prompt; text encoders take 20 to 77 tokens of it
-MAX_STYLES = 16  # weights of a request, each as far as `Style` takes them
+COUNT = (0, 10**6)  # frames and sides; `check` applies the range of the model
+MAX_TEXT = 2000  # characters of a prompt; text encoders accept 20 to 77 tokens
+MAX_STYLES = 16  # number of style weights
 MAX_SETTINGS = 65536  # characters of saved settings: two full prompts, every character escaped, fit
-GIVEN = 4  # clips that go on are at most so many times as large as those that are made
+GIVEN = 4  # maximum size of a continued clip, relative to a generated clip
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one model can do, and what its operator allows. All are inclusive.
+    """Limits of one model and its operator, all inclusive (see `folder.read_limits`).
 
-    `max_pixels` bounds frames * height * width; `styles` are the least and the most of each weight in a
-    request's `style_weights`. Those of a model: `folder.read_limits`.
+    Attributes:
+        downsample_factor: temporal factor of the model. Frames are a multiple of it.
+        size_multiple: height and width are a multiple of it.
+        min_frames: minimum number of frames.
+        max_frames: maximum number of frames.
+        min_side: minimum height and width in pixels.
+        max_side: maximum height and width in pixels.
+        max_pixels: maximum of frames * height * width.
+        max_steps: maximum number of denoising steps.
+        default_height: pixels.
+        default_width: pixels.
+        styles: minimum and maximum of each weight in `Request.style_weights`.
     """
 
     downsample_factor: int = 4
@@ -50,30 +60,44 @@ class Limits:
     styles: tuple[tuple[float, float], ...] = ()
 
     def longest(self, height: int, width: int) -> int:
-        """The most frames of this size, in pixels, that can be asked for."""
+        """Returns the maximum number of frames at a height and width in pixels."""
         most = min(self.max_frames, self.max_pixels // (height * width))
         return most // self.downsample_factor * self.downsample_factor
 
     def longest_given(self, height: int, width: int) -> int:
-        """The most frames of a clip that goes on, brought to this size: only the end of it is denoised."""
+        """Returns the maximum length of a continued clip at a height and width in pixels.
+
+        The limit exceeds `longest`, because only the end of the clip is denoised.
+        """
         return min(self.max_frames, GIVEN * self.max_pixels // (height * width))
 
 
 @dataclass(frozen=True)
 class Request:
-    """One clip to be made.
+    """Settings of one clip. Float fields also accept an int, but neither bool nor text.
 
-    prompt: 1 to 2000 characters, not blank; negative_prompt: 0 to 2000. frames, height, width: whole numbers,
-    whose range depends on the model and is left to `check`. fps: 1 to 60. steps: 1 to 150. guidance: 0 to 30,
-    where 1 means none. scheduler: one of `SCHEDULERS`. seed: 0 to 2**32 - 1, or None for a random one
-    (`with_seed`). strength: above 0, at most 1; below 1 the clip begins as a given one with noise, and only
-    that share of the steps is run. mode: one of `MODES`. first_frame: one of `FIRST_FRAMES`; with base the
-    base model draws it and the motion weights make the clip with it given, with none all frames come from
-    noise; without effect unless the mode is text and the motion weights take given pixels. style_weights: in
-    place of those that the operator gave to the styles of the model, all or none; to be put in by whoever
-    runs the request. Where a float is asked an int will do, never a bool or text.
+    Attributes:
+        prompt: 1 to 2000 characters, not blank.
+        negative_prompt: 0 to 2000 characters.
+        frames: number of frames. `check` applies the range of the model.
+        fps: 1 to 60 frames per second.
+        height: pixels. `check` applies the range of the model.
+        width: pixels. `check` applies the range of the model.
+        steps: 1 to 150 denoising steps.
+        guidance: scale from 0 to 30; 1 disables guidance.
+        scheduler: one of `SCHEDULERS`.
+        seed: 0 to 2**32 - 1, or None for a random seed (`with_seed`).
+        strength: above 0 and at most 1. Below 1, the clip starts from a noised clip and runs only this share
+            of the steps.
+        mode: one of `MODES`.
+        first_frame: one of `FIRST_FRAMES`. With "base", the base draws the first frame and the motion weights
+            continue it. With "none", all frames start from noise. The field applies to mode "text" and motion
+            weights with conditioning channels.
+        style_weights: replace the operator's weights of the model's styles, all or none. The caller of the
+            pipeline applies them.
 
-    Raises ValueError for anything else.
+    Raises:
+        ValueError: a field is out of range.
     """
 
     prompt: str
@@ -118,17 +142,27 @@ class Request:
                 raise ValueError(f"{name} must be one of {', '.join(known)}: received {_received(value)}.")
         _check_weights("style_weights", self.style_weights)
         object.__setattr__(self, "style_weights", tuple(map(float, self.style_weights)))
-        # Equal requests are saved alike: an int accepted as a number becomes the float it stands for.
+        # Equal requests serialise identically: convert ints to floats.
         object.__setattr__(self, "guidance", float(self.guidance))
         object.__setattr__(self, "strength", float(self.strength))
 
     @property
     def steps_run(self) -> int:
-        """How many of the steps are run: all of them at full strength, and one at least."""
+        """Number of steps to run: `steps * strength`, at least one."""
         return max(1, round(self.steps * self.strength))
 
     def check(self, limits: Limits) -> "Request":
-        """Returns self when the model with these limits can do it; raises ValueError when not."""
+        """Checks the request against the limits of a model.
+
+        Args:
+            limits: limits of the model.
+
+        Returns:
+            The request.
+
+        Raises:
+            ValueError: a field exceeds the limits.
+        """
         _check_multiple("frames", self.frames, limits.downsample_factor, limits.min_frames, limits.max_frames)
         for name in ("height", "width"):
             _check_multiple(name, getattr(self, name), limits.size_multiple, limits.min_side, limits.max_side)
@@ -150,22 +184,31 @@ class Request:
         return self
 
     def with_seed(self) -> "Request":
-        """Returns this request with a seed: its own, or one drawn evenly from the full range."""
+        """Returns this request with its own seed, or with a uniformly random seed."""
         return self if self.seed is not None else replace(self, seed=secrets.randbelow(SEED[1] + 1))
 
     def saved(self) -> dict:
-        """All fields by name, those of styles only where there are any."""
+        """Returns all fields by name, without empty `style_weights`."""
         return {name: value for name, value in asdict(self).items() if name != "style_weights" or value}
 
     def to_json(self) -> str:
+        """Serialises the request to JSON."""
         return json.dumps(self.saved(), ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> "Request":
-        """Reads what `to_json` wrote, or what a stranger put in its place.
+        """Parses a request from untrusted JSON.
 
-        Keys of other versions are ignored, missing ones take their defaults, values are checked as always.
-        Raises ValueError.
+        Unknown keys are ignored, missing keys have their defaults.
+
+        Args:
+            text: output of `to_json`.
+
+        Returns:
+            The validated request.
+
+        Raises:
+            ValueError: the text is not a JSON object with a prompt, or a field is out of range.
         """
         if type(text) is not str or len(text) > MAX_SETTINGS:
             raise ValueError(
@@ -223,11 +266,11 @@ def _is_number(value) -> bool:
 
 
 def _received(value) -> str:
-    """Describes a value without repeating text: a number as it is, anything else by its kind and length."""
+    """Describes a value without repeating text: numbers as they are, other values by type and length."""
     if type(value) is float:
         return repr(value)
     if type(value) is int:
-        # Python refuses to write out an int of more than 4300 digits.
+        # Python does not format an int of more than 4300 digits.
         bits = value.bit_length()
         return str(value) if bits <= 100 else f"a number of about {int(bits * math.log10(2)) + 1} digits"
     if value is None:

@@ -1,1 +1,1 @@
-"""Reading and writing clips and pictures."""
+"""Reads and writes clips and images."""

@@ -1,8 +1,8 @@
-"""Clips on disk: a guarded H.264 writer, and a reader that trusts nothing about the file it is given.
+"""Writes H.264 clips and reads untrusted videos.
 
-Both run the ffmpeg that imageio-ffmpeg ships as a process of their own, because its `write_frames` does not
-tell a failed encode from a finished one, and its `read_frames` starts to decode before the size is known.
-Nothing here needs ffprobe or torch.
+Both run the ffmpeg binary of imageio-ffmpeg in a subprocess. Its own `write_frames` does not report a failed
+encode, and its `read_frames` starts to decode before the size is known. This module requires neither ffprobe
+nor torch.
 """
 
 import os
@@ -22,21 +22,21 @@ import numpy as np
 from lumiere.limits import Bounds
 from lumiere.request import FPS
 
-MAX_SETTINGS_BYTES = 100_000  # they travel as one argument of a process, which Linux ends at 128 KiB
-MAX_WRITE_SIDE = 4096  # the largest side that every H.264 decoder of phones and browsers takes
+MAX_SETTINGS_BYTES = 100_000  # passed as one process argument, which Linux limits to 128 KiB
+MAX_WRITE_SIDE = 4096  # supported by the H.264 decoders of all phones and browsers
 ENCODE_SECONDS = 600
-HEADER_SECONDS = 30  # these end what hangs; on an idle machine a header takes 0.05
-MAX_HEADER_BYTES = 2**20  # a hostile file may carry any amount of metadata
+HEADER_SECONDS = 30  # timeout; on an idle machine a header takes 0.05 s
+MAX_HEADER_BYTES = 2**20  # a malicious file may contain any amount of metadata
 
 UNREADABLE = "cannot read a video from this file"
 
-# Only a container that holds its own data may be opened, whatever the file is called: playlists (HLS,
-# ffconcat, DASH, SDP) name other files and addresses, which ffmpeg would go and open.
+# Only self-contained formats may be opened, whatever the file name: playlists (HLS, ffconcat, DASH, SDP)
+# refer to other files and URLs, which ffmpeg would open.
 UNTRUSTED = ["-protocol_whitelist", "file", "-format_whitelist", "mov,matroska,webm,avi,gif"]
-# Even for a header ffmpeg decodes a frame or two; larger ones it may not, but it still tells their size.
+# ffmpeg decodes a frame or two even for the header. It still reports the size of frames above the limit.
 HEADER_ONLY = [*UNTRUSTED, "-max_pixels", str(2**22)]
 
-# Without the explicit matrix swscale picks BT.601, and players guess by size: colours would shift with it.
+# By default swscale converts to BT.601 and players guess the matrix from the size, which shifts colours.
 EXACT = "bicubic+accurate_rnd+full_chroma_int"
 TO_BT709 = (
     f"scale=out_color_matrix=bt709:out_range=tv:flags={EXACT},format=yuv420p,"
@@ -46,7 +46,15 @@ TO_BT709 = (
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says about its video: size in pixels before rotation; frames a second; seconds, if told."""
+    """Video properties from the header of a file.
+
+    Attributes:
+        codec: name of the codec in ffmpeg.
+        width: pixels before rotation.
+        height: pixels before rotation.
+        fps: frames per second.
+        seconds: duration, None if the header lacks it.
+    """
 
     codec: str
     width: int
@@ -56,14 +64,20 @@ class Header:
 
 
 def write_clip(path, frames: np.ndarray, fps: float, settings: str | None = None) -> None:
-    """Writes an MP4 (H.264, yuv420p, BT.709, crf 18, faststart) that appears at `path` whole or not at all.
+    """Writes an MP4 (H.264, yuv420p, BT.709, crf 18, faststart) and moves it to `path` atomically.
 
-    frames: uint8 (t h w c) RGB, sides up to 4096. Such a file has even sides only: an odd height or width
-    gets its last row or column twice, so 63 x 65 becomes 64 x 66, and that is what a reader gets back.
-    fps: 1 to 60. settings: text to keep in the file's comment tag (see `read_settings`), up to 100 000 bytes.
+    H.264 with yuv420p has even sides. An odd height or width repeats its last row or column: 63 x 65 becomes
+    64 x 66, also for readers. After an error, a previous file at `path` is kept and no partial file remains.
 
-    Raises ValueError for arguments it does not take and OSError, with the free space, when the file cannot be
-    written; neither leaves a part of a file behind or touches one that was there.
+    Args:
+        path: output path, ending in `.mp4`.
+        frames: RGB uint8 `t h w c`, sides up to 4096.
+        fps: 1 to 60.
+        settings: text for the comment tag, up to 100 000 bytes (see `read_settings`).
+
+    Raises:
+        ValueError: an argument is out of range.
+        OSError: writing failed; the message states the free space.
     """
     path = Path(path)
     _check_clip(path, frames, fps, settings)
@@ -78,7 +92,7 @@ def write_clip(path, frames: np.ndarray, fps: float, settings: str | None = None
             raise RuntimeError("ffmpeg reported no error, but sizes or frames are missing")
         os.replace(part, path)
     except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:
-        # The sentence may end on a page, so the paths in the causes stay in the traceback.
+        # The message may be shown on a page, so paths stay in the traceback.
         free = shutil.disk_usage(path.parent).free // 2**20
         raise OSError(
             f"cannot write the clip: the encoder failed, with {free} MB free on its disk."
@@ -94,32 +108,41 @@ def read_clip(
     max_seconds: float = Bounds.video_seconds,
     max_fps: float = FPS[1],
 ) -> tuple[np.ndarray, float]:
-    """Reads the beginning of a stranger's video: uint8 (t h w c) RGB, upright, and its frames a second.
+    """Reads the beginning of an untrusted video, upright.
 
-    At most `max_frames` frames are returned; the rest of the file is not looked at. A clip of constant rate
-    from 1 to `max_fps`, 60 at most, comes frame by frame; any other is sampled in time at the nearest such
-    rate, which is returned.
+    Clips with a constant rate from 1 to `max_fps` are read frame by frame. Other clips are resampled to the
+    nearest such rate. Formats for streaming (MKV, WebM, GIF) may end early.
 
-    Raises ValueError when a side is over `max_side` (the header tells, before frames are decoded), when a
-    frame differs in size from the header, when `max_seconds` are over, and for anything that is damaged, or
-    not an MP4, MOV, MKV, WebM, AVI or GIF video (MKV, WebM and GIF are made for streaming and may end early).
+    Args:
+        path: path of an MP4, MOV, MKV, WebM, AVI or GIF file.
+        max_frames: maximum number of frames. The rest of the file is not read.
+        max_side: maximum height and width in pixels, checked in the header before decoding.
+        max_seconds: timeout.
+        max_fps: maximum rate, up to 60.
+
+    Returns:
+        RGB uint8 `t h w c`, and frames per second.
+
+    Raises:
+        ValueError: the video is too large, damaged or in another format, a frame differs in size from the
+            header, or reading takes longer than `max_seconds`.
     """
     header = probe(path)
     wide, high = header.width, header.height
     if max(wide, high) > max_side:
         raise ValueError(f"the video must be at most {max_side} pixels a side: received {wide} x {high}.")
     fps = float(min(max(header.fps, FPS[0]), max_fps))
-    # A crop to nothing is an error, which ends the process at the first frame of another size, where ffmpeg
-    # would rescale it. Rotated videos arrive here upright, hence both orders.
+    # ffmpeg would rescale a frame of another size. A crop to zero width is an error and ends the process
+    # instead. Rotated videos are upright here, hence both orders.
     same_size = f"eq(iw,{wide})*eq(ih,{high})+eq(iw,{high})*eq(ih,{wide})"
     filters = f"crop=w='if({same_size},iw,0)':h=ih:exact=1,fps={fps:g},scale=flags={EXACT},format=rgb24"
-    # The decoder itself may not go far over the size either; it counts whole macroblocks, hence the margin.
+    # The decoder also enforces the size, in whole macroblocks, hence the margin.
     limits = [*UNTRUSTED, "-max_pixels", str((max_side + 64) ** 2), "-threads", "2"]
     arguments = ["-xerror", *limits, "-i", _file(path), "-map", "0:V:0", "-vf", filters]
     arguments += ["-frames:v", str(max_frames), "-c:v", "ppm", "-f", "image2pipe", "pipe:1"]
     pixels, shape, started = bytearray(), None, time.monotonic()
     with _ffmpeg(arguments, max_seconds, stdout=subprocess.PIPE) as process:
-        while process.stdout.readline() == b"P6\n":  # each frame is a PPM picture, which tells its own size
+        while process.stdout.readline() == b"P6\n":  # each frame is a PPM image with its own size
             sides = process.stdout.readline().split()
             if process.stdout.readline() != b"255\n":
                 break
@@ -131,14 +154,24 @@ def read_clip(
     if shape is None:
         raise ValueError(f"{UNREADABLE}.")
     count, rest = divmod(len(pixels), shape[0] * shape[1] * 3)
-    # Behind the last frame asked for, the decoder may already have met what is wrong with the next.
+    # After the last requested frame, the decoder may already have failed on the next one.
     if rest or (status != 0 and count < max_frames):
         raise ValueError(f"{UNREADABLE}: it is damaged, or changes its size, after {count} frames.")
     return np.frombuffer(pixels, np.uint8).reshape(count, *shape), fps  # t h w c
 
 
 def probe(path) -> Header:
-    """Reads the header of a stranger's video without its frames; raises ValueError when there is none."""
+    """Reads the header of an untrusted video.
+
+    Args:
+        path: path of the file.
+
+    Returns:
+        The header.
+
+    Raises:
+        ValueError: the file is not a readable video.
+    """
     log = _output([*HEADER_ONLY, "-i", _file(path)], "stderr").decode("utf-8", "replace")
     # `  Stream #0:0[0x1](und): Video: h264 (High) (avc1 / 0x31637661), yuv420p(tv), 64x48 [SAR 1:1], 16 fps`
     for line in re.findall(r"^ {2,4}Stream #0:\d+.*: (Video: \w.*)", log, re.MULTILINE):
@@ -159,9 +192,16 @@ def probe(path) -> Header:
 
 
 def read_settings(path) -> str | None:
-    """Reads the text that `write_clip` kept in the file, None when there is none.
+    """Reads the text that `write_clip` stored in the comment tag. The text is as untrusted as a prompt.
 
-    Whoever made the file wrote it: it is as untrusted as a prompt. Raises ValueError when it is not a video.
+    Args:
+        path: path of the file.
+
+    Returns:
+        The text, None without a comment tag.
+
+    Raises:
+        ValueError: the file is not a readable video.
     """
     text = _output([*HEADER_ONLY, "-i", _file(path), "-f", "ffmetadata", "pipe:1"], "stdout")
     if not text:
@@ -221,7 +261,7 @@ def _encode(path: Path, frames: np.ndarray, fps: float, settings: str | None) ->
 
 
 def _stored(path: Path) -> tuple[int, int, int] | None:
-    """Width, height and number of frames that really lie in a file of ours; None when it holds no video."""
+    """Returns width, height and number of frames stored in our own file; None if it contains no video."""
     arguments = ["-i", _file(path), "-map", "0:v:0", "-c", "copy", "-f", "framecrc", "pipe:1"]
     listing = _output(arguments, "stdout")
     size = re.search(rb"^#dimensions 0: (\d+)x(\d+)$", listing, re.MULTILINE)
@@ -229,19 +269,19 @@ def _stored(path: Path) -> tuple[int, int, int] | None:
 
 
 def _file(path) -> str:
-    # With the protocol spelled out no name is taken for an option, an address or a pattern.
+    # With an explicit protocol, no name is parsed as an option, a URL or a pattern.
     return f"file:{os.path.abspath(path)}"
 
 
 def _output(arguments: list[str], stream: str) -> bytes:
-    """What ffmpeg writes to one of its two streams, up to a limit in bytes and in seconds."""
+    """Returns one output stream of ffmpeg, limited in bytes and in seconds."""
     with _ffmpeg(arguments, HEADER_SECONDS, **{stream: subprocess.PIPE}) as process:
         return getattr(process, stream).read(MAX_HEADER_BYTES)
 
 
 @contextmanager
 def _ffmpeg(arguments: list[str], seconds: float, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
-    """A running ffmpeg that is gone after so many seconds, and in any case when the block is left."""
+    """Runs ffmpeg and kills it after `seconds`, or at the end of the `with` block."""
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostdin", *arguments]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr) as process:
         timer = threading.Timer(seconds, process.kill)

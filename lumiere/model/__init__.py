@@ -1,1 +1,1 @@
-"""The space-time model of the paper: layers, their insertion into a UNet, motion weights, given pixels."""
+"""Space-time UNet of the paper: temporal layers, inflation of a UNet, motion weights, conditioning."""

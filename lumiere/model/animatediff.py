@@ -1,4 +1,7 @@
-"""Import of public motion adapters of UNets of diffusers (AnimateDiff, Guo et al. 2023, arXiv 2307.04725)."""
+"""Imports public motion adapters for diffusers UNets (AnimateDiff, Guo et al. 2023, arXiv 2307.04725).
+
+Adapters are read from safetensors only. `convert` rewrites a `.ckpt` of AnimateDiff's own code.
+"""
 
 import os
 import re
@@ -17,9 +20,9 @@ from lumiere.model.motion_files import ADAPTER, check_motion, read_json
 from lumiere.model.motion_weights import AnimateDiffBlock, check_keys, load_motion
 from lumiere.model.placement import adapter_places
 
-WEIGHTS = ADAPTER[1].removesuffix(".safetensors")  # and a variant as `.fp16`, in a folder of diffusers
-HEADS = 8  # of every adapter published so far; the weights do not tell it
-SCHEDULE = {  # as well: what they were trained with, whatever the base was; other betas make clips flicker
+WEIGHTS = ADAPTER[1].removesuffix(".safetensors")  # a diffusers folder may add a variant, such as `.fp16`
+HEADS = 8  # in every adapter published so far; cannot be inferred from the weights
+SCHEDULE = {  # training schedule of every published adapter, on any base; other betas make clips flicker
     "beta_start": 0.00085,
     "beta_end": 0.012,
     "beta_schedule": "linear",
@@ -30,9 +33,9 @@ SCHEDULE = {  # as well: what they were trained with, whatever the base was; oth
     "timestep_spacing": "leading",
     "steps_offset": 1,
 }
-ORIGINAL = (  # names in files of AnimateDiff's own code -> names in diffusers, replaced in this order
+ORIGINAL = (  # key names of AnimateDiff's own code -> key names of diffusers, replaced in this order
     (".temporal_transformer.", "."),
-    (".attention_blocks.0.pos_encoder.", ".pos_embed."),  # there each attention has a copy
+    (".attention_blocks.0.pos_encoder.", ".pos_embed."),  # AnimateDiff stores one copy per attention
     (".attention_blocks.1.pos_encoder.", ".pos_embed."),
     (".attention_blocks.0.", ".attn1."),
     (".attention_blocks.1.", ".attn2."),
@@ -43,9 +46,18 @@ ORIGINAL = (  # names in files of AnimateDiff's own code -> names in diffusers, 
 
 
 def load_weights(unet: nn.Module, source: str | os.PathLike) -> Lumiere:
-    """Inflates a `UNet2DConditionModel` with motion weights: a folder of Lumiere's own, or an adapter.
+    """Inflates a `UNet2DConditionModel` with motion weights saved by Lumiere, or with a public adapter.
 
-    Raises OSError and ValueError in words, as `load_motion` and `load_adapter` do.
+    Args:
+        unet: the base UNet.
+        source: folder written by `save_motion`, or an adapter in a form that `load_adapter` reads.
+
+    Returns:
+        The inflated UNet.
+
+    Raises:
+        OSError: the source is missing or unreadable (see `load_motion` and `load_adapter`).
+        ValueError: the weights do not fit the UNet.
     """
     folder = Path(source).expanduser()
     if folder.is_file() or any(folder.glob(f"{WEIGHTS}*")) or (folder / ADAPTER[0]).is_file():
@@ -54,22 +66,37 @@ def load_weights(unet: nn.Module, source: str | os.PathLike) -> Lumiere:
 
 
 def schedule_for(lumiere: Lumiere) -> dict:
-    """Entries of a scheduler's config that these motion weights need, whatever their base has."""
+    """Returns the scheduler config entries that the motion weights require on any base.
+
+    Args:
+        lumiere: an inflated UNet.
+
+    Returns:
+        Overrides of the scheduler config for AnimateDiff adapters, an empty dict for other motion weights.
+    """
     return SCHEDULE if any(isinstance(layer, AnimateDiffBlock) for layer in lumiere.attns) else {}
 
 
 def load_adapter(unet: nn.Module, source: str | os.PathLike | MotionAdapter) -> Lumiere:
-    """Inflates a `UNet2DConditionModel` with an AnimateDiff adapter, in the UNet's dtype and device.
+    """Inflates a `UNet2DConditionModel` with an AnimateDiff adapter, in its dtype and on its device.
 
-    `source` is a folder of diffusers, a `.safetensors` file with the keys of diffusers or those of
-    AnimateDiff's own code, or a `MotionAdapter`. The weights tell the number of positions, the depth, and
-    whether there are layers in the middle; a config tells the number of heads, which is 8 without one. As in
-    diffusers' `UNetMotionModel` the UNet tells the groups of the norms. The result gives what that model
-    gives: of the same frames, the same clip.
+    The weights determine the number of positions, the depth, and whether the mid block has layers. The config
+    determines the number of heads. The UNet determines the groups of the norms, as in diffusers'
+    `UNetMotionModel`. Both models produce the same clip from the same frames.
 
-    Raises OSError when there is no such source or it cannot be read. Raises ValueError when it is of a kind
-    that is not read, belongs to another family of UNets, has missing, unexpected or misshapen keys, holds
-    numbers that are not finite in the UNet's dtype, or lacks the middle that its config claims.
+    Args:
+        unet: the base UNet.
+        source: diffusers folder, `.safetensors` file with the keys of diffusers or of AnimateDiff's own code,
+            or `MotionAdapter`. A source without a config has 8 heads.
+
+    Returns:
+        The inflated UNet.
+
+    Raises:
+        OSError: the source is missing or cannot be read.
+        ValueError: the file format is unsupported. The adapter belongs to another family of UNets, has
+            missing, unexpected or misshapen keys, values not finite in the UNet's dtype, or no mid block
+            despite the config.
     """
     weights, config, where = _read(source)
     weights = _in_names_of_diffusers(weights, where)
@@ -98,7 +125,7 @@ def load_adapter(unet: nn.Module, source: str | os.PathLike | MotionAdapter) -> 
 
 
 def _read(source: str | os.PathLike | MotionAdapter) -> tuple[dict[str, Tensor], dict | None, str]:
-    """The weights, the config if there is one, and what to call the source in words."""
+    """Returns the weights, the config if it exists, and a name of the source for error messages."""
     if isinstance(source, MotionAdapter):
         return source.state_dict(), dict(source.config), "the MotionAdapter"
     file, config = Path(source).expanduser(), None
@@ -120,7 +147,7 @@ def _read(source: str | os.PathLike | MotionAdapter) -> tuple[dict[str, Tensor],
 
 
 def _weights_file(folder: Path) -> Path:
-    """The one file of weights in a folder of diffusers, where that without a variant goes first."""
+    """Returns the weights file of a diffusers folder; the file without a variant takes precedence."""
     plain = folder / f"{WEIGHTS}.safetensors"
     variants = [plain] if plain.is_file() else sorted(folder.glob(f"{WEIGHTS}.*.safetensors"))
     if not variants:
@@ -148,7 +175,7 @@ def _in_names_of_diffusers(weights: dict[str, Tensor], where: str) -> dict[str, 
 
 
 def _check_family(weights: dict[str, Tensor], unet: nn.Module, where: str) -> None:
-    """Compares the levels, each by the length of most of its vectors, which a single misshapen one leaves."""
+    """Compares the widths of the levels; the most frequent vector length is robust to one misshapen key."""
     levels, lengths = set(), {}
     for key, weight in weights.items():
         if found := re.match(r"(down|up)_blocks\.(\d+)\.", key):
@@ -179,13 +206,13 @@ def _depth(weights: dict[str, Tensor]) -> int:
 
 
 def _positions(weights: dict[str, Tensor]) -> int:
-    """Of the first positions (1 t c) there are; others of another length are misshapen, as all must agree."""
+    """Returns the length of the first positional embedding `1 t c`; `check_keys` reports other lengths."""
     lengths = (w.shape[1] for key, w in weights.items() if key.endswith(".pos_embed.pe") and w.ndim == 3)
     return next(lengths, 32)
 
 
 def _adapter_key(key: str, places: list[str]) -> str:
-    """`attns.3.motion_module.norm.bias -> down_blocks.1.motion_modules.1.norm.bias`, by the places' names."""
+    """Maps `attns.3.motion_module.norm.bias` to `down_blocks.1.motion_modules.1.norm.bias`."""
     _, index, _, rest = key.split(".", 3)
     block, _, layer = places[int(index)].rsplit(".", 2)
     return f"{block}.motion_modules.{layer}.{rest}"
@@ -198,15 +225,21 @@ def _check_finite(lumiere: Lumiere, names: dict[str, str], where: str) -> None:
 
 
 def convert(checkpoint: str | os.PathLike, file: str | os.PathLike) -> None:
-    """Writes the tensors of a .ckpt of AnimateDiff's own code as .safetensors; code in it is never run.
+    """Writes the tensors of an AnimateDiff `.ckpt` file as safetensors, without executing pickled code.
 
-    Raises OSError or ValueError in words.
+    Args:
+        checkpoint: path of the `.ckpt` file.
+        file: path of the `.safetensors` file to write.
+
+    Raises:
+        OSError: the checkpoint does not exist or the output cannot be written.
+        ValueError: the checkpoint is damaged, contains objects other than tensors, or has no motion modules.
     """
     try:
         weights = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no checkpoint {checkpoint}.") from None
-    except Exception as error:  # of many kinds, as what is in a damaged file
+    except Exception as error:  # a damaged file can raise almost any exception
         raise ValueError(
             f"{checkpoint} is refused: it is damaged, or holds other things than tensors "
             f"({type(error).__name__})."

@@ -1,12 +1,12 @@
-"""Given pixels <J, C, M>: beside the noisy clip J the model sees the given clip C and a mask M (Lumiere, 4).
+"""Conditioning <J, C, M>: noisy clip J, conditioning clip C and mask M (Lumiere, section 4).
 
-A mask is boolean `t h w`, True where pixels are given; a mode is nothing but its mask:
+A mask is boolean `t h w`, True at conditioning pixels. Modes differ only in their mask:
 
-first_frame     an image is brought to life
-first_and_last  what happens between two images
-first_frames    a clip is continued
-region          a part of every frame is made anew
-cinemagraph     a part of an image moves, the rest stands still
+- `first_frame`: image-to-video
+- `first_and_last`: interpolation between two images
+- `first_frames`: video continuation
+- `region`: inpainting of a region in every frame
+- `cinemagraph`: animation of a region of an image; the rest stays still
 """
 
 from collections.abc import Callable
@@ -17,15 +17,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SEAM = 4  # pixels over which what is made anew fades into what is given around it
-CONTEXT = 4, 16  # last frames of a clip by which it goes on: a quarter of the new clip, but in these limits
+SEAM = 4  # width in pixels of the crossfade between conditioning and generated pixels
+CONTEXT = 4, 16  # frames that condition a continuation: a quarter of the new clip, clamped to this range
 
 
 class Given(NamedTuple):
-    """Frames uint8 (t h w c), and which of their pixels are given, bool (t h w).
+    """Conditioning frames and mask.
 
-    Of the others only those near given ones matter, where the autoencoder sees both and what is made fades
-    in; and all of them where the clip begins as these frames (`Request.strength`).
+    Pixels outside the mask matter in two cases. Near the mask, the autoencoder sees both and `put_back` fades
+    between them. With `Request.strength` below 1, the clip starts from all pixels.
+
+    Attributes:
+        frames: uint8 `t h w c`.
+        mask: bool `t h w`, True at conditioning pixels.
     """
 
     frames: np.ndarray
@@ -33,23 +37,31 @@ class Given(NamedTuple):
 
 
 class Cond(NamedTuple):
-    """Given latents, float32 `1 c t h w`, and which of them are given, bool `t h w`."""
+    """Conditioning latents and mask.
+
+    Attributes:
+        latents: float32 `1 c t h w`.
+        mask: bool `t h w`, True at conditioning latents.
+    """
 
     latents: Tensor
     mask: Tensor
 
     def of(self, frames: slice) -> "Cond":
-        """Those of some frames."""
+        """Returns the conditioning of a slice of frames."""
         return Cond(self.latents[:, :, frames], self.mask[frames])
 
 
 def with_context(cond: Cond | None, clip: Tensor | None, frames: slice) -> Cond | None:
-    """What is given of a segment: of the clip so far its frames, besides what is given of the whole clip.
+    """Conditions a segment on the frames generated so far, in addition to the conditioning of the clip.
 
     Args:
-        cond: of all frames of the clip.
+        cond: conditioning of the whole clip, or None.
         clip: latents `1 c n h w` of the first n frames, or None.
-        frames: of the segment.
+        frames: frames of the segment.
+
+    Returns:
+        Conditioning of the segment, None when `cond` and `clip` are None.
     """
     cond = cond and cond.of(frames)
     if clip is None:
@@ -64,7 +76,13 @@ def with_context(cond: Cond | None, clip: Tensor | None, frames: slice) -> Cond 
 
 
 def images(first: np.ndarray, last: np.ndarray | None, frames: int) -> Given:
-    """A clip of this many frames, of which the first one, uint8 (h w c), or also the last one is given."""
+    """Conditions a clip on its first frame and optionally on its last one.
+
+    Args:
+        first: uint8 `h w c`.
+        last: uint8 `h w c`, or None.
+        frames: length of the clip.
+    """
     clip = np.repeat(first[None], frames, 0)
     mask = first_frame(*clip.shape[:3])
     if last is not None:
@@ -73,7 +91,13 @@ def images(first: np.ndarray, last: np.ndarray | None, frames: int) -> Given:
 
 
 def continuation(clip: np.ndarray, frames: int) -> Given:
-    """A clip of this many frames that begins with the last frames of another (t h w c)."""
+    """Conditions a clip on the last frames of another clip.
+
+    Args:
+        clip: uint8 `t h w c`.
+        frames: length of the new clip. A quarter of it is conditioned, 4 to 16 frames, if `clip` is that
+            long.
+    """
     least, most = CONTEXT
     count = min(max(least, min(most, frames // 4)), len(clip), frames - 1)
     beginning = np.concatenate([clip[-count:], np.repeat(clip[-1:], frames - count, 0)])
@@ -81,28 +105,51 @@ def continuation(clip: np.ndarray, frames: int) -> Given:
 
 
 def inpainting(clip: np.ndarray, wanted: np.ndarray) -> Given:
-    """A clip (t h w c) of which the `wanted` pixels (h w) are to be made anew."""
+    """Conditions a clip on all pixels outside a region.
+
+    Args:
+        clip: uint8 `t h w c`.
+        wanted: bool `h w`, True in the region to inpaint.
+    """
     return Given(clip, region(torch.from_numpy(wanted), len(clip)).numpy())
 
 
 def moving_picture(image: np.ndarray, moving: np.ndarray, frames: int) -> Given:
-    """An image (h w c) that stands still but for the `moving` pixels (h w)."""
+    """Conditions a clip on a still image outside a moving region.
+
+    Args:
+        image: uint8 `h w c`.
+        moving: bool `h w`, True in the region to animate.
+        frames: length of the clip.
+    """
     clip = np.repeat(image[None], frames, 0)
     return Given(clip, cinemagraph(torch.from_numpy(moving), frames).numpy())
 
 
 def first_frame(frames: int, height: int, width: int) -> Tensor:
+    """Returns the mask of image-to-video, bool `t h w`."""
     return first_frames(1, frames, height, width)
 
 
 def first_and_last(frames: int, height: int, width: int) -> Tensor:
+    """Returns the mask of interpolation between two images, bool `t h w`."""
     mask = first_frames(1, frames, height, width)
     mask[-1] = True
     return mask
 
 
 def first_frames(count: int, frames: int, height: int, width: int) -> Tensor:
-    """Raises ValueError unless 1 <= count < frames, as nothing would be left to make."""
+    """Returns the mask of video continuation, bool `t h w`.
+
+    Args:
+        count: number of conditioning frames, at least 1 and below `frames`.
+        frames: length of the clip.
+        height: pixels.
+        width: pixels.
+
+    Raises:
+        ValueError: `count` is out of range, so that no frame would be generated or none conditioned.
+    """
     if not 1 <= count < frames:
         raise ValueError(f"Of {frames} frames 1 to {frames - 1} can be given; received {count}.")
     mask = torch.zeros(frames, height, width, dtype=torch.bool)
@@ -111,46 +158,69 @@ def first_frames(count: int, frames: int, height: int, width: int) -> Tensor:
 
 
 def region(wanted: Tensor, frames: int) -> Tensor:
-    """`wanted` (h w), True where the clip is to be made anew, on every frame."""
+    """Returns the mask of inpainting, bool `t h w`, from `wanted` `h w`, True in the region to inpaint."""
     return ~wanted.bool().expand(frames, -1, -1)
 
 
 def cinemagraph(moving: Tensor, frames: int) -> Tensor:
-    """`moving` (h w), True where the picture may move; its first frame is given whole."""
+    """Returns the mask of a cinemagraph, bool `t h w`, whose first frame is conditioned everywhere.
+
+    Args:
+        moving: `h w`, True in the region to animate.
+        frames: length of the clip.
+    """
     mask = region(moving, frames).clone()
     mask[0] = True
     return mask
 
 
 def to_latents(mask: Tensor, cell: int) -> Tensor:
-    """`t (h cell) (w cell) -> t h w`: a latent is given only when all of its pixels are."""
-    return F.avg_pool2d(mask.float().unsqueeze(1), cell).squeeze(1) == 1  # the mean of ones is exactly one
+    """Downsamples a mask, `t (h cell) (w cell) -> t h w`; a latent is True only if all of its pixels are."""
+    return F.avg_pool2d(mask.float().unsqueeze(1), cell).squeeze(1) == 1  # the mean of ones is exactly 1
 
 
 def channels(clip: Tensor, mask: Tensor) -> Tensor:
-    """What the model is shown beside the noisy clip: given latents, zero elsewhere, and their mask.
+    """Returns the channels that condition the model: masked latents and their mask.
 
-    clip `b c t h w`, mask `b t h w` or, for all clips, `t h w`; the result is `b (c + 1) t h w`.
+    Args:
+        clip: conditioning latents `b c t h w`.
+        mask: `b t h w`, or `t h w` for all clips.
+
+    Returns:
+        `b (c + 1) t h w`; latents are zero outside the mask.
     """
     mask = mask.to(clip).expand(clip.shape[0], *clip.shape[2:]).unsqueeze(1)  # b 1 t h w
     return torch.cat([clip * mask, mask], dim=1)
 
 
 def blend(clean: Tensor, clip: Tensor, mask: Tensor) -> Tensor:
-    """The predicted clean clip with what is given put into it."""
-    return torch.where(mask.unsqueeze(-4), clip, clean)  # mask (b) t h w, clips b c t h w
+    """Replaces predicted latents by conditioning latents inside the mask.
+
+    Args:
+        clean: predicted clean latents `b c t h w`.
+        clip: conditioning latents `b c t h w`.
+        mask: bool `t h w` or `b t h w`.
+    """
+    return torch.where(mask.unsqueeze(-4), clip, clean)  # mask (b) t h w, latents b c t h w
 
 
 def put_back(frames: np.ndarray, given: Given) -> np.ndarray:
-    """A finished clip, uint8 (t h w c), with the pixels that are given in all of its frames as they are.
+    """Restores the original pixels of a finished clip where every frame is conditioned.
 
-    The autoencoder makes something else of them, a little different in each frame. Pixels that are given in
-    some frames only stay as it made them, so that those frames do not differ from the ones between.
+    The autoencoder reconstructs each frame slightly differently. Pixels conditioned in only some frames keep
+    their reconstruction, so that these frames match the frames between them.
+
+    Args:
+        frames: generated frames, uint8 `t h w c`.
+        given: conditioning frames and mask.
+
+    Returns:
+        uint8 `t h w c`, with a crossfade of `SEAM` pixels around the restored region.
     """
     always = torch.from_numpy(given.mask.all(0)).float()
     if not always.any():
         return frames
-    near = F.avg_pool2d(always[None], 2 * SEAM + 1, 1, SEAM, count_include_pad=False)[0]  # a half at edges
+    near = F.avg_pool2d(always[None], 2 * SEAM + 1, 1, SEAM, count_include_pad=False)[0]  # 0.5 at edges
     share = torch.maximum(always, (2 * near).clamp(max=1)).unsqueeze(-1).numpy()  # h w 1
     pairs = zip(frames, given.frames, strict=True)
     mixed = [np.rint(made + share * (own.astype(np.float32) - made)).astype(np.uint8) for made, own in pairs]
@@ -165,17 +235,26 @@ def random_mask(
     share: float = 0.5,
     continued: float = 0.2,
 ) -> Tensor:
-    """The mask of a training clip (t h w): in this `share` of all as one of the modes, else all False.
+    """Draws the conditioning mask of a training clip.
 
-    continued: share of those masks that give the beginning of the clip, up to half of it; the other
-    modes are as likely as each other.
+    Args:
+        frames: length of the clip.
+        height: of the mask.
+        width: of the mask.
+        generator: on the CPU.
+        share: probability of a conditioning mask. Clips of one frame are never conditioned.
+        continued: probability that a conditioning mask is `first_frames`, with up to half of the clip. The
+            other modes are equally likely.
+
+    Returns:
+        bool `t h w`, all False without conditioning.
     """
 
     def whole(low: int, high: int) -> int:
         return int(torch.randint(low, high, (), generator=generator))
 
     def patch() -> Tensor:
-        """A rectangle of a quarter to three quarters of each side."""
+        """Draws a rectangle with sides of a quarter to three quarters of the mask's."""
         shape = torch.zeros(height, width, dtype=torch.bool)
         h, w = (whole(max(1, side // 4), 3 * side // 4 + 1) for side in (height, width))
         y, x = whole(0, height - h + 1), whole(0, width - w + 1)

@@ -1,4 +1,4 @@
-"""How the temporal layers get into a base: hooks that act only within a call of their wrapper."""
+"""Hooks that run the temporal layers inside a base UNet, active only during a call of their wrapper."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -14,23 +14,22 @@ from lumiere.model.placement import KINDS, to_rows
 
 
 class Call(NamedTuple):
-    """One forward pass of a wrapper, which is known to its hooks by its token."""
+    """State of one forward pass of a wrapper; its hooks recognise it by its token."""
 
     lumiere: nn.Module
     token: object
     batch_size: int
-    rows: int  # of conditioning: one per clip or one per frame
-    given: Tensor | None  # given channels, (b t) c h w
-    embedding: Tensor | None = None  # of timestep and text, (b d), for layers that take it
+    rows: int  # rows of conditioning: one per clip or one per frame
+    given: Tensor | None  # conditioning channels, (b t) c h w
+    embedding: Tensor | None = None  # timestep and text, (b d), for layers with an embedding_dim
 
 
 class _Thread(threading.local):
-    """The call that this thread is in.
+    """Holds the current call of this thread.
 
-    State of a call cannot live on the base, which other wrappers and threads use at the same time, nor on the
-    wrapper. Hooks act only inside a call of the wrapper they belong to, in the thread of that call. How many
-    frames there are at a level is no state: it is the rows of the features over the clips. (torch.compile
-    follows a thread-local, but not a context variable.)
+    Other wrappers and threads use the base at the same time, and several threads may use one wrapper. Neither
+    can store the state of a call. The number of frames at a level is not stored: it is the number of feature
+    rows divided by the number of clips. torch.compile supports thread-locals, but not context variables.
     """
 
     call: Call | None = None
@@ -41,6 +40,7 @@ _thread = _Thread()
 
 @contextmanager
 def in_call(call: Call | None) -> Iterator[None]:
+    """Sets the current call of this thread within a `with` block."""
     before, _thread.call = _thread.call, call
     try:
         yield
@@ -49,12 +49,20 @@ def in_call(call: Call | None) -> Iterator[None]:
 
 
 def this_call() -> Call | None:
-    """The call that this thread is in."""
+    """Returns the current call of this thread, or None outside a forward pass."""
     return _thread.call
 
 
 def attach(lumiere: nn.Module, token: object) -> list[RemovableHandle]:
-    """Hooks the layers of a `Lumiere` onto its base; the hooks hold no reference to it."""
+    """Registers the layers of a `Lumiere` as hooks on its base.
+
+    Args:
+        lumiere: the wrapper, to which the hooks keep no reference.
+        token: identifies the calls in which the hooks are active.
+
+    Returns:
+        Handles that remove the hooks.
+    """
     base, places, handles = lumiere.model, lumiere.places, []
 
     def before(name: str, hook: Callable, **kwargs) -> None:
@@ -63,7 +71,7 @@ def attach(lumiere: nn.Module, token: object) -> list[RemovableHandle]:
     def after(name: str, hook: Callable, **kwargs) -> None:
         handles.append(base.get_submodule(name).register_forward_hook(partial(hook, **kwargs)))
 
-    if lumiere.given_channels:  # before a layer that follows the same module
+    if lumiere.given_channels:  # registered before a temporal layer at the same module
         after(lumiere.input_module_name, _show_given, token=token)
     for kind in KINDS:
         for index, name in enumerate(getattr(places, kind)):
@@ -114,7 +122,7 @@ def _timesteps_per_clip(module: nn.Module, args: tuple, *, token: object):
 
 
 def change_first(output, change: Callable[[Tensor], Tensor]):
-    """Applies `change` to the tensor, the first of a tuple, or the `sample` of an output of diffusers."""
+    """Applies `change` to a tensor, the first element of a tuple, or the `sample` of a diffusers output."""
     if isinstance(output, Tensor):
         return change(output)
     if isinstance(output, tuple):

@@ -1,14 +1,13 @@
 """Temporal layers for an image UNet (Lumiere, arXiv 2401.12945, section 3.1 and figure 4).
 
-Every layer takes a clip `b c t h w`, or its frames as a stack of images `(b t) c h w` together with
-`batch_size` (or with `time_dim`, the number of frames, given at construction). With `channel_last=True` the
-channels are the last axis of both. Parameter names are those of lumiere-pytorch, so that its checkpoints
-fit.
+Layers accept a clip `b c t h w`, or stacked frames `(b t) c h w` with `batch_size` (or with `time_dim`, the
+number of frames, set at construction). With `channel_last=True`, channels are the last axis of both.
+Parameter names match lumiere-pytorch, so that its checkpoints load.
 
-In channels-last memory a stack of images `(b t) c h w` and `b c t (h w)` are two views of the same numbers,
-and a convolution over time is a 2d convolution over the second view: one copy into that memory, before
-anything else, serves a layer. The result has the memory of what was given, for the sake of the base: on a
-CPU, group norm over groups of few channels is up to forty times slower in channels-last memory.
+In channels-last memory, `(b t) c h w` and `b c t (h w)` are views of the same data, and a temporal
+convolution is a 2d convolution over the second view. Each layer therefore copies its input to channels-last
+memory once. The output has the memory format of the input, for the sake of the base: on a CPU, group norm
+over groups of few channels is up to forty times slower in channels-last memory.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -21,9 +20,14 @@ from x_transformers.x_transformers import Attention, RMSNorm
 
 
 class TemporalLayer(nn.Module):
-    """Brings what a layer is given into `(b t) c h w` and its result back; layers implement `over_time`."""
+    """Base class that converts inputs to `(b t) c h w` and outputs back; subclasses implement `over_time`.
 
-    embedding_dim = 0  # channels of an embedding of each clip that the layer also takes; none but where said
+    Args:
+        channel_last: whether channels are the last axis.
+        time_dim: default number of frames of stacked inputs.
+    """
+
+    embedding_dim = 0  # width of the clip embedding that the layer takes, 0 for none
 
     def __init__(self, channel_last: bool = False, time_dim: int | None = None):
         super().__init__()
@@ -31,6 +35,19 @@ class TemporalLayer(nn.Module):
         self.time_dim = time_dim
 
     def forward(self, x: Tensor, batch_size: int | None = None, embedding: Tensor | None = None) -> Tensor:
+        """Applies the layer to a clip or to stacked frames.
+
+        Args:
+            x: clip `b c t h w` or stacked frames `(b t) c h w`.
+            batch_size: number of clips b of stacked frames. Defaults to `len(x) / time_dim`.
+            embedding: clip embedding `b d`, for layers with an `embedding_dim`.
+
+        Returns:
+            The output in the layout of x.
+
+        Raises:
+            ValueError: the shape of x, the batch size or the embedding does not fit.
+        """
         if self.channel_last:
             x = x.movedim(-1, 1)  # b t h w c -> b c t h w, or (b t) h w c -> (b t) c h w
         is_clip = x.ndim == 5
@@ -60,24 +77,32 @@ class TemporalLayer(nn.Module):
         return x.movedim(1, -1) if self.channel_last else x
 
     def over_time(self, x: Tensor, b: int, embedding: Tensor | None = None) -> Tensor:
-        """`(b t) c h w -> (b t') c h w`; the embedding is there if the layer has an `embedding_dim`."""
+        """Maps `(b t) c h w` to `(b t') c h w`; layers with an `embedding_dim` also receive the embedding."""
         raise NotImplementedError
 
 
 class ConvolutionInflationBlock(TemporalLayer):
-    """2d convolution, 1d convolution over time, and a projection that starts at zero; residual (figure 4b).
+    """Residual convolution block: 2d and temporal convolution, zero-initialised projection (figure 4b).
 
-    The second group norm takes its statistics at each pixel, over the channels of a group and all frames.
-    Checkpoints of lumiere-pytorch have that norm up to its version 0.0.22, and `norm="rms"` from 0.0.23 on.
-    With `norm="clip"` it takes them over all pixels, too: what frames have in common at one pixel and not at
-    another, which is all that there is to see in much noise, stays larger there.
+    Args:
+        dim: channels.
+        conv2d_kernel_size: odd size of the spatial kernel.
+        conv1d_kernel_size: odd size of the temporal kernel.
+        groups: groups of the group norms; must divide `dim`.
+        channel_last: whether channels are the last axis.
+        time_dim: default number of frames of stacked inputs.
+        norm: "group" normalises the temporal features at each pixel, over the channels of a group and all
+            frames, as in lumiere-pytorch up to 0.0.22. "rms" is the norm of lumiere-pytorch from 0.0.23 on.
+            "clip" also normalises over all pixels. This preserves differences between pixels that are common
+            to all frames, the only signal at high noise levels.
+        embedding_dim: width of an embedding `b d` of timestep and text, which scales and shifts the temporal
+            norm (FiLM, Perez et al. 2018, arXiv 1709.07871). The modulation starts at zero. The text
+            determines the direction of motion before the pixels show it.
+        padding_mode: padding of the 2d convolution, as in torch. "circular" suits worlds in which objects
+            that leave at one edge enter at the opposite one.
 
-    With `embedding_dim` the layer takes the `embedding` (b, embedding_dim) of timestep and text of each clip,
-    too, which scales and shifts what that norm leaves (Perez et al. 2018, arXiv 1709.07871), at first by
-    nothing: which way a thing moves is in the text before it is in the pixels.
-
-    `padding_mode` is that of the 2d convolution, as in torch: with "circular" it sees the opposite edge
-    beyond an edge, for worlds in which what leaves comes in there.
+    Raises:
+        ValueError: a kernel size is even, `norm` is unknown, or `groups` does not divide `dim`.
     """
 
     def __init__(
@@ -119,13 +144,14 @@ class ConvolutionInflationBlock(TemporalLayer):
         self.modulation = zero_linear(embedding_dim, 2 * dim) if embedding_dim else None
 
     def over_time(self, x: Tensor, b: int, embedding: Tensor | None = None) -> Tensor:
+        """Maps `(b t) c h w` to the same shape; `embedding` is `b d` for blocks with an `embedding_dim`."""
         conv, norm, _ = self.spatial_conv
         y = silu(norm(conv(channels_last(x))))
         y = rows_of_time(y, b)  # (b t) c h w -> b c t (h w)
         conv, norm, _ = self.temporal_conv
         y = F.conv2d(y, kernel_over_time(conv), conv.bias, padding=(conv.padding[0], 0))
         dtype = y.dtype
-        # In float32 at least: bfloat16 is slow on a CPU, and not exact.
+        # At least float32: bfloat16 is slow on a CPU, and less precise.
         y = y.permute(0, 2, 3, 1).to(torch.promote_types(dtype, torch.float32))  # b t (h w) c
         if self.norm == "group":
             y = group_norm_over_time(norm, y)
@@ -141,7 +167,7 @@ class ConvolutionInflationBlock(TemporalLayer):
 
 
 def add_projection(x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x `n c h w` and a projection of rows `n (h w) c`, in the memory of x; nothing is copied on the way."""
+    """Adds a projection of rows `n (h w) c` to x `n c h w`, in the memory format of x and without copies."""
     weight = weight.expand(len(x), -1, -1)
     if x.is_contiguous():
         y = torch.baddbmm(x.flatten(2), weight, rows.mT).add_(bias[:, None])
@@ -151,18 +177,18 @@ def add_projection(x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor) -> Ten
 
 
 def silu(x: Tensor) -> Tensor:
-    """In place where nothing has to be remembered for a gradient."""
+    """Applies SiLU, in place when gradients are disabled."""
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
 def group_norm_over_time(norm: nn.GroupNorm, x: Tensor) -> Tensor:
-    """Group norm of x `b t n c` over all frames, at each of n pixels.
+    """Applies group norm to x `b t n c` over all frames, at each of n pixels.
 
-    The sums are products with ones, for which a CPU takes a tenth of the time of `sum`.
+    Sums are computed as products with ones, which take a tenth of the time of `sum` on a CPU.
     """
     b, t, n, c = x.shape
     rows, ones = x.flatten(2), x.new_ones(1, t)  # b t (n c)
-    with without_autocast(x):  # which would round what is multiplied
+    with without_autocast(x):  # autocast would round the factors
         sums = [ones @ rows, ones @ rows.square()]
     groups = (norm.num_groups, c // norm.num_groups)
     sums = [s.view(b, 1, n, *groups).sum(-1, keepdim=True) for s in sums]  # b 1 n g 1
@@ -174,18 +200,19 @@ def group_norm_over_time(norm: nn.GroupNorm, x: Tensor) -> Tensor:
 
 
 def group_norm_over_clip(norm: nn.GroupNorm, x: Tensor) -> Tensor:
-    """Group norm of x `b t n c` over all frames and pixels, whose precision the weights need not have."""
+    """Applies group norm to x `b t n c` over all frames and pixels, in the dtype of x."""
     weight, bias = norm.weight.to(x.dtype), norm.bias.to(x.dtype)
     return F.group_norm(x.permute(0, 3, 1, 2), norm.num_groups, weight, bias, norm.eps).permute(0, 2, 3, 1)
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager:
+    """Returns a context in which autocast is disabled on the device of x."""
     kind = x.device.type
     return torch.autocast(kind, enabled=False) if is_autocast_available(kind) else nullcontext()
 
 
 class AxisNorm(nn.Module):
-    """Unit length along one axis of `n c ...`, then times √c and a gain per channel."""
+    """Normalises `n c ...` to unit length along one axis, then scales by √c and a gain per channel."""
 
     def __init__(self, dim: int, axis: int):
         super().__init__()
@@ -193,22 +220,33 @@ class AxisNorm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps `n c ...` to the same shape."""
         gain = self.gamma.view(-1, *(1,) * (x.ndim - 2)) * len(self.gamma) ** 0.5
         return F.normalize(x, dim=self.axis) * gain
 
 
 class AttentionInflationBlock(TemporalLayer):
-    """`depth` times attention over the frames of a pixel, a projection that starts at zero; residual (4c).
+    """Residual attention block: `depth` temporal attentions, zero-initialised projection (figure 4c).
 
-    By itself attention does not know the order of frames. With `rotary` it is told how far one frame is from
-    another (Su et al. 2021). With `window` a frame attends to those at most so many away: with the reach of
-    the clips it was trained on, rotary attention meets nothing new in longer ones. `attn_kwargs` go to the
-    Attention of x-transformers (`heads`, `dim_head`, ...).
+    Args:
+        dim: channels.
+        depth: number of temporal attentions.
+        prenorm: whether RMS norm precedes each attention.
+        residual_attn: whether each attention is residual.
+        time_dim: default number of frames of stacked inputs.
+        channel_last: whether channels are the last axis.
+        rotary: encodes the distance between frames (RoPE, Su et al. 2021). Attention alone ignores the order
+            of frames.
+        window: maximum distance between frames that attend to each other. Defaults to no limit. With a window
+            within the training clips, rotary attention meets no new distances in longer clips.
+        space_time_depth: number of further attentions over all pixels of all frames in the window, not in the
+            paper. An object seen at one place and time cannot be elsewhere at another time.
+        embedding_dim: width of a clip embedding `b d`, projected and added to all frames. The projection
+            starts at zero.
+        attn_kwargs: arguments of x-transformers' `Attention` (`heads`, `dim_head`, ...).
 
-    Beyond the paper, `space_time_depth` attentions follow over all pixels of all frames (of the window):
-    where a thing is at one time excludes that it is elsewhere at another.
-
-    With `embedding_dim` an embedding of each clip is taken, as by the convolution, and added to all frames.
+    Raises:
+        ValueError: `window` is below 1, or a single head has another width than `dim`.
     """
 
     def __init__(
@@ -229,16 +267,16 @@ class AttentionInflationBlock(TemporalLayer):
         super().__init__(channel_last, time_dim)
         if window is not None and window < 1:
             raise ValueError(f"`window` reaches at least 1 frame; received {window}.")
-        half = attn_kwargs.get("dim_head", 64) // 4 * 2  # of the channels of a head, an even number
+        half = attn_kwargs.get("dim_head", 64) // 4 * 2  # half of a head's channels, rounded down to even
         self.turned = half if rotary else 0
         self.window, self.embedding_dim = window, embedding_dim
         self.modulation = zero_linear(embedding_dim, dim) if embedding_dim else None
-        attn_kwargs = {"flash": True} | attn_kwargs  # the same sums, through scaled_dot_product_attention
+        attn_kwargs = {"flash": True} | attn_kwargs  # scaled_dot_product_attention
 
         def layer() -> nn.Module:
             attention = Attention(dim=dim, **attn_kwargs)
             if isinstance(attention.to_out, nn.Identity) and attention.to_v.out_features != dim:
-                width = attention.to_v.out_features  # x-transformers projects several heads back, but not one
+                width = attention.to_v.out_features  # x-transformers has no output projection for one head
                 raise ValueError(f"A single head must have `dim_head` {dim}, the channels; received {width}.")
             made = WithArguments(RMSNorm(dim), attention) if prenorm else WithArguments(attention)
             return Residual(made) if residual_attn else made
@@ -248,6 +286,7 @@ class AttentionInflationBlock(TemporalLayer):
         self.proj_out = zero_linear(dim, dim)
 
     def over_time(self, x: Tensor, b: int, embedding: Tensor | None = None) -> Tensor:
+        """Maps `(b t) c h w` to the same shape; `embedding` is `b d` for blocks with an `embedding_dim`."""
         y = rows_of_time(x, b).permute(0, 3, 2, 1)  # (b t) c h w -> b (h w) t c
         if self.modulation is not None:
             y = y + self.modulation(embedding).to(y.dtype)[:, None, None]
@@ -266,9 +305,9 @@ class AttentionInflationBlock(TemporalLayer):
         return x + pixels_to_frames(self.proj_out(y), x)
 
     def _positions(self, frames: Tensor, length: int) -> dict:
-        """What the attentions are told of tokens of these frames (n), in a clip of this length."""
+        """Returns the attention arguments for tokens at frames `n` of a clip of `length` frames."""
         arguments = {}
-        if self.turned and not frames.is_meta:  # where x-transformers cannot turn, and nothing is computed
+        if self.turned and not frames.is_meta:  # x-transformers cannot rotate meta tensors
             arguments["rotary_pos_emb"] = rotary_angles(frames, self.turned), 1.0
         if self.window is not None and length > self.window + 1:
             arguments["attn_mask"] = (frames[:, None] - frames).abs() <= self.window
@@ -276,26 +315,29 @@ class AttentionInflationBlock(TemporalLayer):
 
 
 def zero_linear(inputs: int, outputs: int) -> nn.Linear:
+    """Returns a linear layer initialised to zero."""
     linear = nn.Linear(inputs, outputs)
     zeros_(linear)
     return linear
 
 
 def zeros_(layer: nn.Linear | nn.Conv1d | nn.Conv2d) -> None:
+    """Sets the weight and bias of a layer to zero, in place."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
 
 
 def rotary_angles(frames: Tensor, dim: int) -> Tensor:
-    """Angles (1 t dim) by which pairs of channels are turned at frames (t), from 1 radian per frame down."""
+    """Returns rotation angles `1 t dim` of channel pairs at frames `t`, from 1 radian per frame down."""
     rates = 10_000.0 ** -(torch.arange(0, dim, 2, device=frames.device) / dim)
     return (frames[:, None] * rates).repeat_interleave(2, dim=-1)[None]
 
 
 class WithArguments(nn.Sequential):
-    """One module after the other; the last one is given the further arguments."""
+    """Sequential module that passes keyword arguments to its last module."""
 
     def forward(self, x: Tensor, **kwargs) -> Tensor:
+        """Runs the modules in order; `kwargs` go to the last one."""
         *before, last = self
         for module in before:
             x = module(x)
@@ -303,19 +345,27 @@ class WithArguments(nn.Sequential):
 
 
 class Residual(nn.Module):
+    """Adds the input of a module to its output."""
+
     def __init__(self, fn: nn.Module):
         super().__init__()
         self.fn = fn
 
     def forward(self, x: Tensor, **kwargs) -> Tensor:
+        """Returns `x + fn(x, **kwargs)`."""
         return x + self.fn(x, **kwargs)
 
 
 class EmbeddingAdapter(nn.Module):
-    """A change to the embedding of timestep and text (n d), which starts as nothing.
+    """Zero-initialised residual MLP on the embedding of timestep and text `n d`.
 
-    The frames of a clip tell more of each other than one tells of itself, so the features of a clip are those
-    of an image with less noise than its timestep says; a frozen block that is told so makes more of them.
+    Frames of a clip share information, so clip features resemble the features of an image with less noise
+    than the timestep indicates. The adapter changes the embedding accordingly, and frozen blocks use the
+    features better.
+
+    Args:
+        dim: channels of the embedding.
+        width: hidden channels.
     """
 
     def __init__(self, dim: int, width: int):
@@ -323,15 +373,19 @@ class EmbeddingAdapter(nn.Module):
         self.fn = nn.Sequential(nn.Linear(dim, width), nn.SiLU(), zero_linear(width, dim))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps the embedding `n d` to the same shape."""
         return x + self.fn(x)
 
 
 class TemporalDownsample(TemporalLayer):
-    """Halves the frames, an even number of them: convolution with kernel 3 and stride 2.
+    """Halves the number of frames, which must be even: convolution with kernel 3 and stride 2.
 
-    `init="nearest"` starts by keeping every second frame, the first included. `init="bilinear"` starts as
-    the mean `¼ ½ ¼`, with the first frame continued before the clip, so that a still clip stays itself on
-    every frame.
+    Args:
+        dim: channels.
+        channel_last: whether channels are the last axis.
+        time_dim: default number of frames of stacked inputs.
+        init: "nearest" starts by keeping every second frame, including the first. "bilinear" starts as the
+            mean `¼ ½ ¼` and repeats the first frame before the clip, which leaves a still clip unchanged.
     """
 
     def __init__(
@@ -343,6 +397,7 @@ class TemporalDownsample(TemporalLayer):
         init_kernel_(self.conv, {"nearest": (0, 1, 0), "bilinear": (0.25, 0.5, 0.25)}, init)
 
     def over_time(self, x: Tensor, b: int) -> Tensor:
+        """Maps `(b t) c h w` to `(b t/2) c h w`. Raises ValueError if t is odd."""
         frames = x.shape[0] // b
         if frames % 2:
             raise ValueError(f"Halving needs an even number of frames; received {frames}.")
@@ -355,10 +410,14 @@ class TemporalDownsample(TemporalLayer):
 
 
 class TemporalUpsample(TemporalLayer):
-    """Doubles the frames: transposed convolution with kernel 3 and stride 2.
+    """Doubles the number of frames: transposed convolution with kernel 3 and stride 2.
 
-    `init="nearest"` starts by showing each frame twice. `init="bilinear"` starts by putting the mean of two
-    neighbours between them, with the last frame continued after the clip.
+    Args:
+        dim: channels.
+        channel_last: whether channels are the last axis.
+        time_dim: default number of frames of stacked inputs.
+        init: "nearest" starts by repeating each frame. "bilinear" starts by inserting the mean of two
+            neighbours and repeats the last frame after the clip.
     """
 
     def __init__(
@@ -370,6 +429,7 @@ class TemporalUpsample(TemporalLayer):
         init_kernel_(self.conv, {"nearest": (0, 1, 1), "bilinear": (0.5, 1, 0.5)}, init)
 
     def over_time(self, x: Tensor, b: int) -> Tensor:
+        """Maps `(b t) c h w` to `(b 2t) c h w`."""
         y, frames = rows_of_time(x, b), x.shape[0] // b  # (b t) c h w -> b c t (h w)
         if self.continues:
             y = torch.cat((y, y[:, :, -1:]), dim=2)
@@ -379,7 +439,16 @@ class TemporalUpsample(TemporalLayer):
 
 
 def init_kernel_(conv: nn.Conv1d | nn.ConvTranspose1d, kernels: dict[str, tuple], init: str) -> None:
-    """The same kernel over time for every channel, and nothing between channels."""
+    """Sets the same temporal kernel for every channel, without mixing channels, in place.
+
+    Args:
+        conv: temporal convolution with as many input as output channels.
+        kernels: kernel by the name of the initialisation.
+        init: name of the initialisation, a key of `kernels`.
+
+    Raises:
+        ValueError: `init` is unknown.
+    """
     if init not in kernels:
         raise ValueError(f"`init` is one of {', '.join(kernels)}; received {init!r}.")
     with torch.no_grad():
@@ -389,36 +458,36 @@ def init_kernel_(conv: nn.Conv1d | nn.ConvTranspose1d, kernels: dict[str, tuple]
 
 
 def kernel_over_time(conv: nn.Conv1d | nn.ConvTranspose1d) -> Tensor:
-    """The kernel of a 2d convolution over rows of time; in other memory it would have them copied, too."""
+    """Returns a 1d kernel as a 2d kernel in channels-last memory, which spares a copy of the features."""
     return conv.weight.unsqueeze(-1).contiguous(memory_format=torch.channels_last)
 
 
 def rows_of_time(x: Tensor, b: int) -> Tensor:
-    """`(b t) c h w -> b c t (h w)`, in channels-last memory, where this is a view."""
+    """Reshapes `(b t) c h w -> b c t (h w)`, a view in channels-last memory."""
     return channels_last(x).flatten(2).unflatten(0, (b, -1)).transpose(1, 2)
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """`n c h w` in channels-last memory."""
-    if x.is_cpu and x.is_contiguous() and not x.requires_grad:  # there and back, it would take longer
-        # Channels whose distance is a power of two push each other out of the cache; of padded ones, a copy
-        # takes a quarter of the time.
+    """Converts x `n c h w` to channels-last memory."""
+    if x.is_cpu and x.is_contiguous() and not x.requires_grad:  # slower if a backward pass follows
+        # Channels a power of two apart evict each other from the cache. With padding, the copy takes a
+        # quarter of the time.
         rows = F.pad(x.flatten(2), (0, 32))[..., : x.shape[2] * x.shape[3]]  # n c (h w)
         x = rows.mT.contiguous().unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
     return x.contiguous(memory_format=torch.channels_last)
 
 
 def frames_of_time(x: Tensor, like: Tensor) -> Tensor:
-    """`b c t (h w) -> (b t) c h w`, in the memory of `like`, which also tells h and w."""
+    """Reshapes `b c t (h w) -> (b t) c h w`, with height, width and memory format of `like`."""
     x = x.transpose(1, 2).flatten(0, 1).unflatten(2, like.shape[2:])
     return x.contiguous(memory_format=_memory(like))
 
 
 def pixels_to_frames(x: Tensor, like: Tensor) -> Tensor:
-    """`(b h w) t c -> (b t) c h w`, in the shape and the memory of `like`."""
+    """Reshapes `(b h w) t c -> (b t) c h w`, with the shape and memory format of `like`."""
     frames, c, h, w = like.shape
     x = x.unflatten(0, (-1, h, w)).permute(0, 3, 1, 2, 4)  # (b h w) t c -> b t h w c
-    # Two steps, each of which torch has fast code for; in one it would copy number by number.
+    # Two steps with fast kernels; a single permutation would copy element by element.
     return x.reshape(frames, h, w, c).permute(0, 3, 1, 2).contiguous(memory_format=_memory(like))
 
 

@@ -1,4 +1,4 @@
-"""A frozen text-to-image UNet with temporal layers between its blocks (Lumiere, arXiv 2401.12945, 3.1)."""
+"""Inflates a frozen text-to-image UNet with temporal layers (Lumiere, arXiv 2401.12945, section 3.1)."""
 
 import copy
 import inspect
@@ -33,29 +33,50 @@ from lumiere.model.placement import (
 
 
 class Lumiere(nn.Module):
-    """A text-to-image UNet that denoises whole clips.
+    """Wraps a frozen text-to-image UNet so that it denoises whole clips (Lumiere, section 3.1).
 
-    The base is frozen and shared: it stays usable on its own, keeps its state dict, and may carry several
-    wrappers. What `parameters()`, `state_dict()` and `train()` see are the motion weights: `convs`, `attns`,
-    `downsamples` and `upsamples`. `to()` moves the base as well.
+    The base stays usable on its own, keeps its state dict, and may be shared by several wrappers.
+    `parameters()`, `state_dict()` and `train()` cover only the motion weights: `convs`, `attns`,
+    `downsamples`, `upsamples`, and the optional input columns and embedding adapters. `to()` also moves the
+    base.
 
-    Layers follow the modules named, whatever the order of the names; one image of `channels` x `image_size` x
-    `image_size`, the size of all clips then, is sent through the base to find widths and order.
-    `unet_time_kwarg` is the base's name for the timestep; what else it cannot do without is in
-    `dry_run_kwargs`, with one row. Arguments and keys of the state dict are those of lumiere-pytorch:
-    checkpoints of its wrapper fit once the base's weights, under `model.`, are left out. `from_unet` needs
-    none of this: it takes clips of any size, knows the `places`, and that its base can embed conditioning
-    once `per_clip` instead of once per frame. Raises ValueError for what does not fit the base.
+    The constructor accepts any UNet. It passes one image, `1 channels image_size image_size`, through the
+    base to find the widths and the order of the named modules. Its arguments and state dict keys match
+    lumiere-pytorch, whose checkpoints load without the base's weights (prefix `model.`). Use `from_unet` for
+    diffusers UNets: it needs no module names, and accepts clips of any size.
 
-    With `given_channels` the model also sees given pixels and their mask (see conditioning.py), as further
-    channels of the video: the convolution `input_module_name` grows by columns that start at zero and are
-    motion weights. A video without them is one of which nothing is given.
+    Args:
+        model: the base UNet.
+        image_size: height and width of every clip and of the image for the dry run. None allows any size.
+        unet_time_kwarg: name of the timestep argument of the base.
+        conv_module_names: modules followed by a convolution block, in any order.
+        attn_module_names: modules followed by an attention block.
+        downsample_module_names: modules followed by a temporal downsampler.
+        upsample_module_names: modules followed by a temporal upsampler, as many as downsamplers.
+        channels: input channels of the base.
+        conv_inflation_kwargs: arguments of `conv_klass`.
+        attn_inflation_kwargs: arguments of `attn_klass`.
+        downsample_kwargs: arguments of `downsample_klass`.
+        upsample_kwargs: arguments of `upsample_klass`.
+        conv_klass: class of the convolution blocks.
+        attn_klass: class of the attention blocks.
+        downsample_klass: class of the temporal downsamplers.
+        upsample_klass: class of the temporal upsamplers.
+        places: locations of the layers. Defaults to the modules named above, found in a dry run.
+        per_clip: whether the base embeds conditioning once per clip instead of once per frame.
+        given_channels: number of channels of the video that hold conditioning pixels and their mask (see
+            conditioning.py). They add input columns to a convolution of the base, which start at zero and are
+            motion weights. A video without these channels is unconditioned.
+        input_module_name: the convolution extended for `given_channels`.
+        dry_run_kwargs: other required arguments of the base, with one row.
+        embedding_width: hidden channels of the `EmbeddingAdapter` between the embedding of timestep and text
+            and each residual layer of a diffusers UNet. The adapters are motion weights. Defaults to 0, no
+            adapters.
+        noise_correlation: correlation of the noise between frames in training and sampling, from 0 to below
+            1. The model stores it for the scheduler (see sampling/schedulers.py).
 
-    With `embedding_width`, on a UNet of diffusers, each residual layer of the base sees the embedding of
-    timestep and text through an `EmbeddingAdapter` of this many hidden channels, which are motion weights.
-
-    `noise_correlation` is a fact for those who draw noise (see sampling/schedulers.py), not used here: how
-    much the noise of one frame has in common with that of another, in training as in sampling.
+    Raises:
+        ValueError: an argument does not fit the base.
     """
 
     def __init__(
@@ -89,7 +110,7 @@ class Lumiere(nn.Module):
         if not 0 <= noise_correlation < 1:
             raise ValueError(f"`noise_correlation` is 0 up to below 1; received {noise_correlation:g}.")
         self.noise_correlation = noise_correlation
-        self.__dict__["model"] = model.eval().requires_grad_(False)  # not a submodule: shared, not owned
+        self.__dict__["model"] = model.eval().requires_grad_(False)  # not a submodule: the base is shared
         kwargs = (conv_inflation_kwargs, attn_inflation_kwargs, downsample_kwargs, upsample_kwargs)
         self.kwargs = {kind: given or {} for kind, given in zip(KINDS, kwargs, strict=True)}
         known = places is not None
@@ -139,13 +160,22 @@ class Lumiere(nn.Module):
         conditioned: bool = False,
         **kwargs,
     ) -> "Lumiere":
-        """Inflates a `UNet2DConditionModel` of diffusers; its coarsest level has `factor` times fewer frames.
+        """Inflates a `UNet2DConditionModel` of diffusers.
 
-        `factor` is a power of two, at most 2 ** (number of spatial downsamplers). `kwargs` are those of the
-        constructor; attention has one head per 64 channels unless `attn_inflation_kwargs` says otherwise.
-        With `at_input` a convolution over time follows the first layer of the base, too. With `places` given,
-        these tell where layers go and how time is resampled, and `factor` and `at_input` are not used.
-        With `conditioned`, convolutions and attentions are told timestep and text.
+        Args:
+            unet: the base UNet.
+            factor: temporal downsampling factor of the coarsest level, a power of two up to 2 ** (number of
+                spatial downsamplers).
+            places: locations of the layers and of temporal resampling. Replaces `factor` and `at_input`.
+            at_input: whether a convolution block follows the first layer of the base.
+            conditioned: whether convolution and attention blocks receive timestep and text.
+            kwargs: arguments of the constructor. Attention has one head per 64 channels by default.
+
+        Returns:
+            The inflated UNet.
+
+        Raises:
+            ValueError: an argument does not fit the UNet.
         """
         places = places or unet_places(unet, factor, at_input)
         if kwargs.get("attn_klass", AttentionInflationBlock) is AttentionInflationBlock:
@@ -161,15 +191,22 @@ class Lumiere(nn.Module):
         return cls(unet, image_size=None, conv_module_names=(), places=places, per_clip=True, **kwargs)
 
     def forward(self, video: Tensor, *args, **kwargs):
-        """`b c t h w -> b c t h w`; further arguments are those of the base. Given channels come after c.
+        """Denoises clips; other arguments are passed to the base.
 
-        The timestep is a number or one per clip; other conditioning (text `b n d`) has one row per clip, or
-        one per frame in the order `(b t)`. The result is what the base returns: a tensor, a tuple, an object
-        with `.sample`. Raises ValueError when the frames cannot be divided by `downsample_factor` or rows do
-        not fit.
+        Residuals of a ControlNet and features of a T2I-Adapter have one row per clip or one per frame. Levels
+        with fewer frames than the clip receive every k-th row.
 
-        Residuals of a ControlNet, or features of a T2I-Adapter, have one row per clip or one per frame, too:
-        where there are fewer frames than in the clip, every k-th of them is added.
+        Args:
+            video: noisy clips `b c t h w`. Conditioning channels follow the channels of the base.
+            args: positional arguments of the base after the sample.
+            kwargs: keyword arguments of the base. The timestep is a number or one per clip. Other
+                conditioning (text `b n d`) has one row per clip, or one per frame in the order `(b t)`.
+
+        Returns:
+            The output type of the base: a tensor `b c t h w`, a tuple, or an object with `.sample`.
+
+        Raises:
+            ValueError: the number of frames is not a multiple of `downsample_factor`, or rows do not fit.
         """
         b, _, t, _, _ = self._check(video)
         if len(args) >= len(self._input_names):
@@ -188,7 +225,14 @@ class Lumiere(nn.Module):
         return change_first(output, lambda x: x.unflatten(0, (b, t)).transpose(1, 2).contiguous())
 
     def add_given_channels(self, count: int) -> None:
-        """Widens the input for given pixels, as `given_channels` does, at first without effect."""
+        """Adds conditioning channels to the input (see `given_channels`), initially without effect.
+
+        Args:
+            count: number of channels.
+
+        Raises:
+            ValueError: the model already has conditioning channels.
+        """
         if self.given_channels:
             raise ValueError(f"There are {self.given_channels} given channels already.")
         self.given_channels = count
@@ -197,13 +241,14 @@ class Lumiere(nn.Module):
         self._attach()
 
     def enable_gradient_checkpointing(self) -> None:
-        """Trades time for memory in training: the base's blocks run again, layers included, going backward.
+        """Recomputes the blocks of the base, with their temporal layers, in the backward pass to save memory.
 
-        For bases that offer it, as those of diffusers do; a base shared with other wrappers does so for all.
+        The base must support gradient checkpointing, as diffusers UNets do. All wrappers of a shared base are
+        affected.
         """
 
         def run_again(module: nn.Module, *args):
-            call = this_call()  # a backward pass runs outside of it, on a GPU even in another thread
+            call = this_call()  # backward runs outside the call, on a GPU even in another thread
             again = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), in_call(call))}
             return checkpoint(module, *args, **again)
 
@@ -211,14 +256,17 @@ class Lumiere(nn.Module):
 
     @property
     def config(self):
+        """Config of the base."""
         return self.model.config
 
     @property
     def dtype(self) -> torch.dtype:
+        """Dtype of the base."""
         return next(self.model.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
+        """Device of the base."""
         return next(self.model.parameters()).device
 
     def _check(self, video: Tensor) -> torch.Size:
@@ -238,7 +286,7 @@ class Lumiere(nn.Module):
         return video.shape
 
     def _try(self, image: Tensor, inputs: dict) -> None:
-        """Sends the shortest clip through, which fails where frames of different levels of time meet."""
+        """Runs the shortest clip, which fails if features with different frame counts meet."""
         clip = image.unsqueeze(2).expand(-1, -1, self.downsample_factor, -1, -1)
         try:
             with torch.no_grad():
@@ -248,7 +296,7 @@ class Lumiere(nn.Module):
             raise ValueError(f"The layers do not fit together at these places; {frames}: {error}") from error
 
     def _conditioning(self, kwargs: dict, b: int, t: int) -> tuple[dict, int]:
-        """Brings all conditioning to one number of rows, b (per clip) or b t (per frame); returns it too."""
+        """Expands all conditioning to the same number of rows, b or b t; also returns that number."""
         residuals = fit_residuals(self.places, kwargs, b, t)
         kwargs = {name: value for name, value in kwargs.items() if name not in residuals}
         time = kwargs.get(self.unet_time_kwarg)
@@ -261,15 +309,16 @@ class Lumiere(nn.Module):
             rows = max([rows, *(x.shape[0] for x in tensors if x.ndim > 0)])
         kwargs = tree_map_only(Tensor, partial(to_rows, batch_size=b, rows=rows), kwargs)
         if isinstance(time, Tensor):
-            # Every base wants as many timesteps as images; one that embeds them per clip drops the rest.
+            # Bases require one timestep per image; with `per_clip`, a hook drops the repeated ones.
             kwargs[self.unet_time_kwarg] = to_rows(kwargs[self.unet_time_kwarg], b, b * t)
         return kwargs | residuals, rows
 
     def _embedding(self, images: Tensor, kwargs: dict, b: int) -> Tensor:
-        """What layers are told of each clip, (b d): the embedding of timestep, the mean of text.
+        """Returns one embedding `b d` per clip: the timestep embedding and the mean text state.
 
-        Not what the base makes of the text for its own blocks: for a still it matters little whether a thing
-        goes left or right. Each has the length 2, at which Muon moves a modulation about as fast as features.
+        The base's own text embedding is not used: for a still image, the direction of motion matters little.
+        Both vectors are scaled to length 2, at which Muon updates the modulation about as fast as the
+        features.
         """
         unet, text = self.model, kwargs["encoder_hidden_states"]
         time = unet.time_embedding(unet.get_time_embed(images, kwargs[self.unet_time_kwarg]))
@@ -291,11 +340,11 @@ class Lumiere(nn.Module):
         self._detach = weakref.finalize(self, lambda: [handle.remove() for handle in handles])
 
     def _apply(self, fn, recurse=True):
-        self.model._apply(fn, recurse)  # what to(), half(), cuda() ... come down to
+        self.model._apply(fn, recurse)  # to(), half() and cuda() all call _apply
         return super()._apply(fn, recurse)
 
     def __deepcopy__(self, memo: dict) -> "Lumiere":
-        """Motion weights of its own on the same base, for instance for a moving average."""
+        """Copies the motion weights and shares the base, for example for an exponential moving average."""
         twin = type(self).__new__(type(self))
         memo |= {id(self): twin, id(self.model): self.model}
         twin.__dict__ |= copy.deepcopy(self.__dict__, memo)

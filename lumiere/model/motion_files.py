@@ -1,17 +1,24 @@
-"""The files of motion weights (standard library only)."""
+"""File names of motion weights and checks that the files exist (standard library only).
+
+Tensors are read and written in `motion_weights`.
+"""
 
 import json
 import re
 from pathlib import Path
 
 MOTION = ("motion.json", "motion.safetensors")
-MOTION_INDEX = "motion.safetensors.index.json"  # of the shards, where the weights are in several files
+MOTION_INDEX = "motion.safetensors.index.json"  # index of sharded weights
 SHARD = r"motion-\d{5}-of-\d{5}\.safetensors"
-ADAPTER = ("config.json", "diffusion_pytorch_model.safetensors")  # of one part in a folder of diffusers
+ADAPTER = ("config.json", "diffusion_pytorch_model.safetensors")  # of one component in diffusers' layout
 
 
 def read_json(file: Path) -> dict:
-    """Raises OSError in words for a file that is not a JSON object."""
+    """Reads a JSON object from a file.
+
+    Raises:
+        OSError: the file is missing or is not a JSON object.
+    """
     try:
         values = json.loads(file.read_text("utf-8"))
     except FileNotFoundError:
@@ -24,7 +31,17 @@ def read_json(file: Path) -> dict:
 
 
 def check_motion(where: Path) -> Path:
-    """Returns a folder of Lumiere's own motion weights. Raises OSError when files of them are missing."""
+    """Checks that a folder contains Lumiere's motion weights.
+
+    Args:
+        where: the folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OSError: files of the weights are missing.
+    """
     files = [where / MOTION[0], *motion_files(where)]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
@@ -36,7 +53,14 @@ def check_motion(where: Path) -> Path:
 
 
 def motion_files(where: Path) -> list[Path]:
-    """The files that hold the numbers of motion weights: one, or the shards that their index names."""
+    """Returns the safetensors files of motion weights: a single file, or the shards named in the index.
+
+    Args:
+        where: folder of the weights.
+
+    Raises:
+        OSError: the index is unreadable or does not name valid shards.
+    """
     index = where / MOTION_INDEX
     if not index.is_file():
         return [where / MOTION[1]]

@@ -1,6 +1,6 @@
-"""Motion weights on disk: the numbers in `motion.safetensors`, what places them in `motion.json`.
+"""Motion weights on disk: tensors in `motion.safetensors`, placement and options in `motion.json`.
 
-Large ones may be in shards instead, `motion-00001-of-00003.safetensors` and so on, with an index of keys.
+Large weights may be sharded (`motion-00001-of-00003.safetensors`), with an index of keys.
 """
 
 import json
@@ -29,11 +29,21 @@ FORMAT = 1
 
 
 class AnimateDiffBlock(TemporalLayer):
-    """The layer of public motion adapters (AnimateDiff, Guo et al. 2023, arXiv 2307.04725, 4.2); residual.
+    """Residual layer of public motion adapters (AnimateDiff, Guo et al. 2023, arXiv 2307.04725, 4.2).
 
-    A group norm over all frames, then `depth` times two attentions over time and a feed-forward layer.
-    Frames are known by their place, of which there are `positions`; a longer clip is a ValueError. Unlike
-    Lumiere's own layers a new one does change the image: its projection does not start at zero.
+    The layer applies a group norm over all frames, then `depth` blocks of two temporal attentions and a
+    feed-forward layer. Unlike Lumiere's own layers, an untrained block changes the image, because its
+    projection does not start at zero.
+
+    Args:
+        dim: channels, a multiple of `heads`.
+        heads: attention heads.
+        depth: number of transformer blocks.
+        positions: number of sinusoidal positional embeddings, the maximum number of frames.
+        groups: groups of the group norm.
+
+    Raises:
+        ValueError: `heads` does not divide `dim`; in `forward`, the clip is longer than `positions`.
     """
 
     def __init__(self, *, dim: int, heads: int = 8, depth: int = 1, positions: int = 32, groups: int = 32):
@@ -52,6 +62,7 @@ class AnimateDiffBlock(TemporalLayer):
         )
 
     def over_time(self, x: Tensor, b: int) -> Tensor:
+        """Maps `(b t) c h w` to `(b t) c h w`. Raises ValueError if t exceeds `positions`."""
         frames = x.shape[0] // b
         if frames > self.positions:
             raise ValueError(f"These motion weights know {self.positions} frames at most; received {frames}.")
@@ -68,7 +79,7 @@ CLASSES = {
         AnimateDiffBlock,
     )
 }
-OPTIONS = {  # of `Lumiere.from_unet`, for each kind of layer: its class and the arguments of that
+OPTIONS = {  # kind of layer -> arguments of `Lumiere.from_unet`: its class and the arguments of the class
     "convs": ("conv_klass", "conv_inflation_kwargs"),
     "attns": ("attn_klass", "attn_inflation_kwargs"),
     "downsamples": ("downsample_klass", "downsample_kwargs"),
@@ -83,11 +94,14 @@ def save_motion(
     dtype: torch.dtype | None = None,
     shard_bytes: int | None = None,
 ) -> None:
-    """Writes the motion weights of `lumiere` into `folder`, made when absent.
+    """Saves the motion weights of `lumiere`. Each file is replaced atomically.
 
-    `facts` is JSON data on where they come from (id of the base, steps, clips, ...); `read_facts` returns it.
-    The numbers are written bit by bit as they are, or rounded to `dtype`; in one file, or in shards of at
-    most `shard_bytes` bytes of numbers each.
+    Args:
+        lumiere: the inflated UNet.
+        folder: output folder, created if missing.
+        facts: provenance as JSON data (hub id of the base, steps, clips, ...), see `read_facts`.
+        dtype: dtype of the saved tensors. Defaults to their own, bit for bit.
+        shard_bytes: maximum size of a shard. Defaults to a single file.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -110,7 +124,7 @@ def save_motion(
         filename_pattern=MOTION[1].replace(".", "{suffix}.", 1),
         max_shard_size=shard_bytes or sum(value.nbytes for value in weights.values()) + 1,
     )
-    # Each file appears whole or not at all: a training that is cut off leaves weights that can be loaded.
+    # Files are replaced atomically: an interrupted training leaves loadable weights.
     stale = {MOTION[1], MOTION_INDEX, *(file.name for file in folder.glob("motion-*-of-*.safetensors"))}
     shards = split.filename_to_tensors
     for name, keys in shards.items():
@@ -127,10 +141,18 @@ def save_motion(
 
 
 def load_motion(unet: nn.Module, folder: str | Path) -> Lumiere:
-    """Inflates a `UNet2DConditionModel` with the motion weights in `folder`, in the UNet's dtype and device.
+    """Inflates a `UNet2DConditionModel` with saved motion weights, in its dtype and on its device.
 
-    Raises ValueError when they belong to another UNet, or when keys are missing, unexpected or misshapen, and
-    OSError when a file is missing, damaged, or holds NaN or inf.
+    Args:
+        unet: the base UNet.
+        folder: folder written by `save_motion`.
+
+    Returns:
+        The inflated UNet.
+
+    Raises:
+        OSError: a file is missing or damaged, or contains NaN or inf.
+        ValueError: the weights belong to another UNet, or keys are missing, unexpected or misshapen.
     """
     folder = Path(folder)
     description = _read(folder)
@@ -142,12 +164,12 @@ def load_motion(unet: nn.Module, folder: str | Path) -> Lumiere:
     fitting = [p for p in known if description["placement"] == {kind: getattr(p, kind) for kind in KINDS}]
     if not fitting:
         raise ValueError(f"The motion weights in {folder} belong to a UNet with other blocks or widths.")
-    # Older files do not tell all of these.
+    # Older files lack some entries.
     names = ("given_channels", "embedding_width", "noise_correlation")
     options = {name: description.get(name, 0) for name in names}
     for kind, (klass, kwargs) in OPTIONS.items():
         options[kwargs] = description["kwargs"][kind]
-        name = description["classes"].get(kind)  # there are none without temporal resampling
+        name = description["classes"].get(kind)  # None without temporal resampling
         if name is not None and name not in CLASSES:
             raise ValueError(f"motion.json in {folder} names a layer of class {name}, which is not known.")
         if name is not None:
@@ -160,7 +182,11 @@ def load_motion(unet: nn.Module, folder: str | Path) -> Lumiere:
 
 
 def read_facts(folder: str | Path) -> dict:
-    """What `save_motion` was told about these weights."""
+    """Returns the provenance (`facts`) saved with motion weights.
+
+    Args:
+        folder: folder written by `save_motion`.
+    """
     return _read(Path(folder))["facts"]
 
 
@@ -191,7 +217,16 @@ def _read(folder: Path) -> dict:
 
 
 def check_keys(weights: dict[str, Tensor], expected: dict[str, Tensor], where: str) -> None:
-    """Raises ValueError, listing the first few, for missing, unexpected and misshapen keys."""
+    """Checks that weights have the expected keys and shapes.
+
+    Args:
+        weights: tensors by key.
+        expected: expected tensors by key.
+        where: name of the source for the error message.
+
+    Raises:
+        ValueError: keys are missing, unexpected or misshapen; the message lists the first three of each.
+    """
     both = weights.keys() & expected.keys()
     faults = {
         "missing": sorted(expected.keys() - both),

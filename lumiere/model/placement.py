@@ -1,4 +1,4 @@
-"""Where temporal layers go: found in a UNet of diffusers, or by name in any other."""
+"""Locations of the temporal layers, derived from a diffusers UNet or found by module names in any UNet."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -8,32 +8,40 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-KINDS = ("convs", "attns", "downsamples", "upsamples")  # also their order where several follow one module
+KINDS = ("convs", "attns", "downsamples", "upsamples")  # also their order after the same module
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where the layers go: name of a module of the base -> channels of its output, in order of execution."""
+    """Locations of the layers: module name in the base -> output channels, in order of execution."""
 
     convs: dict[str, int] = field(default_factory=dict)
     attns: dict[str, int] = field(default_factory=dict)
     downsamples: dict[str, int] = field(default_factory=dict)
     upsamples: dict[str, int] = field(default_factory=dict)
-    # Modules that are given the embedding of timestep and text alone -> its width.
+    # Modules that receive only the embedding of timestep and text -> its width.
     embeddings: dict[str, int] = field(default_factory=dict)
-    # Modules that are given features and conditioning (time embedding, text): the rows of both have to agree.
+    # Modules that receive features and conditioning (time embedding, text), whose rows have to match.
     conditioned: list[str] = field(default_factory=list)
-    # Arguments with feature maps that the base adds inside -> how often time is halved where each is added.
+    # Arguments with feature maps that the base adds -> number of temporal halvings at each addition.
     residuals: dict[str, list[int]] = field(default_factory=dict)
 
 
 def unet_places(unet: nn.Module, factor: int, at_input: bool = False) -> Places:
-    """The places of the paper in a `UNet2DConditionModel` of diffusers.
+    """Returns the paper's layer locations in a diffusers `UNet2DConditionModel` (Lumiere, section 3.1).
 
-    Convolutions follow every residual(+attention) layer but those of the coarsest level; attention follows
-    those and the middle. A `factor` below the spatial one compresses time at the finest levels, to save most.
-    With `at_input` another convolution follows the base's first one, which the paper does not have: there the
-    frames can be compared before anything is made of the noise of each.
+    Convolution blocks follow every residual(+attention) layer above the coarsest level. Attention blocks
+    follow the layers of the coarsest level and the mid block.
+
+    Args:
+        unet: the base UNet.
+        factor: temporal downsampling factor, a power of two. A factor below the spatial one downsamples the
+            finest levels, which saves the most compute.
+        at_input: whether a convolution block also follows the first convolution, which is not in the paper.
+            It compares frames before the base processes the noise of each.
+
+    Raises:
+        ValueError: `unet` is not a diffusers UNet, or `factor` does not fit it.
     """
     if not hasattr(unet, "down_blocks") or not hasattr(unet, "time_proj"):
         wanted = "A UNet2DConditionModel of diffusers is inflated without naming its modules"
@@ -74,10 +82,13 @@ def unet_places(unet: nn.Module, factor: int, at_input: bool = False) -> Places:
 
 
 def adapter_places(unet: nn.Module, middle: bool) -> Places:
-    """The places of AnimateDiff adapters in a `UNet2DConditionModel` of diffusers, all of them `attns`.
+    """Returns the layer locations of AnimateDiff adapters, all of kind `attns`, without temporal resampling.
 
-    They follow every residual(+attention) layer of all levels and, if the adapter has such layers, the
-    attention in the `middle`, before its last residual layer. Time is not resampled.
+    Layers follow every residual(+attention) layer of all levels.
+
+    Args:
+        unet: a diffusers `UNet2DConditionModel`.
+        middle: whether a layer also follows the attention of the mid block, before its last residual layer.
     """
     places = unet_places(unet, factor=1)
     paths = [f"down_blocks.{i}" for i in range(len(unet.down_blocks))]
@@ -88,14 +99,24 @@ def adapter_places(unet: nn.Module, middle: bool) -> Places:
 
 
 def block_layers(unet: nn.Module, path: str) -> dict[str, int]:
-    """The residual(+attention) layers of a block of a UNet of diffusers, and the channels of their output."""
+    """Returns the residual(+attention) layers of a diffusers block with their output channels.
+
+    Args:
+        unet: a diffusers UNet.
+        path: module name of the block.
+    """
     block = unet.get_submodule(path)
     layers = "attentions" if getattr(block, "attentions", None) else "resnets"
     return {f"{path}.{layers}.{j}": block.resnets[j].out_channels for j in range(len(getattr(block, layers)))}
 
 
 def residual_levels(unet: nn.Module, places: Places) -> dict[str, list[int]]:
-    """How often time is halved where a UNet of diffusers adds what a ControlNet or a T2I-Adapter gives it."""
+    """Returns the number of temporal halvings at each ControlNet residual and T2I-Adapter feature of a UNet.
+
+    Args:
+        unet: a diffusers UNet.
+        places: its layer locations.
+    """
     skips, features, level = [0], [], 0
     for i, block in enumerate(unet.down_blocks):
         skips += [level] * len(block.resnets)
@@ -103,7 +124,7 @@ def residual_levels(unet: nn.Module, places: Places) -> dict[str, list[int]]:
         if block.downsamplers:
             level += f"down_blocks.{i}.downsamplers.0" in places.downsamples
             skips.append(level)
-        # Blocks with attention to text add an adapter's features before they downsample, others after.
+        # Blocks with cross-attention add the features of an adapter before downsampling, others after.
         features.append(within if getattr(block, "has_cross_attention", False) else level)
     return {
         "down_block_additional_residuals": skips,
@@ -113,10 +134,19 @@ def residual_levels(unet: nn.Module, places: Places) -> dict[str, list[int]]:
 
 
 def fit_residuals(places: Places, kwargs: dict, b: int, t: int) -> dict:
-    """The `kwargs` that are residuals, each tensor with the frames there are where it is added.
+    """Resamples residuals to the number of frames at their level, as nearest-neighbour downsampling does.
 
-    Given are b rows (one per clip) or b t (one per frame). Of these a level with fewer frames is given those
-    that nearest-neighbour downsampling keeps. Raises ValueError for other numbers of rows or of tensors.
+    Args:
+        places: layer locations of the base.
+        kwargs: arguments of the base. Residuals have b rows (one per clip) or b t rows (one per frame).
+        b: number of clips.
+        t: frames per clip.
+
+    Returns:
+        The residuals among `kwargs`, resampled.
+
+    Raises:
+        ValueError: the number of rows or of tensors is wrong.
     """
     fitted = {}
     for name, levels in places.residuals.items():
@@ -134,7 +164,17 @@ def fit_residuals(places: Places, kwargs: dict, b: int, t: int) -> dict:
 
 
 def check_rows(name: str, tensors: Sequence[Tensor], b: int, t: int) -> None:
-    """Raises ValueError unless all of an argument's tensors have one row per clip or one per frame."""
+    """Checks that tensors have one row per clip or one per frame.
+
+    Args:
+        name: argument name for the error message.
+        tensors: tensors of any shape; scalars pass.
+        b: number of clips.
+        t: frames per clip.
+
+    Raises:
+        ValueError: a tensor has another number of rows.
+    """
     for x in tensors:
         if x.ndim > 0 and x.shape[0] not in (b, b * t):
             wanted = f"{b} rows (one per clip) or {b * t} (one per frame)"
@@ -142,7 +182,13 @@ def check_rows(name: str, tensors: Sequence[Tensor], b: int, t: int) -> None:
 
 
 def to_rows(x: Tensor, batch_size: int, rows: int) -> Tensor:
-    """Repeats the row of a clip for its frames, or keeps every k-th frame, as nearest resampling does."""
+    """Repeats the row of a clip for its frames, or keeps every k-th frame (nearest-neighbour resampling).
+
+    Args:
+        x: any tensor. Scalars and tensors that cannot be divided into clips are returned unchanged.
+        batch_size: number of clips.
+        rows: number of rows to return.
+    """
     have = x.shape[0] if x.ndim else rows
     if have == rows or have % batch_size:
         return x
@@ -156,7 +202,21 @@ def find_places(
     image: Tensor,
     kwargs: dict,
 ) -> Places:
-    """Sends one image through any UNet and notes what the layers and the conditioning need to know."""
+    """Runs one image through a UNet and records where layers and conditioning go.
+
+    Args:
+        model: the base UNet.
+        names: module names for each kind of layer.
+        channel_last: whether channels are the last axis, for each kind of layer.
+        image: `1 c h w`.
+        kwargs: other arguments of the base.
+
+    Returns:
+        Layer locations with widths, in order of execution.
+
+    Raises:
+        ValueError: a name is unknown, repeated or runs more than once, or the base cannot process the image.
+    """
     places, handles = Places(), []
     for kind in KINDS:
         twice = [name for name in names[kind] if list(names[kind]).count(name) > 1]

@@ -1,1 +1,1 @@
-"""From noise to frames: the loop, schedulers, denoiser, segments and windows in time, previews, memory."""
+"""Sampling: denoising loop, schedulers, denoiser, temporal segments and windows, VAE, previews, memory."""

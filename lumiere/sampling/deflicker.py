@@ -1,17 +1,23 @@
-"""Takes out flicker: what a model leaves of each frame's own noise, seen where nothing moves."""
+"""Removes flicker, the residual noise of individual frames, from static regions."""
 
 import torch.nn.functional as F
 from torch import Tensor
 
-REACH = 8  # frames before and after each that its mean and variance are taken over
+REACH = 8  # frames on each side in the mean and variance over time
 
 
 def steady(clip: Tensor, flicker: float) -> Tensor:
-    """Clean latents `b c t h w`, each pulled towards its mean over the frames around, where it varies little.
+    """Smooths clean latents over time where they vary little (Wiener filter with noise variance `flicker`).
 
-    By as much as a Wiener filter would that takes `flicker` for the variance of noise: wholly where latents,
-    there and next to it, vary by no more than that, and hardly where they vary by much more, as wherever
-    something moves. 0 leaves them as they are.
+    Latents become their mean over time where they and their neighbours vary by at most `flicker`. Moving
+    regions vary much more and hardly change.
+
+    Args:
+        clip: clean latents `b c t h w`.
+        flicker: noise variance; 0 disables the filter.
+
+    Returns:
+        Filtered latents `b c t h w`.
     """
     if flicker == 0:
         return clip
@@ -23,7 +29,7 @@ def steady(clip: Tensor, flicker: float) -> Tensor:
 
 
 def _over_time(x: Tensor) -> Tensor:
-    """Means of `b c t h w` over the frames around each; at the ends over those that there are."""
+    """Averages `b c t h w` over `REACH` frames on each side, or fewer at the ends of the clip."""
     rows = x.flatten(3)  # b c t h w -> b c t (h w)
     means = F.avg_pool2d(rows, (2 * REACH + 1, 1), stride=1, padding=(REACH, 0), count_include_pad=False)
     return means.view(x.shape)

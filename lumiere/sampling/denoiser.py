@@ -1,4 +1,4 @@
-"""One call of the denoiser: guidance, temporal windows and given pixels around a model's forward pass."""
+"""Denoiser: a model's forward pass with guidance, temporal windows and conditioning."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,25 +11,26 @@ from lumiere.model.text import Text
 from lumiere.sampling.schedulers import Schedule
 from lumiere.sampling.temporal_windows import in_windows
 
-BATCH_LATENTS = 2**16  # clips up to here are denoised twofold in one call: 16 frames of 64 x 64
+BATCH_LATENTS = 2**16  # largest clip for a batch of two: 16 frames of 64 x 64 latents
 
 
 @dataclass(frozen=True)
 class Denoiser:
-    """Maps noisy latents `1 c t h w` and a timestep to a prediction and to clean latents of that shape.
+    """Maps noisy latents `1 c t h w` and a timestep to a prediction and clean latents of the same shape.
 
     Attributes:
-        model: called with clips, a timestep and the arguments of a `Text`; returns a prediction.
+        model: maps clips, a timestep and the arguments of a `Text` to a prediction.
         schedule: converts between predictions and clean latents.
-        text: one row, or with guidance two: of the negative prompt, then of the prompt.
-        guidance: scale of classifier-free guidance (Ho and Salimans 2022); without effect for one row.
-        interval: lowest and highest timestep at which guidance counts (Kynkäänniemi et al. 2024, arXiv
-            2404.07724). At others the model sees the prompt alone.
-        windows: frames that the model sees at once. Predictions are averaged where windows overlap.
-        cond: given latents. They replace what is predicted, and with `cond_channels` the model sees them.
-        cond_channels: whether the model takes given latents and their mask as further channels.
-        device, dtype: of the model.
-        autocast: whether the model multiplies in bfloat16, for processors that do.
+        text: the prompt, or the negative prompt and the prompt with guidance.
+        guidance: scale of classifier-free guidance (Ho and Salimans 2022), ignored for one row of text.
+        interval: lowest and highest guided timestep (Kynkäänniemi et al. 2024, arXiv 2404.07724). Other
+            timesteps use the prompt alone.
+        windows: frames of each forward pass. Predictions are averaged where windows overlap.
+        cond: conditioning latents, which replace predicted latents.
+        cond_channels: whether the model takes conditioning latents and their mask as further channels.
+        device: device of the model.
+        dtype: dtype of the model.
+        autocast: whether the model multiplies in bfloat16, for processors with bfloat16 support.
     """
 
     model: Callable[..., Tensor]
@@ -45,7 +46,15 @@ class Denoiser:
     autocast: bool = False
 
     def __call__(self, x: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
-        """The prediction and the clean latents at this timestep, both float32 with given latents put in."""
+        """Predicts clean latents at a timestep.
+
+        Args:
+            x: scaled noisy latents `1 c t h w`.
+            timestep: the timestep, a scalar tensor.
+
+        Returns:
+            The prediction and the clean latents, float32 `1 c t h w`, both consistent with the conditioning.
+        """
         shown = x
         if self.cond and self.cond_channels:
             shown = torch.cat([x, channels(*self.cond)], dim=1)
@@ -58,14 +67,14 @@ class Denoiser:
             pred_x0 = blend(pred_x0, *self.cond)
             prediction = self.schedule.prediction(pred_x0, x, timestep)
         if self.device.type != "cpu":
-            torch.accelerator.synchronize(self.device)  # so that time and stop mean this step
+            torch.accelerator.synchronize(self.device)  # timing and stopping refer to this step
         return prediction, pred_x0
 
     def _guided(self, clip: Tensor, timestep: Tensor, text: Text) -> Tensor:
-        """The prediction for one window, guided where there are two texts.
+        """Returns the prediction for one window, guided if there are two texts.
 
-        A long clip is shown to the model twice rather than twofold: a batch saves less than a tenth of the
-        time and takes twice the memory.
+        Long clips run once per text: a batch of two saves less than a tenth of the time and doubles the
+        memory.
         """
         clip, timestep = clip.to(self.dtype), timestep.to(self.device)
         predictions = []
@@ -79,12 +88,17 @@ class Denoiser:
 
 
 def rows_at_once(texts: int, latents: int) -> int:
-    """How many of the texts a clip of so many latents, t x h x w, is shown with in one call."""
+    """Returns the number of texts per forward pass.
+
+    Args:
+        texts: number of texts.
+        latents: size of the clip, t x h x w.
+    """
     return texts if latents <= BATCH_LATENTS else 1
 
 
 def on_one_frame(unet: nn.Module) -> Callable[..., tuple[Tensor]]:
-    """An image UNet of diffusers as a model of clips of one frame, `b c 1 h w`."""
+    """Wraps a diffusers image UNet as a model of clips with one frame, `b c 1 h w`."""
 
     def forward(clip: Tensor, *args, **kwargs) -> tuple[Tensor]:
         return (unet(clip[:, :, 0].contiguous(), *args, **kwargs)[0].unsqueeze(2),)

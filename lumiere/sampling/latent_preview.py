@@ -1,4 +1,4 @@
-"""Moving previews: a tiny autoencoder, or a linear map from latents to colours; one sheet of frames."""
+"""Previews of latents: a tiny autoencoder or a linear map to RGB, and sprite sheets of their frames."""
 
 import base64
 import io
@@ -13,23 +13,36 @@ from PIL import Image
 from torch import Tensor, nn
 
 JPEG_QUALITY = 80
-MAX_SHEET_SIDE = 4096  # browsers on phones refuse to decode larger pictures
-RIDGE = 1e-5  # in variances of the latents: keeps the solution tame where pictures leave a direction empty
-TINY_BATCH = 4  # frames that a tiny autoencoder decodes at once: at full size each takes up to 0.1 GB
+MAX_SHEET_SIDE = 4096  # mobile browsers do not decode larger images
+RIDGE = 1e-5  # relative to the variance of the latents; regularises directions without data
+TINY_BATCH = 4  # frames per call of the tiny autoencoder; a full-size frame takes up to 0.1 GB
 
 
 class Preview(nn.Module):
-    """From the latents of a clip to a few small pictures; `colours` is what the kinds differ in."""
+    """Base class that decodes the latents of a clip to a few small frames; subclasses implement `colours`."""
 
     def colours(self, latents: Tensor) -> Tensor:
-        """Scaled latents, float32 (n c h w) -> pictures (n 3 ph pw), colours 0..1 or a little past that."""
+        """Decodes latents to RGB.
+
+        Args:
+            latents: scaled latents, float32 `n c h w`.
+
+        Returns:
+            RGB images `n 3 ph pw`, about 0 to 1.
+        """
         raise NotImplementedError
 
     @torch.inference_mode()
     def forward(self, latents: Tensor, max_frames: int = 24, max_side: int = 256) -> np.ndarray:
-        """Scaled latents of one clip (1 c t h w) -> uint8 (t h w c): at most `max_frames`, evenly spaced.
+        """Decodes evenly spaced frames of one clip.
 
-        Pictures whose longer side would be over `max_side` are shrunk before they leave the device.
+        Args:
+            latents: scaled latents `1 c t h w`.
+            max_frames: maximum number of frames.
+            max_side: maximum height and width in pixels. Larger frames are downscaled on the device.
+
+        Returns:
+            uint8 `t h w c`.
         """
         stack = rearrange(latents, "1 c t h w -> t c h w")
         count = min(len(stack), max_frames)
@@ -43,13 +56,18 @@ class Preview(nn.Module):
 
 
 class TinyPreview(Preview):
-    """A tiny autoencoder, `AutoencoderTiny` of diffusers: the clip's own size, and nearly its colours."""
+    """Decodes latents with `AutoencoderTiny` of diffusers, at full size and with almost exact colours.
+
+    Args:
+        vae: the tiny autoencoder.
+    """
 
     def __init__(self, vae: nn.Module):
         super().__init__()
         self.vae = vae.to(memory_format=torch.channels_last)  # up to twice as fast on a CPU
 
     def colours(self, latents: Tensor) -> Tensor:
+        """Decodes scaled latents `n c h w` to RGB images at full size, about 0 to 1."""
         scaled = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
         scaled = scaled.contiguous(memory_format=torch.channels_last)
         pictures = [self.vae.decode(each, return_dict=False)[0].float() for each in scaled.split(TINY_BATCH)]
@@ -57,10 +75,14 @@ class TinyPreview(Preview):
 
 
 class LatentPreview(Preview):
-    """A linear map from each 3x3 neighbourhood of latents to a patch of p x p RGB pixels, colours 0..1.
+    """Maps each 3x3 neighbourhood of latents linearly to a patch of p x p RGB pixels.
 
-    It costs next to nothing and suits autoencoders that keep colour linearly, as those of Stable Diffusion
-    do. weight (3pp c 3 3), bias (3pp).
+    The cost is negligible. The map suits autoencoders with linear colours, such as the VAE of Stable
+    Diffusion.
+
+    Args:
+        weight: `3pp c 3 3`.
+        bias: `3pp`.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor):
@@ -71,9 +93,16 @@ class LatentPreview(Preview):
 
     @classmethod
     def fit(cls, vae, images: Tensor, patch: int | None = None) -> "LatentPreview":
-        """Least squares on images (n 3 h w) in -1..1.
+        """Fits the map to images by least squares.
 
-        patch: half of the autoencoder's factor unless given, which shows pictures at half their size.
+        Args:
+            vae: the autoencoder.
+            images: `n 3 h w`, -1 to 1.
+            patch: pixels p per latent. Defaults to half of the autoencoder's factor, for previews at half
+                size.
+
+        Returns:
+            The fitted preview.
         """
         weight = next(vae.parameters())
         with torch.no_grad():
@@ -84,13 +113,23 @@ class LatentPreview(Preview):
         return cls(*_least_squares(latents, F.pixel_unshuffle(colours, patch))).eval()
 
     def colours(self, latents: Tensor) -> Tensor:
+        """Maps scaled latents `n c h w` to RGB images `n 3 ph pw`, about 0 to 1."""
         patches = F.conv2d(_pad(latents), self.weight, self.bias)  # n c h w -> n 3pp h w
         return F.pixel_shuffle(patches, self.patch)  # n 3pp h w -> n 3 ph pw
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """Frames of one clip in rows, left to right and top to bottom; width and height are those of a frame."""
+    """Sprite sheet: the frames of one clip in row-major order.
+
+    Attributes:
+        jpeg: the encoded image.
+        columns: frames per row.
+        rows: number of rows.
+        count: number of frames.
+        width: width of a frame in pixels.
+        height: height of a frame in pixels.
+    """
 
     jpeg: bytes
     columns: int
@@ -101,13 +140,21 @@ class Sheet:
 
     @property
     def data_uri(self) -> str:
+        """The image as a data URI."""
         return "data:image/jpeg;base64," + base64.b64encode(self.jpeg).decode("ascii")
 
 
 def sprite_sheet(frames: np.ndarray) -> Sheet:
-    """uint8 (t h w c) -> one JPEG of all frames, as square as it gets, no side over 4096 pixels.
+    """Encodes all frames as one JPEG, as square as possible, with sides up to 4096 pixels.
 
-    Raises ValueError when the frames do not fit on it.
+    Args:
+        frames: uint8 `t h w c`.
+
+    Returns:
+        The sprite sheet.
+
+    Raises:
+        ValueError: the frames do not fit on one sheet.
     """
     count, height, width, _ = frames.shape
     most_columns, most_rows = MAX_SHEET_SIDE // width, MAX_SHEET_SIDE // height
@@ -122,15 +169,22 @@ def sprite_sheet(frames: np.ndarray) -> Sheet:
     sheet[:count] = frames
     sheet = rearrange(sheet, "(r c) h w k -> (r h) (c w) k", r=rows)
     buffer = io.BytesIO()
-    # Full colour resolution: at these sizes the halved one of plain JPEG bleeds from frame to frame.
+    # Full chroma resolution: with 4:2:0 subsampling, colours bleed into adjacent frames at these sizes.
     Image.fromarray(sheet).save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     return Sheet(buffer.getvalue(), columns, rows, count, width, height)
 
 
 def synthetic_pictures(count: int = 24, side: int = 128) -> Tensor:
-    """Pictures to fit on when there are no better ones: float (count 3 side side) in -1..1, always the same.
+    """Returns a fixed set of synthetic images to fit previews without real ones.
 
-    Soft grounds with discs and bars, in colours that fill the cube.
+    The images show discs and bars on soft gradients. Their colours fill the RGB cube.
+
+    Args:
+        count: number of images.
+        side: height and width in pixels.
+
+    Returns:
+        float `count 3 side side`, -1 to 1.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -154,10 +208,10 @@ def synthetic_pictures(count: int = 24, side: int = 128) -> Tensor:
 
 
 def _least_squares(latents: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The best linear map from 3x3 neighbourhoods of (n c h w) to (n k h w): weight (k c 3 3), bias (k)."""
+    """Fits a linear map from 3x3 neighbourhoods of `n c h w` to `n k h w`: weight `k c 3 3`, bias `k`."""
     x = rearrange(F.unfold(_pad(latents), 3), "n k l -> (n l) k").double()  # k = (channel, row, column)
     y = rearrange(targets, "n k h w -> (n h w) k").double()
-    # About the means the bias drops out; the normal equations are 9c x 9c, however many pixels there are.
+    # Centring removes the bias. The normal equations are 9c x 9c for any number of pixels.
     x_mean, y_mean = x.mean(0), y.mean(0)
     x, y = x - x_mean, y - y_mean
     gram = x.mT @ x / len(x)

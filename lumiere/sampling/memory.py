@@ -1,7 +1,7 @@
-"""How much memory a clip will take, told before it is begun.
+"""Estimates the memory of a clip before sampling.
 
-The model is run once on tensors that have shapes and no numbers, and what would be alive at once is added up.
-That takes as long as calling its layers does and no memory; other sizes follow, as every layer's features
+The model runs once on fake tensors, which have shapes but no data, while the bytes alive are counted. This
+takes the time of the Python calls and no memory. Other sizes are extrapolated: the features of every layer
 grow with frames x height x width.
 """
 
@@ -19,16 +19,16 @@ from torch.utils._pytree import tree_leaves
 
 from lumiere.model.text import Text
 
-MARGIN = 1.15  # for what the libraries of convolutions and the allocator take besides
-CGROUPS = (  # of a container: what it may take, what it has taken, and of that what is a cache of files
+MARGIN = 1.15  # overhead of convolution libraries and the allocator
+CGROUPS = (  # files of a container: limit, usage, and the page cache within the usage
     ("memory.max", "memory.current", "inactive_file"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),  # of version 1
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),  # cgroup v1
 )
 CGROUP = Path("/sys/fs/cgroup")
 
 
 class Peak(TorchDispatchMode):
-    """Counts the bytes of the tensors that are made while it is on: `bytes` is the most at once."""
+    """Counts the bytes of tensors created within the context; `bytes` is the peak."""
 
     def __init__(self):
         super().__init__()
@@ -36,7 +36,7 @@ class Peak(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         output = function(*args, **(kwargs or {}))
-        if any(result.alias_info for result in function._schema.returns):  # a view, or done in place
+        if any(result.alias_info for result in function._schema.returns):  # view or in-place operation
             return output
         for tensor in tree_leaves(output):
             if isinstance(tensor, Tensor) and tensor.untyped_storage() not in self._known:
@@ -53,9 +53,12 @@ class Peak(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Cost:
-    """Bytes of one pipeline: of a step for each latent of each row, of decoding for each latent of a frame.
+    """Memory of a pipeline, for extrapolation to other sizes.
 
-    moved: of weights that come to the device only for a step.
+    Attributes:
+        step: bytes of a denoising step per latent of each row.
+        decode: bytes of decoding per latent of a frame.
+        moved: bytes of weights on the device only during a step.
     """
 
     step: float
@@ -63,13 +66,32 @@ class Cost:
     moved: int = 0
 
     def of(self, rows: int, frames: int, height: int, width: int) -> int:
-        """Bytes that a clip takes at most: `rows` of so many frames at once, height and width in latents."""
+        """Returns an upper bound of the bytes of a clip.
+
+        Args:
+            rows: batch size of a forward pass.
+            frames: frames of a forward pass.
+            height: in latents.
+            width: in latents.
+        """
         step = self.step * rows * frames * height * width + self.moved
         return int(MARGIN * max(step, self.decode * height * width))
 
 
 def measure(lumiere, vae, text: Text, rows: int, size: tuple[int, int], moved: int = 0) -> Cost:
-    """Runs both once without numbers: on the fewest frames there can be, of a size in latents."""
+    """Measures the cost of a step and of decoding, on fake tensors and the smallest number of frames.
+
+    Args:
+        lumiere: the inflated UNet.
+        vae: the autoencoder.
+        text: encoded prompts.
+        rows: batch size.
+        size: height and width in latents.
+        moved: bytes of weights on the device only during a step.
+
+    Returns:
+        The cost per latent.
+    """
     like, frames = next(vae.parameters()), max(8, lumiere.downsample_factor)
 
     def step(clip: Tensor) -> None:
@@ -82,7 +104,13 @@ def measure(lumiere, vae, text: Text, rows: int, size: tuple[int, int], moved: i
 
 
 def peak(run: Callable[..., object], *shapes: tuple[int, ...], like: Tensor) -> int:
-    """Bytes that a call of `run` would need at once besides its arguments, of these shapes and this kind."""
+    """Returns the peak bytes of a call, without its arguments.
+
+    Args:
+        run: function of tensors.
+        shapes: shapes of the tensors.
+        like: tensor with their dtype and device.
+    """
     with torch.inference_mode(False), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
         tensors = [torch.empty(shape, dtype=like.dtype, device=like.device) for shape in shapes]
         with Peak() as counted:
@@ -91,7 +119,15 @@ def peak(run: Callable[..., object], *shapes: tuple[int, ...], like: Tensor) -> 
 
 
 def check(needed: int, device: torch.device) -> None:
-    """Raises ValueError when so many bytes are not there."""
+    """Checks that enough memory is available.
+
+    Args:
+        needed: bytes.
+        device: device of the run.
+
+    Raises:
+        ValueError: fewer bytes are available.
+    """
     free = available(device)
     if needed > free:
         raise ValueError(
@@ -101,13 +137,13 @@ def check(needed: int, device: torch.device) -> None:
 
 
 def weight_bytes(*modules: nn.Module) -> int:
-    """Of parameters and buffers; modules that share them count once."""
+    """Returns the bytes of parameters and buffers; shared tensors count once."""
     tensors = {id(x): x for m in modules for x in (*m.parameters(), *m.buffers())}
     return sum(x.numel() * x.element_size() for x in tensors.values())
 
 
 def available(device: torch.device) -> int:
-    """Bytes that can still be taken on a device; on the CPU also within the bounds of a container."""
+    """Returns the bytes available on a device. On the CPU, the limit of a container also applies."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -120,14 +156,15 @@ def available(device: torch.device) -> int:
             facts = (CGROUP / limit).with_name("memory.stat").read_text().splitlines()
             cached = next(int(line.split()[1]) for line in facts if line.startswith(f"{cache} "))
             free = min(free, most - taken + cached)
-        except (OSError, ValueError, StopIteration):  # no container, or one without a bound
+        except (OSError, ValueError, StopIteration):  # no container, or no limit
             continue
     return free
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    # On the CPU it is a plain RuntimeError, of the allocator or of oneDNN, which tells no more than that; on
-    # Apple's GPUs, too.
+    # On CPU and MPS it is a plain RuntimeError, from the allocator or from oneDNN, recognisable only by its
+    # message.
+    """Returns whether an error means that memory ran out."""
     told = (
         "allocate memory",
         "could not create a primitive",

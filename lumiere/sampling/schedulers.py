@@ -1,4 +1,4 @@
-"""The schedulers of diffusers by name, set up for one run, and the clean clip that an output predicts."""
+"""The schedulers of diffusers by name, and conversions between model outputs and clean latents."""
 
 import torch
 from diffusers import (
@@ -14,12 +14,15 @@ from torch import Tensor
 
 
 class Schedule:
-    """One run of one scheduler over one clip.
+    """One run of a scheduler over one clip. All latents are float32 `b c t h w`.
 
-    name: one of `SCHEDULERS` in request.py. config: the model's scheduler config. steps: 1 to 150.
-    generator: on the CPU; "euler a" and "lcm" draw their noise from it. correlation: of the noise between
-    frames, see `correlated`. last: how many of the steps are run, those with the least noise; all unless
-    given. All latents are float32 `b c t h w`.
+    Args:
+        name: one of `SCHEDULERS` in request.py.
+        config: scheduler config of the model.
+        steps: 1 to 150.
+        generator: CPU generator of the noise of "euler a" and "lcm".
+        correlation: correlation of the noise between frames (see `correlated`).
+        last: number of final, least noisy steps to run. Defaults to all steps.
     """
 
     def __init__(
@@ -43,9 +46,12 @@ class Schedule:
         self._correlation = correlation
 
     def start(self, noise: Tensor, clean: Tensor | None = None) -> Tensor:
-        """The first sample, from unit noise that is independent between frames.
+        """Returns the first sample.
 
-        clean: scaled latents to begin with (SDEdit, Meng et al. 2022): as noisy as the first step expects.
+        Args:
+            noise: unit noise `b c t h w`, independent between frames.
+            clean: scaled latents to start from (SDEdit, Meng et al. 2022), which are noised to the first
+                timestep. Defaults to pure noise.
         """
         noise = correlated(noise, self._correlation)
         if clean is None:
@@ -53,22 +59,39 @@ class Schedule:
         return self._scheduler.add_noise(clean, noise, self.timesteps[:1])
 
     def scale(self, sample: Tensor, timestep: Tensor) -> Tensor:
-        """The sample as the model was trained to see it: alpha * clean + sigma * noise."""
+        """Scales a sample to the model's input, alpha * clean + sigma * noise."""
         return self._scheduler.scale_model_input(sample, timestep)
 
     def pred_x0(self, output: Tensor, model_input: Tensor, timestep: Tensor) -> Tensor:
-        """The clean latents (x0) that the model's output at this timestep predicts."""
+        """Returns the clean latents (x0) predicted by the model's output.
+
+        Args:
+            output: output of the model, `b c t h w`.
+            model_input: scaled input of the model, `b c t h w`.
+            timestep: timestep of the input.
+        """
         return predict_clean(self._scheduler, output, model_input, timestep)
 
     def prediction(self, clean: Tensor, model_input: Tensor, timestep: Tensor) -> Tensor:
-        """The model's output at this timestep that predicts these clean latents: the inverse of `pred_x0`."""
+        """Returns the model's output that predicts these clean latents, the inverse of `pred_x0`.
+
+        Args:
+            clean: clean latents `b c t h w`.
+            model_input: scaled input of the model, `b c t h w`.
+            timestep: timestep of the input.
+        """
         return predict_output(self._scheduler, clean, model_input, timestep)
 
     def step(self, output: Tensor, timestep: Tensor, sample: Tensor) -> Tensor:
-        """The sample at the next timestep, or the clean one after the last.
+        """Returns the sample at the next timestep, or the clean latents after the last one.
 
-        Schedulers add noise that is independent between frames. They do nothing that is not linear, so they
-        may work in coordinates in which the noise of this run is.
+        Schedulers draw noise that is independent between frames. Since they are linear, they run in
+        coordinates in which the correlated noise of this run is independent.
+
+        Args:
+            output: output of the model, `b c t h w`.
+            timestep: timestep of the output.
+            sample: unscaled sample, `b c t h w`.
         """
         output, sample = (independent(x, self._correlation) for x in (output, sample))
         following = self._scheduler.step(output, timestep, sample, **self._draws).prev_sample
@@ -76,21 +99,25 @@ class Schedule:
 
 
 def correlated(noise: Tensor, correlation: float) -> Tensor:
-    """Unit noise `b c t h w`, independent between frames, made to correlate between any two of them.
+    """Correlates unit noise between frames (mixed noise of PYoCo, Ge et al. 2023, arXiv 2305.10474, 4.1).
 
-    correlation: 0 up to below 1, share of the variance that all frames have in common (the mixed noise of
-    PYoCo, Ge et al. 2023, arXiv 2305.10474, 4.1). Each frame for itself stays unit noise.
+    Args:
+        noise: unit noise `b c t h w`, independent between frames.
+        correlation: share of the variance common to all frames, from 0 to below 1.
+
+    Returns:
+        Noise `b c t h w`. Each frame remains unit noise.
     """
     return _scale_mean_and_rest(noise, correlation, 0.5)
 
 
 def independent(noise: Tensor, correlation: float) -> Tensor:
-    """The inverse of `correlated`."""
+    """Returns noise that is independent between frames, the inverse of `correlated`."""
     return _scale_mean_and_rest(noise, correlation, -0.5)
 
 
 def _scale_mean_and_rest(x: Tensor, correlation: float, power: float) -> Tensor:
-    """A power of the matrix of correlations, times x along t; its eigenspaces are the mean and the rest."""
+    """Multiplies x by a power of the correlation matrix along t (eigenspaces: mean and rest)."""
     if correlation == 0:
         return x
     mean = x.mean(2, keepdim=True)
@@ -99,10 +126,17 @@ def _scale_mean_and_rest(x: Tensor, correlation: float, power: float) -> Tensor:
 
 
 def predict_clean(scheduler, output: Tensor, model_input: Tensor, timestep: Tensor) -> Tensor:
-    """x0 from what the model was shown and what it answered: the same for every scheduler.
+    """Returns the clean latents (x0) predicted by a model's output, for any scheduler.
 
-    Euler's scheduler keeps clean + (sigma / alpha) * noise, but shows the model alpha * clean + sigma * noise
-    as all others do; so x0 is taken from the input and never from the sample.
+    Euler's scheduler stores clean + (sigma / alpha) * noise, but its scaled model input is alpha * clean +
+    sigma * noise, as for other schedulers. Therefore x0 is computed from the model input, not from the
+    sample.
+
+    Args:
+        scheduler: a diffusers scheduler.
+        output: output of the model.
+        model_input: scaled input of the model.
+        timestep: a scalar, or one per clip `b`.
     """
     alpha, sigma = _alpha_sigma(scheduler.alphas_cumprod, timestep)
     kind = scheduler.config.prediction_type
@@ -115,7 +149,16 @@ def predict_clean(scheduler, output: Tensor, model_input: Tensor, timestep: Tens
 
 
 def predict_output(scheduler, clean: Tensor, model_input: Tensor, timestep: Tensor) -> Tensor:
-    """The inverse of `predict_clean`; sigma is never 0 at a timestep."""
+    """Returns the model's output that predicts clean latents, the inverse of `predict_clean`.
+
+    Sigma is never 0 at a timestep.
+
+    Args:
+        scheduler: a diffusers scheduler.
+        clean: clean latents.
+        model_input: scaled input of the model.
+        timestep: a scalar, or one per clip `b`.
+    """
     alpha, sigma = _alpha_sigma(scheduler.alphas_cumprod, timestep)
     kind = scheduler.config.prediction_type
     if kind == "v_prediction":
@@ -127,14 +170,24 @@ def predict_output(scheduler, clean: Tensor, model_input: Tensor, timestep: Tens
 
 
 class ListedDDIM(DDIMScheduler):
-    """DDIM (Song et al. 2021, eq. 12 with eta 0) that steps to the next timestep of its own list.
+    """DDIM (Song et al. 2021, eq. 12 with eta 0) that steps to the next timestep in its list.
 
-    The parent counts back by a whole `num_train_timesteps // steps`, which misses the list wherever the
-    division leaves a remainder: at 150 steps the model is always told of less noise than there is, and what
-    should come out as 1.70 on average comes out as 1.60.
+    The parent class subtracts `num_train_timesteps // steps`, which misses the listed timesteps unless the
+    division is exact. At 150 steps the timestep then always indicates less noise than the sample contains,
+    and a mean of 1.70 becomes 1.60.
     """
 
     def step(self, model_output, timestep, sample, **_):
+        """Steps to the next listed timestep.
+
+        Args:
+            model_output: output of the model, `b c t h w`.
+            timestep: current timestep.
+            sample: current sample, `b c t h w`.
+
+        Returns:
+            The next sample and the predicted clean latents.
+        """
         following = self.timesteps[self.timesteps < timestep]
         product = self.alphas_cumprod[following[0]] if len(following) else self.final_alpha_cumprod
         alpha, sigma = _alpha_sigma(self.alphas_cumprod, timestep)
@@ -156,21 +209,21 @@ CLASSES = {
     "lcm": LCMScheduler,
 }
 STOCHASTIC = ("euler a", "lcm")
-# What a name means, whatever variant a base's config asks for; how steps are spaced is the base's affair.
+# Options fixed by the name, not by the base's config; the base only determines the spacing of steps.
 FIXED = {"dpm++ 2m": {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint"}}
 
 
 def _alpha_sigma(alphas_cumprod: Tensor, timestep: Tensor) -> tuple:
-    """Numbers for one timestep, tensors (b 1 1 1 1) for one of each clip."""
+    """Returns alpha and sigma: floats for one timestep, tensors `b 1 1 1 1` for one timestep per clip."""
     if getattr(timestep, "ndim", 0):
         product = alphas_cumprod.to(timestep.device)[timestep].view(-1, 1, 1, 1, 1)
         return product.sqrt(), (1 - product).sqrt()
-    product = alphas_cumprod[int(timestep)]  # Euler's timesteps are floats
+    product = alphas_cumprod[int(timestep)]  # Euler has float timesteps
     return product.sqrt().item(), (1 - product).sqrt().item()
 
 
 def _overrides(config: dict) -> dict:
-    """What a config may not decide: latents are never clipped, and zero terminal SNR starts in pure noise."""
+    """Returns fixed config entries: no clipping, and a start from pure noise with zero terminal SNR."""
     fixed = {"clip_sample": False, "thresholding": False}
     if config.get("rescale_betas_zero_snr"):
         fixed["timestep_spacing"] = "trailing"
@@ -178,7 +231,7 @@ def _overrides(config: dict) -> dict:
 
 
 def _drop_surplus(scheduler, steps: int) -> None:
-    """Rounding in diffusers' trailing spacing adds a timestep of -1 at 61, 103, 121 and 122 steps of 1000."""
+    """Drops the timestep -1 that trailing spacing in diffusers adds at 61, 103, 121 and 122 steps of 1000."""
     if len(scheduler.timesteps) == steps:
         return
     scheduler.timesteps = scheduler.timesteps[:steps]
@@ -188,6 +241,9 @@ def _drop_surplus(scheduler, steps: int) -> None:
 
 
 def _lcm_grid(scheduler, steps: int) -> int:
-    """The points LCM chooses its steps from. They include the last timestep only if they divide the total."""
+    """Returns the number of points from which LCM selects its steps.
+
+    The points include the last timestep only if they divide the number of training timesteps.
+    """
     total, usual = scheduler.config.num_train_timesteps, scheduler.config.original_inference_steps
     return next(n for n in range(max(usual, steps), total + 1) if total % n == 0)

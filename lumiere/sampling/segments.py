@@ -1,4 +1,4 @@
-"""Which frames of a clip are denoised one after another: its first frame, then segments."""
+"""Plans the parts of a clip that are denoised in sequence: a still first frame and temporal segments."""
 
 from dataclasses import dataclass
 
@@ -9,25 +9,34 @@ from lumiere.sampling.settings import Sampling
 
 @dataclass(frozen=True)
 class Part:
-    """Frames that are denoised in one run of the loop. still: the first frame alone, by the base."""
+    """Frames denoised in one run of the loop.
+
+    Attributes:
+        frames: slice of the clip.
+        still: whether the base draws this single frame.
+    """
 
     frames: slice
     still: bool = False
 
     @property
     def length(self) -> int:
+        """Number of frames."""
         return self.frames.stop - self.frames.start
 
 
 def plan(request: Request, given: Given | None, sampling: Sampling, takes_cond: bool) -> list[Part]:
-    """The parts of a clip, in order.
+    """Returns the parts of a clip, in order.
+
+    A clip runs in one part if its whole last frame is conditioned, or if it starts from another clip
+    (`strength` below 1), because the end has to be known from the start.
 
     Args:
-        request: `first_frame="base"` begins with a still where the motion weights take given pixels.
-        given: pixels that a person gives. A clip whose last frame is given whole is denoised at once, as is
-            one that starts from another clip (`strength` below 1): what ends it must be known from the start.
+        request: the clip. With `first_frame="base"`, motion weights with conditioning channels start from a
+            still.
+        given: conditioning frames and mask, or None.
         sampling: `segment` and `context`, in frames.
-        takes_cond: whether the motion weights take given pixels.
+        takes_cond: whether the motion weights take conditioning channels.
     """
     still = takes_cond and given is None and request.first_frame == "base"
     whole = request.strength < 1 or (given is not None and given.mask[-1].all())
@@ -37,10 +46,15 @@ def plan(request: Request, given: Given | None, sampling: Sampling, takes_cond: 
 
 
 def segments(frames: int, length: int, context: int) -> list[slice]:
-    """Segments of `length` frames that follow each other and share `context` frames or more.
+    """Splits a clip into consecutive segments that overlap by at least `context` frames.
+
+    Args:
+        frames: length of the clip.
+        length: maximum length of a segment.
+        context: minimum overlap, 0 to `length` - 1.
 
     Raises:
-        ValueError: `context` is not from 0 to `length` - 1.
+        ValueError: `context` is out of range.
     """
     if not 0 <= context < length:
         raise ValueError(f"context must be from 0 to {length - 1} frames: received {context}.")

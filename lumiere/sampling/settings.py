@@ -1,21 +1,20 @@
-"""How a model's clips are denoised (standard library only)."""
+"""Sampling settings of a model (standard library only). Settings of a clip are in request.py."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a model's clips are denoised, apart from what a request says.
+    """Sampling settings of a model.
 
     Attributes:
-        guidance_interval: lowest and highest share of the timesteps at which guidance counts (Kynkäänniemi et
-            al. 2024, arXiv 2404.07724).
-        segment: frames that are denoised at once, where longer clips are continued segment by segment; None
-            denoises all frames at once.
-        context: frames of a segment, at least, that are given: the last ones of the segment before it.
-        window: frames that the model sees at once, where the motion weights have positions for fewer frames
-            than the clip has; their own by default. Overlapping windows are averaged at every step.
-        flicker: variance of latents over time that is taken out where nothing moves (deflicker.py).
+        guidance_interval: lowest and highest guided timestep as shares of all timesteps (Kynkäänniemi et al.
+            2024, arXiv 2404.07724).
+        segment: frames per segment of longer clips. None denoises all frames at once.
+        context: minimum number of conditioning frames from the previous segment.
+        window: frames per temporal window, if the clip is longer than the positional embeddings. Defaults to
+            the number of positions. Overlapping windows are averaged at every step.
+        flicker: variance of latents over time that is removed in static regions (deflicker.py).
     """
 
     guidance_interval: tuple[float, float] = (0.0, 1.0)

@@ -1,8 +1,7 @@
-"""Clips longer than the motion weights can tell apart: overlapping temporal windows, denoised together.
+"""Overlapping temporal windows for clips longer than the positional embeddings.
 
-At every step the predictions for a frame that several windows cover are averaged (MultiDiffusion, Bar-Tal et
-al. 2023, which Lumiere uses over time in section 3.3), so that the windows become one clip. Memory does not
-grow with the clip.
+Predictions are averaged at every step where windows overlap (MultiDiffusion, Bar-Tal et al. 2023; Lumiere,
+section 3.3), which makes the clip consistent across windows. Memory does not grow with the clip.
 """
 
 from collections.abc import Callable
@@ -11,14 +10,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-WINDOW, OVERLAP = 128, 0.25  # frames of a window, and the share of them that two windows have in common
+WINDOW, OVERLAP = 128, 0.25  # frames of a window, and the overlapping share of two windows
 
 
 def windows(frames: int, length: int, overlap: int, multiple: int = 1) -> list[slice]:
-    """Windows of `length` frames that cover `frames`, as few as can be.
+    """Returns the smallest number of windows that cover a clip.
 
-    Neighbours share `overlap` frames or more. All but the last window begin at a multiple of `multiple`, and
-    the last one does when `frames` and `length` are multiples. A clip that fits into one is one.
+    All windows but the last start at a multiple of `multiple`. The last one also does if `frames` and
+    `length` are multiples.
+
+    Args:
+        frames: length of the clip. A clip within `length` has a single window.
+        length: frames of a window.
+        overlap: minimum overlap of adjacent windows.
+        multiple: the temporal downsample factor.
+
+    Raises:
+        ValueError: `overlap` is negative or above `length - multiple`.
     """
     if frames <= length:
         return [slice(0, frames)]
@@ -30,13 +38,12 @@ def windows(frames: int, length: int, overlap: int, multiple: int = 1) -> list[s
 
 
 def windows_of(frames: int, length: int | None, positions: int | None, multiple: int) -> list[slice]:
-    """The windows of a clip for motion weights with so many positions.
+    """Returns the windows of a clip for motion weights with a limited number of positions.
 
     Args:
-        frames: of the clip.
-        length: frames of a window; `positions`, or `WINDOW` without such, when None. Weights with positions
-            see a clip whole as long as it has no more frames than these.
-        positions: frames that the weights can tell apart at most; None for any number.
+        frames: length of the clip. A clip within `positions` has a single window.
+        length: frames of a window. Defaults to `positions`, or to `WINDOW` if `positions` is None.
+        positions: number of positional embeddings, None for clips of any length.
         multiple: the temporal downsample factor.
     """
     length = length or positions or WINDOW
@@ -46,9 +53,15 @@ def windows_of(frames: int, length: int | None, positions: int | None, multiple:
 
 
 def in_windows(denoise: Callable[[Tensor], Tensor], clip: Tensor, parts: list[slice]) -> Tensor:
-    """`denoise` of `b c t h w`, window by window. Where windows overlap the nearer centre counts for more.
+    """Averages predictions over overlapping windows, weighted towards the centre of each window.
 
-    The result may have other channels than the clip, but has its frames.
+    Args:
+        denoise: maps the latents of a window to a prediction with the same number of frames.
+        clip: latents `b c t h w`.
+        parts: windows that cover all frames.
+
+    Returns:
+        The prediction, `b c' t h w`.
     """
     if len(parts) == 1:
         return denoise(clip)
@@ -62,6 +75,6 @@ def in_windows(denoise: Callable[[Tensor], Tensor], clip: Tensor, parts: list[sl
 
 
 def _tent(length: int) -> Tensor:
-    """1 at the ends, rising by 1 per frame towards the middle (t 1 1)."""
+    """Returns weights `t 1 1` that rise by 1 per frame from 1 at the ends to the middle."""
     places = torch.arange(1, length + 1)
     return torch.minimum(places, places.flip(0)).view(-1, 1, 1)

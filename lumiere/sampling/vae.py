@@ -1,4 +1,4 @@
-"""Pixels to scaled latents and back, by the autoencoder of a base: a few frames at a time."""
+"""Encodes pixels to scaled latents and decodes them with the VAE of a base, a few frames at a time."""
 
 import copy
 
@@ -13,20 +13,26 @@ from lumiere.model.conditioning import Cond, Given, to_latents
 from lumiere.sampling import memory
 from lumiere.sampling.allocator import give_back
 
-SLICE_PIXELS = 2**18  # decoded at once: 16 frames of 128 x 128, or one of 512 x 512
+SLICE_PIXELS = 2**18  # pixels per decoder call: 16 frames of 128 x 128, or one of 512 x 512
 
 
 def pixels_of(vae: AutoencoderKL) -> int:
-    """Pixels along one side of a latent."""
+    """Returns the spatial downsampling factor of a VAE, in pixels per latent."""
     return 2 ** (len(vae.config.block_out_channels) - 1)
 
 
 @torch.inference_mode()
 def encode(vae: AutoencoderKL, given: Given, device: torch.device, whole: bool) -> Cond:
-    """Scaled latents and which of them are given.
+    """Encodes conditioning frames.
 
-    device: where the autoencoder is when it is called. whole: all frames are encoded, and not only those of
-    which something is given.
+    Args:
+        vae: the autoencoder.
+        given: conditioning frames and mask.
+        device: device of the autoencoder during the call.
+        whole: whether to encode all frames, including frames without conditioning pixels.
+
+    Returns:
+        Scaled conditioning latents and mask.
     """
     mask = to_latents(torch.from_numpy(given.mask), pixels_of(vae))
     shape = (len(mask), vae.config.latent_channels, *mask.shape[1:])
@@ -39,10 +45,17 @@ def encode(vae: AutoencoderKL, given: Given, device: torch.device, whole: bool) 
 
 
 def decode(vae: AutoencoderKL, latents: Tensor) -> np.ndarray:
-    """Scaled latents (1 c t h w) -> uint8 (t h w c), a few frames at a time, fewer where memory is short.
+    """Decodes latents a few frames at a time, fewer if memory is short.
 
-    Raises GenerationError when latents or frames hold values that are not numbers, and where there is not
-    enough memory for one frame.
+    Args:
+        vae: the autoencoder.
+        latents: scaled latents `1 c t h w`.
+
+    Returns:
+        uint8 `t h w c`.
+
+    Raises:
+        GenerationError: latents or frames contain NaN or inf, or memory is too short for one frame.
     """
     if not latents.isfinite().all():
         raise GenerationError("the model's output is not a number: try less guidance or another scheduler.")
@@ -65,12 +78,12 @@ def decode(vae: AutoencoderKL, latents: Tensor) -> np.ndarray:
 
 @torch.inference_mode()
 def _decode_slice(vae: AutoencoderKL, latents: Tensor) -> np.ndarray | None:
-    """Latents (n c h w) -> uint8 (n h w c), or None when memory ran out."""
+    """Decodes latents `n c h w` to uint8 `n h w c`; returns None when memory ran out."""
     dtype = next(vae.parameters()).dtype
     try:
         images = vae.decode(latents.to(dtype), return_dict=False)[0].float()
         if dtype != torch.float32 and not images.isfinite().all():
-            # Some autoencoders overflow in half precision. A copy: other runs must not see a changed one.
+            # Some autoencoders overflow in half precision. Convert a copy: other runs share this one.
             images = copy.deepcopy(vae).float().decode(latents.float(), return_dict=False)[0]
     except (RuntimeError, MemoryError) as error:
         if not memory.is_out_of_memory(error):
@@ -83,7 +96,7 @@ def _decode_slice(vae: AutoencoderKL, latents: Tensor) -> np.ndarray | None:
 
 
 def give_back_memory() -> None:
-    """Returns the memory of freed tensors to device and system: in pieces, it may not hold the next ones."""
+    """Returns freed memory to the device and the system, because fragments may not fit later tensors."""
     if torch.accelerator.is_available():
         torch.accelerator.empty_cache()
     give_back()
