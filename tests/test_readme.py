@@ -72,4 +72,4 @@ def test_a_clip_from_python(tmp_path, monkeypatch, capsys):
     (example,) = examples("write_clip(")
     exec(compile(example, "README.md", "exec"), {})
     assert read_clip(tmp_path / "heart.mp4")[0].shape == (32, 128, 128, 3)
-    assert capsys.readouterr().out.count("Progress(") == (1 + 4) + 7  # stills, and steps in two parts
+    assert capsys.readouterr().out.count("Progress(") == 3 * 20  # a still and two segments
