@@ -71,6 +71,7 @@ class Gate:
         self.reading = asyncio.Semaphore(TOOLS)
 
     async def __call__(self, scope, receive, send):
+        """Handles one request; refused and malformed requests get a JSON error."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         begun = False
