@@ -90,6 +90,7 @@ def _least(records, name):
 
 
 def of_text(records, bar=None):
+    """Figures of text-to-video rows: the fraction of clips with all attributes right."""
     return [_right(records, bar=bar)]
 
 
@@ -111,15 +112,18 @@ def of_controls(records):
 
 
 def of_preview(records):
+    """Figures of the previews: mean and minimum PSNR in dB."""
     mean, least = _mean(records, "preview"), _least(records, "preview")
     return [Figure("dB mean", mean, 28), Figure("dB least", least, 24)]
 
 
 def of_segments(records):
+    """Figures of long clips: the fraction of right windows and the relative change at seams."""
     return [_right(records, bar=0.75), Figure("seams", _mean(records, "seams"), 1.2, at_most=True)]
 
 
 def of_first_frame(records):
+    """Figures of image-to-video: first-frame PSNR, kept attributes and motion, at rest and in motion."""
     figures = [Figure("dB least", _least(records, "psnr"), KEPT_DB)]
     for name, at_rest in (("at rest", True), ("in motion", False)):
         some = [record for record in records if record["at_rest"] == at_rest]
@@ -129,16 +133,19 @@ def of_first_frame(records):
 
 
 def of_first_last(records):
+    """Figures of first and last frame: kept attributes, right motion, PSNR of the last frame."""
     likeness = [Figure("last frame: dB mean", _mean(records, "psnr"))]
     likeness += [Figure("dB least", _least(records, "psnr"))]
     return [_kept(records), _right(records, "motion"), *likeness]
 
 
 def of_inpaint(records):
+    """Figures of inpainting: right clips, and the PSNR outside the region."""
     return [_right(records), Figure("outside: dB least", _least(records, "psnr"), KEPT_DB)]
 
 
 def of_cinemagraph(records):
+    """Figures of cinemagraphs: the change outside the region relative to inside, and right clips."""
     inside, outside = _mean(records, "inside"), _mean(records, "outside")
     ratio = outside / inside if inside > 0 else float("inf")  # a still clip is no cinemagraph
     return [Figure("outside / inside", ratio, 0.05, at_most=True), _right(records)]
@@ -154,10 +161,12 @@ def of_still(records):
 
 
 def of_parameters(records):
+    """Figure of the parameters besides base, motion and preview."""
     return [Figure("parameters", records[0]["parameters"], 0, at_most=True)]
 
 
 def of_seconds(records):
+    """Figures of the time per clip: minimum and median seconds for 16 and 80 frames."""
     figures = []
     for frames, bar in (("16", 3), ("80", 12)):
         median = float(np.median([record[frames] for record in records]))
@@ -167,10 +176,12 @@ def of_seconds(records):
 
 
 def of_ratio(records, name, other, bar):
+    """Figure of the minimum time `name` relative to the minimum time `other`."""
     return [Figure(f"seconds / {other}", costs.ratio(records, name, other), bar, at_most=True)]
 
 
 def of_size(records):
+    """Figures of the model folder: total size and largest file in MB."""
     total, largest = (records[0][name] / 1e6 for name in ("total", "largest"))
     return [
         Figure("MB in all", total, 40, at_most=True),
