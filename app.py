@@ -1,11 +1,10 @@
-"""The page and its endpoints for programs. Widgets are in `lumiere.page`, the work runs in `lumiere.jobs`.
+"""The page and its API endpoints. Widgets are in `lumiere.page`, jobs run in `lumiere.runtime.jobs`.
 
-    python app.py                              the embedded model at http://127.0.0.1:7860
-    python app.py --model sd15-animatediff     another model: --help tells which; several have a page each
-    python app.py --showcase                   a large clip and a rotation of prompts, for a screen on a wall
-    python app.py --mcp                        its endpoints as tools for language models, too
-
-GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say where the page is served, lumiere/limits.py how much it takes.
+    python app.py                              embedded model, http://127.0.0.1:7860
+    python app.py --model sd15-animatediff     another model (see --help); repeatable, one page each
+    python app.py --showcase                   kiosk: large clip, rotating prompts
+    python app.py --mcp                        endpoints also as MCP tools.
+GRADIO_SERVER_NAME and GRADIO_SERVER_PORT set the address; `lumiere/limits.py` lists the server limits.
 """
 
 import argparse
@@ -40,15 +39,14 @@ from lumiere.runtime import jobs, model_cache, zerogpu
 from lumiere.runtime.sources import prepare
 from lumiere.sampling.allocator import keep_freed_memory
 
-HEARTBEAT = 0.5  # s between yields at most: gradio notices a closed tab only when a generator yields
-STOP_SECONDS = 1.5  # between Generate and the first message of its job, on a slow link
-
+HEARTBEAT = 0.5  # s, maximum time between yields: gradio notices a closed tab only when a generator yields
+STOP_SECONDS = 1.5  # maximum time from Generate to the first message of its job on a slow connection
 log = logging.getLogger("lumiere.app")
 
 
 @dataclass(frozen=True)
 class News:
-    """An update of a job, with the request as it is carried out, and frames to put before its clip."""
+    """An update of a job, the request being processed and the frames to prepend to its clip."""
 
     request: Request
     update: jobs.Update
@@ -61,10 +59,7 @@ class News:
 
 
 class App:
-    """What the events of one model's page do. `model` is its pipeline once clips can be made.
-
-    name: of the model among `apps`, those of all that are served here: this one is added.
-    """
+    """Event handlers for the page of one model. Adds itself to `apps` (model name -> `App`) under `name`."""
 
     def __init__(
         self,
@@ -75,7 +70,7 @@ class App:
         apps: "dict[str, App] | None" = None,
     ):
         self.entry, self.limits, self.name = entry, limits, name
-        self.model: Future = Future()
+        self.model: Future = Future()  # resolves to the pipeline handle (`Served`) when the model is loaded
         self.zero: zerogpu.ZeroGPU | None = None
         self.apps = {} if apps is None else apps
         shared = [app.service for app in self.apps.values()]
@@ -84,12 +79,12 @@ class App:
 
     @property
     def addresses(self) -> dict[str, str]:
-        """Of the pages of all models, seen from any of them."""
+        """Addresses of the pages of all models, relative to any page: model name -> address."""
         return {name: name if number else "./" for number, name in enumerate(self.apps)}
 
     def make(self, http: gr.Request, given, *form):
-        """One clip for the page: yields at least every half second, and ends with the page ready again."""
-        names = [*widgets.FORM, "style_weights"]  # of which a page without styles does not send the last
+        """Generates a clip for the page; yields at least every `HEARTBEAT` s and ends with an idle page."""
+        names = [*widgets.FORM, "style_weights"]  # a page without styles omits the last
         fields = dict(zip(names, form, strict=False))
         if fields.pop("randomise"):
             fields["seed"] = None
@@ -108,7 +103,7 @@ class App:
             yield show(theatre=None, status=status("refused", words.FAILED))
 
     def film(self, fields: dict, given, owner: str | None, entry: Entry) -> Iterator[list]:
-        """The previews of a job as they come, then its clip."""
+        """Yields the outputs for the previews of a job, then for its clip."""
         seen = False
         for news in self.relay(fields, given, owner, entry):
             if self.service.unread(owner):
@@ -124,7 +119,7 @@ class App:
             if update.preview is not None:
                 changes["theatre"] = results.sheet(update.preview, request, update.length) | {"working": True}
                 if not seen:
-                    changes["note"] = self.note(request.prompt)  # the model may have come after the typing
+                    changes["note"] = self.note(request.prompt)  # the model may be newly loaded
                 seen = True
             yield show(**changes)
         if update.result is None:
@@ -143,11 +138,8 @@ class App:
         )
 
     def answer(self, fields: dict, given: dict) -> Iterator[tuple]:
-        """One clip for a program: empty items while it is made, the file and its settings last.
-
-        fields: may name the `model`; this one makes it otherwise.
-        """
-        name = fields.pop("model", None)
+        """Generates a clip for the API: yields (None, None) as heartbeats, then the file and its settings."""
+        name = fields.pop("model", None)  # defaults to this model
         try:
             with self.service.entry(fields["prompt"]) as entry:
                 app = self.apps.get(name) if type(name) is str else self if name is None else None
@@ -156,7 +148,7 @@ class App:
                 for news in app.relay(fields, given, None, entry):
                     if isinstance(news, str) or not news.update.ended:
                         yield None, None  # the type behind gr.api does not take gr.skip()
-                if news.update.result is None:  # only the end of the server stops it
+                if news.update.result is None:  # API calls stop only at shutdown
                     raise Sorry(words.CLOSING)
                 path = app.save(news.request, news.frames)
                 yield gr.FileData(path=path), json.loads(app.settings(news.request))
@@ -164,15 +156,15 @@ class App:
             raise gr.Error(str(sorry), print_exception=False) from None
 
     def relay(self, fields: dict, given, owner: str | None, entry: Entry) -> Iterator[News | str]:
-        """Runs one job and yields its updates; a sentence or "" while there are none. Raises Sorry.
+        """Runs one job; yields its updates, or a status sentence or "" while there are none.
 
-        A refusal comes before anything is waited for and costs no device work. given: {name: file}, not to be
-        trusted.
+        Raises:
+            Sorry: the request is refused, before any wait or device work; the job fails or the server closes.
         """
         known = {name: value for name, value in fields.items() if value is not None or name == "prompt"}
         own = model_cache.own(self.entry, self.limits) | known
         request = entry.request = asked(lambda: Request(**own).check(self.limits).with_seed())
-        given = given if isinstance(given, dict) else {}
+        given = given if isinstance(given, dict) else {}  # {name: file}, untrusted
         needed = modes.NEEDS[request.mode]
         asked(lambda: modes.check(request, {name for name in needed if given.get(name)}))
         self.service.admit()
@@ -188,7 +180,7 @@ class App:
                     return
         pipeline = self.model.result()
         prepared = asked(lambda: prepare(request, sources, self.limits))
-        sources = None  # of any size, while the clip waits for its turn
+        sources = None  # frees files of any size while the job is queued
         work = asked(lambda: zerogpu.work(pipeline, prepared.request, prepared.given, self.zero))
         job = jobs.Job(work, owner)
         try:
@@ -200,7 +192,7 @@ class App:
             raise Sorry(words.CLOSING) from None
         except RuntimeError as error:
             raise Sorry(words.sentence(error)) if isinstance(error, GenerationError) else error from None
-        finally:  # runs on the server's event loop when the tab is closed: a flag and nothing else
+        finally:  # runs on the event loop when the tab is closed, so it only sets a flag
             job.abandon()
 
     def save(self, request: Request, frames: np.ndarray) -> str:
@@ -211,17 +203,17 @@ class App:
             raise Sorry(words.sentence(error)) from None
 
     def settings(self, request: Request) -> str:
-        """JSON that goes with a clip; of several models it has the name by which programs choose."""
+        """Returns the JSON saved with a clip; with several models it includes the model's name in the API."""
         return saved_settings(request, self.entry, self.name if len(self.apps) > 1 else None)
 
     def note(self, prompt) -> dict:
-        """The line below the prompt: a tip, or the words that the model will leave out, and what to mark."""
+        """Returns the line below the prompt: a tip, or the unknown words (ignored by the model) to mark."""
         if not self.model.done() or type(prompt) is not str or len(prompt) > MAX_TEXT:
             return words.note([])
         return words.note(self.model.result().unknown_words(prompt))
 
     def outside(self, sent) -> dict:
-        """The settings in the link or the clip of {"query"} or {"clip"}; both come from strangers."""
+        """Returns the settings restored from {"query": link} or {"clip": upload}, both untrusted."""
         sent = sent if isinstance(sent, dict) else {}
         if "clip" in sent:
             others = {self.apps[name].entry.name: address for name, address in self.addresses.items()}
@@ -238,17 +230,17 @@ class App:
         return results.export(sent, self.limits, self.service)
 
     async def stop(self, http: gr.Request):
-        """Stops the visitor's own job; one that is still on its way here is waited for."""
+        """Stops the session's own job; waits up to `STOP_SECONDS` for a job that has not arrived yet."""
         deadline = time.monotonic() + STOP_SECONDS
         while not (jobs.device.stop(http.session_hash) or self.service.stop_waiting(http.session_hash)):
             if time.monotonic() > deadline:
                 return gr.Button(words.STOP, interactive=True)
-            await asyncio.sleep(0.05)  # holds no thread: strangers may press it as often as they like
+            await asyncio.sleep(0.05)  # blocks no thread, however often Stop is pressed
         return gr.Button(words.STOPPING, interactive=False)
 
 
 def show(**changes) -> list:
-    """The outputs of the page's generator in their order; whatever is not named stays as it is."""
+    """Returns the outputs of the page's events in `OUTPUTS` order; outputs not in `changes` are skipped."""
     return [changes.get(name, gr.skip()) for name in OUTPUTS]
 
 
@@ -284,7 +276,7 @@ def main() -> None:
         first, *others = apps.values()
         demo = (showcase if options.showcase else events).blocks(apps)
         service = first.service
-        if zerogpu.HERE:  # where weights come before the page
+        if zerogpu.HERE:  # ZeroGPU needs the weights before the page
             first.zero = zerogpu.ZeroGPU(first.entry)
         for end in (signal.SIGTERM, signal.SIGINT):
             signal.signal(end, service.end)
@@ -292,8 +284,7 @@ def main() -> None:
             demo, theme=theme(), css=part("components/document/page.css"), head=head(), mcp_server=options.mcp
         )
         print(words.opened(demo.local_url), flush=True)
-        # The model follows on this thread: if it cannot be loaded, no half-alive page stays behind.
-        with telling(service.tell_loading):
+        with telling(service.tell_loading):  # loads on this thread, so that a failure also ends the page
             told = first_ready(first.entry, options.device, alone=not others)
         for app in apps.values():
             app.model.set_result(Served(app.name, app.entry, options.device))

@@ -1,7 +1,7 @@
-"""The parts of the page that are not Python: templates, styles and scripts, and the parts that are.
+"""The web page: its components (templates, styles, scripts) and the Python modules that build and serve them.
 
-Templates are static. Whatever comes from a person reaches the page as a value that the scripts write with
-`textContent`; a template that contained it would execute it.
+Templates are static. User input reaches the page only as component values, which the scripts write with
+`textContent`: a template that contained user input would execute it.
 """
 
 import os
@@ -14,14 +14,18 @@ PICTURE = FOLDER.parents[1] / "assets" / "pictures" / "share.png"  # 1200 x 630,
 
 
 def part(name: str) -> str:
-    """The text of a file beside this one."""
+    """Returns the text of a file in this folder.
+
+    Args:
+        name: path relative to `lumiere/page`.
+    """
     return (FOLDER / name).read_text(encoding="utf-8")
 
 
 def head() -> str:
-    """What the page brings into the head of its document.
+    """Returns the HTML that the page adds to the head of its document.
 
-    LUMIERE_URL or, on a Space, SPACE_HOST is the address that strangers see: a picture of a link needs it.
+    A link preview needs the public address of its picture: LUMIERE_URL or, on a Space, SPACE_HOST.
     """
     space = os.environ.get("SPACE_HOST")
     base = os.environ.get("LUMIERE_URL") or (f"https://{space}" if space else "")

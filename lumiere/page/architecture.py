@@ -1,4 +1,4 @@
-"""How the model works, drawn with its real numbers, which are read from small files and headers alone."""
+"""Draws the architecture of a model with its real numbers, read from configs and safetensors headers."""
 
 import json
 import struct
@@ -9,26 +9,33 @@ from lumiere.loading.layout import parts, weight_files
 from lumiere.model.motion_files import MOTION, read_json
 from lumiere.page import words
 
-MOST_HEADER = 2**26  # bytes; that of the largest models is far below
-ACROSS, LEFT, TOP = 760, 16, 44  # of the drawing, in its own units
-INSET, DEEP = 98, 158  # from level to level
-WIDE, HIGH = 168, 92  # of the block on the finest level
+MOST_HEADER = 2**26  # bytes; the largest models have far smaller headers
+ACROSS, LEFT, TOP = 760, 16, 44  # width and margins of the drawing, in SVG units
+INSET, DEEP = 98, 158  # horizontal and vertical offset between levels
+WIDE, HIGH = 168, 92  # block size on the finest level
 
 
 @dataclass(frozen=True)
 class Level:
-    """One level of the UNet: `height` x `width` latents of `channels`, for every `stride`th frame."""
+    """One UNet level: `height` x `width` latents with `channels` channels, for every `stride`th frame."""
 
     stride: int
     height: int
     width: int
     channels: int
-    attention: bool  # over time; otherwise a convolution
+    attention: bool  # temporal attention; False for temporal convolution only
 
 
 @dataclass(frozen=True)
 class Works:
-    """levels: finest first. pixels: along one side of a latent. Parameters: None where files are missing."""
+    """Numbers of the architecture.
+
+    Attributes:
+        levels: UNet levels, finest first.
+        pixels: side of a latent cell in pixels.
+        frozen: base parameters; None if a weight file is missing.
+        trained: motion parameters; None if their file is missing.
+    """
 
     levels: tuple[Level, ...]
     pixels: int
@@ -37,9 +44,14 @@ class Works:
 
 
 def read(folder: Path, motion: Path) -> Works:
-    """From the folders of a base and of its motion weights; adapters of AnimateDiff keep the frame rate.
+    """Reads the architecture from its config files; AnimateDiff adapters do not downsample in time.
 
-    Raises OSError when the small files are not those of such a model.
+    Args:
+        folder: folder of the base model (diffusers layout).
+        motion: folder of the motion weights.
+
+    Raises:
+        OSError: a config file is missing or does not describe a supported model.
     """
     unet, vae = (read_json(folder / name / "config.json") for name in ("unet", "vae"))
     ours = (motion / MOTION[0]).is_file()
@@ -65,7 +77,14 @@ def read(folder: Path, motion: Path) -> Works:
 
 
 def parameters(folder: Path) -> int:
-    """How many numbers lie in a safetensors file, or in those of a folder, by their headers; else 0."""
+    """Counts parameters from safetensors headers.
+
+    Args:
+        folder: a safetensors file, or a folder of safetensors files.
+
+    Returns:
+        The number of parameters; 0 for a folder without safetensors files.
+    """
     total = 0
     for file in [folder] if folder.suffix == ".safetensors" else folder.glob("*.safetensors"):
         with open(file, "rb") as stream:
@@ -81,9 +100,14 @@ def parameters(folder: Path) -> int:
 
 
 def drawing(works: Works, frames: int) -> str:
-    """The section of the page: text, an SVG and its numbers as a table. Holds no text of any user.
+    """Returns the HTML section with a description, an SVG and a table of its numbers. Contains no user text.
 
-    Elements with `data-stride` show the frames of a level; its script writes them anew for another length.
+    Elements with `data-stride` show the frame count of a level; the component's script updates them when the
+    clip length changes.
+
+    Args:
+        works: numbers of the architecture.
+        frames: initial clip length.
     """
     changes = words.WORKS_HALVED if works.levels[-1].stride > 1 else words.WORKS_KEPT
     why = "".join(f"<p>{text}</p>" for text in (words.WORKS_BASE, changes, words.works_facts(works)))
@@ -92,7 +116,7 @@ def drawing(works: Works, frames: int) -> str:
 
 
 def _svg(works: Works, frames: int) -> str:
-    """A U of blocks as high as a frame and as wide as time; both shrink on the way down."""
+    """Draws the UNet: block height shows frame size, block width shows time; both shrink on the way down."""
     parts = []
     for index, level in enumerate(works.levels):
         wide, high = max(46, WIDE * level.stride**-0.62), max(30, HIGH * 0.76**index)
@@ -114,7 +138,7 @@ def _svg(works: Works, frames: int) -> str:
 
 
 def _block(x: float, y: float, wide: float, high: float, level: Level, frames: int) -> str:
-    """Frozen sheets, one behind the other in time, and the strip of trained layers along them."""
+    """Draws the frozen layers as one sheet per frame and the trained temporal layers as a strip below."""
     sheets = max(3, round(8 / level.stride))
     step = (wide - 26) / (sheets - 1)
     drawn = "".join(
@@ -128,7 +152,7 @@ def _block(x: float, y: float, wide: float, high: float, level: Level, frames: i
 
 
 def _across(left: float, right: float, y: float, deepest: bool) -> str:
-    """From the way down to the way up."""
+    """Draws a skip connection or, on the deepest level, the middle block."""
     label, middle = (words.WORKS_MIDDLE, " middle") if deepest else (words.WORKS_SKIP, "")
     return (
         f'<path class="skip{middle}" d="M{left:.0f} {y:.0f}H{right - 8:.0f}"/>'

@@ -1,4 +1,4 @@
-"""The endpoints for programs: one per mode, typed and documented, all made from one table."""
+"""The API endpoints: one typed, documented endpoint per mode, all built from one table."""
 
 import inspect
 from collections.abc import Callable, Collection, Iterator
@@ -8,7 +8,7 @@ import gradio as gr
 from lumiere.modes import NEEDS
 from lumiere.request import FIRST_FRAMES, SCHEDULERS
 
-# name of the endpoint, what it does
+# mode -> (endpoint name, description)
 MODES = {
     "text": ("generate", "Makes a clip from a prompt"),
     "image": ("image_to_video", "Brings a picture to life: it is the first frame of the clip"),
@@ -28,7 +28,7 @@ FILES = {
     "region": "A picture, white where the clip is made anew.",
 }
 OWN = "the model's own when none is given."
-# name, type, value unless given, what it means
+# name, type, default, description
 SETTINGS = (
     ("frames", int | None, None, f"Length of the clip, divisible by the model's temporal factor; {OWN}"),
     ("fps", int | None, None, f"Frames shown per second, 1 to 60; {OWN}"),
@@ -58,12 +58,14 @@ def endpoints(
     styles: Collection[str],
     video_side: int,
 ) -> list[Callable]:
-    """Generator functions for `gr.api`, named after their endpoint.
+    """Returns generator functions for `gr.api`, named after their endpoints.
 
-    run: makes a clip from {field of a Request: value} and {name of `Sources`: file}; its last item is the
-    answer. models: names of those that can be asked for; of several, the fields have a `model`, or None.
-    styles: names of those whose weights can be set: where there are any, the fields have `style_weights`.
-    video_side: the most pixels along a side of a given clip.
+    Args:
+        run: generates a clip from {`Request` field: value} and {`Sources` field: file}. Its last item is the
+            result.
+        models: model names. With two or more, the endpoints take an optional `model`.
+        styles: style names. If not empty, the endpoints take optional `style_weights`.
+        video_side: maximum height and width of an uploaded clip, in pixels.
     """
     which = f"One of {', '.join(models)}; the first when none is given."
     weights = f"Weights of {', '.join(styles)}, in this order; {OWN}"
@@ -85,7 +87,7 @@ def _endpoint(mode: str, run, files: dict, more: tuple) -> Callable:
     rows += settings
     names = [row[0] for row in rows]
 
-    # A generator, although it has one result: gradio can only close generators when a client goes away.
+    # A generator with a single result: when a client disconnects, gradio can close only generators.
     def call(*values):
         fields = dict(zip(names, values, strict=True))
         given = {file: fields.pop(file) for file in NEEDS[mode]}

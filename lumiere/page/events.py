@@ -1,4 +1,4 @@
-"""The page of each model, and what happens at which press. The scripts named here are in `wish.js`."""
+"""Builds the page of each model and binds its events. Their scripts are in `components/form/script.js`."""
 
 import json
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ from lumiere.page.endpoints import endpoints
 from lumiere.page.results import status
 from lumiere.page.widgets import QUIET
 
-PLACES = 24  # jobs in the line for the device, each told its place; each holds one of gradio's 40 threads
+PLACES = 24  # queued jobs that report their position; each occupies one of gradio's 40 threads
 DEVICE = dict(concurrency_id="device", concurrency_limit=PLACES)
 SCRIPT = dict(queue=False, **QUIET)
 
-# In the browser: at every change of the form; at the press of Generate, before the server has heard of it;
-# and when it cannot be reached.
+# Client-side handlers: CHANGED runs at every form change, BEGIN on Generate before the request is sent, LOST
+# and UNANSWERED when the server cannot be reached.
 NAMES = json.dumps(widgets.FORM)
 CHANGED = f"(...form) => {{ lumiere.changed({NAMES}, ...form) }}"
 BEGIN = f"now => now?.state === 'busy' ? now : ({json.dumps(status('busy', words.STARTING))})"
@@ -24,7 +24,11 @@ UNANSWERED = f"() => ({json.dumps({'sentence': words.LOST})})"
 
 
 def blocks(apps: Mapping) -> gr.Blocks:
-    """apps: those of `app.py` by the names of their models; the first has the page at the root."""
+    """Returns the `gr.Blocks` with the pages of all models and the API endpoints.
+
+    Args:
+        apps: model name -> `App` of `app.py`. The first model is served at the root.
+    """
     gr.set_static_paths([examples.FOLDER, PICTURE])
     first, *others = apps.values()
     with gr.Blocks(title=words.TITLE, analytics_enabled=False) as demo:
@@ -35,11 +39,11 @@ def blocks(apps: Mapping) -> gr.Blocks:
     for app in others:
         with demo.route(app.name, app.name):
             bind(app)
-    return demo.queue(max_size=first.service.bounds.queue, api_open=False)  # nothing goes past the line
+    return demo.queue(max_size=first.service.bounds.queue, api_open=False)  # all calls are queued
 
 
 def bind(app) -> None:
-    """The page of one model."""
+    """Builds the page of one `App` inside the current `gr.Blocks` and binds its events."""
     page = widgets.page(app.limits, app.entry, app.service.bounds.upload_mb, app.name, app.addresses)
     start = [page.generate.click, page.prompt.submit]
     gr.on(start, None, page.status, page.status, js=BEGIN, **QUIET)

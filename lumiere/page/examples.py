@@ -1,4 +1,4 @@
-"""Clips made before, shown as moving thumbnails; `python -m lumiere.page.examples` makes them anew."""
+"""Pregenerated example clips, shown as animated thumbnails; `python -m lumiere.page.examples` makes them."""
 
 from pathlib import Path
 
@@ -16,12 +16,13 @@ EXAMPLES = (  # prompt, seed
 
 
 def files(seed: int, prompt: str) -> tuple[Path, Path]:
-    """The moving thumbnail and the still one, for those who asked for less motion."""
+    """Returns the paths of the animated thumbnail and of the still one for `prefers-reduced-motion`."""
     stem = "-".join(prompt.split()[1:3]) + f"-{seed}"
     return FOLDER / f"{stem}.webp", FOLDER / f"{stem}-still.webp"
 
 
 def main() -> None:
+    """Renders all example clips with the embedded model and writes their thumbnails."""
     from lumiere.loading.registry import DEFAULT
     from lumiere.request import Request
     from lumiere.runtime import model_cache
@@ -36,7 +37,17 @@ def main() -> None:
 
 
 def write(prompt: str, seed: int, frames, fps: int) -> str:
-    """Both thumbnails of frames uint8 (t h w c); returns a line that tells their size."""
+    """Writes both thumbnails of a clip.
+
+    Args:
+        prompt: its words name the files.
+        seed: part of the file names.
+        frames: uint8 `t h w c`.
+        fps: frame rate of the animated thumbnail.
+
+    Returns:
+        A line with the file sizes in kB.
+    """
     from PIL import Image
 
     from lumiere.media.images import write_moving

@@ -1,4 +1,4 @@
-"""Files that come from strangers, from the page or from programs, and where gradio keeps what it serves."""
+"""Reads untrusted files from the page and the API, and returns the URLs of files that gradio serves."""
 
 import base64
 import binascii
@@ -19,14 +19,21 @@ from lumiere.runtime.sources import Sources
 
 MOST_REGION = 2**20  # characters of a drawn region; the page draws at most 256 x 256
 REGION_SIDE = 1024
-READERS = threading.BoundedSemaphore(4)  # of files at once, each of which may take a gigabyte and a half
+READERS = threading.BoundedSemaphore(4)  # concurrent decodes; each may use 1.5 GB of memory
 DATA = "data:image/png;base64,"
 
 
 def sources(request: Request, given: dict, limits: Limits, bounds: Bounds) -> Sources:
-    """Reads what the mode needs of {name: what was sent}; all of it comes in the size of the request.
+    """Reads the files that the request's mode needs, resized to the height and width of the request.
 
-    Raises ValueError for what cannot be read, or is too long to go on.
+    Args:
+        request: its `mode` selects the files.
+        given: {`Sources` field: uploaded file}, untrusted.
+        limits: limits of the model.
+        bounds: limits of the server.
+
+    Raises:
+        ValueError: a file cannot be read, or a clip is too long to be continued.
     """
     return Sources(
         **{name: read_given(name, given[name], request, limits, bounds) for name in NEEDS[request.mode]}
@@ -34,15 +41,26 @@ def sources(request: Request, given: dict, limits: Limits, bounds: Bounds) -> So
 
 
 def read_given(name: str, sent, request: Request, limits: Limits, bounds: Bounds) -> np.ndarray:
-    """A picture (h w c) or the frames of a clip (t h w c), uint8, cut and scaled to the request's size.
+    """Reads one file, cropped and scaled to the request's size. At most four are decoded at once.
 
-    name: of `Sources`. Files are large until then, so that few are read at once. Raises ValueError.
+    Args:
+        name: `Sources` field.
+        sent: uploaded file, or a drawn region as a data URI; untrusted.
+        request: provides height, width and fps.
+        limits: limits of the model.
+        bounds: limits of the server.
+
+    Returns:
+        A picture uint8 `h w c`, or the frames of a clip uint8 `t h w c`.
+
+    Raises:
+        ValueError: the file cannot be read or is too large, or too many files are being read.
     """
     if not READERS.acquire(timeout=bounds.video_seconds):
         raise ValueError("too many files are being read: try again in a moment.")
     try:
         if name == "clip":
-            frames = limits.longest_given(request.height, request.width) + 1  # one more: it is too long
+            frames = limits.longest_given(request.height, request.width) + 1  # + 1 reveals a longer clip
             clip, _ = read_clip(uploaded(sent), frames, bounds.video_side, bounds.video_seconds, request.fps)
             check_length(request, len(clip), limits)
             return fit(clip, request.height, request.width)
@@ -53,9 +71,13 @@ def read_given(name: str, sent, request: Request, limits: Limits, bounds: Bounds
 
 
 def uploaded(sent) -> Path:
-    """The file behind what a browser or a program sent: a path, or an object with one.
+    """Returns the path of an uploaded file. No path or URL outside gradio's upload folder is opened.
 
-    Raises ValueError unless gradio stored it: no path or address of anything else is opened.
+    Args:
+        sent: a path, or a dict or object with a `path`; untrusted.
+
+    Raises:
+        ValueError: gradio did not store the file.
     """
     path = sent.get("path") if isinstance(sent, dict) else getattr(sent, "path", sent)
     if type(path) is str and "\0" not in path:
@@ -63,18 +85,40 @@ def uploaded(sent) -> Path:
             file = Path(path).resolve()
             if file.is_file() and file.is_relative_to(Path(gr.utils.get_upload_folder()).resolve()):
                 return file
-        except (OSError, RuntimeError):  # a name that is too long, a loop of links
+        except (OSError, RuntimeError):  # file name too long, symlink loop
             pass
     raise ValueError("a file must be uploaded first: received something else.")
 
 
 def read_picture(sent, max_side: int) -> np.ndarray:
-    """An uploaded picture, uint8 (h w c)."""
+    """Reads an uploaded picture.
+
+    Args:
+        sent: uploaded file, untrusted.
+        max_side: maximum height and width in pixels.
+
+    Returns:
+        uint8 `h w c`.
+
+    Raises:
+        ValueError: the file was not uploaded, cannot be read or is too large.
+    """
     return read_image(uploaded(sent), max_side)
 
 
 def read_region(sent, max_side: int) -> np.ndarray:
-    """A drawn region, uint8 (h w c): a PNG in a data URI, as the page draws it, or an uploaded picture."""
+    """Reads a region: a PNG data URI drawn on the page, or an uploaded picture.
+
+    Args:
+        sent: data URI or uploaded file, untrusted.
+        max_side: maximum height and width of an uploaded picture, in pixels.
+
+    Returns:
+        uint8 `h w c`.
+
+    Raises:
+        ValueError: the region is no PNG, is too large or was not uploaded.
+    """
     if type(sent) is not str or not sent.startswith("data:"):
         return read_picture(sent, max_side)
     if len(sent) > MOST_REGION or not sent.startswith(DATA):
@@ -89,5 +133,5 @@ def read_region(sent, max_side: int) -> np.ndarray:
 
 
 def address(path: Path | str) -> str:
-    """Of a stored file, relative to the page."""
+    """Returns the URL of a stored file, relative to the page."""
     return f"gradio_api/file={quote(str(path))}"

@@ -1,4 +1,4 @@
-"""Settings from outside: a link and a clip that was made here. Both come from strangers."""
+"""Restores settings from a deep link or from the metadata of a generated clip. Both are untrusted."""
 
 import json
 import re
@@ -12,13 +12,13 @@ from lumiere.page.files import uploaded
 from lumiere.request import Limits, Request
 
 KINDS = {field.name: field.type for field in fields(Request)}
-MOST_QUERY = 16384  # characters of a link; two full prompts, escaped, are longer than any browser sends
-STAND_IN = "a clip"  # a link need not have a prompt, but a request must
-VERSION = "model_version"  # key of `saved_settings`; in links only on the way to another model's page
+MOST_QUERY = 16384  # maximum characters in a query; two full prompts, escaped, exceed what browsers send
+STAND_IN = "a clip"  # placeholder: the prompt is optional in a link but required in a `Request`
+VERSION = "model_version"  # key of `saved_settings`; in links only when redirecting to another model's page
 
 
 def link(request: Request) -> str:
-    """The query that makes the same request again, given pixels aside: `?prompt=…&seed=…`."""
+    """Returns the query string that restores a request, without its input files: `?prompt=…&seed=…`."""
     usual = Request(STAND_IN)
     keep = ("prompt", "frames", "height", "width", "steps", "guidance", "scheduler", "seed")
     values = {name: getattr(request, name) for name in KINDS}
@@ -27,31 +27,40 @@ def link(request: Request) -> str:
 
 
 def _written(value):
-    """A value of a request as it stands in a link: `0.8,0.5` for the weights of a style."""
+    """Formats a field for a query string; style weights become `0.8,0.5`."""
     if type(value) is tuple:
         return ",".join(map(_written, value))
     return f"{value:g}" if type(value) is float else value
 
 
 def form(request: Request, names=tuple(KINDS)) -> dict:
-    """The settings of the form that make this request again."""
+    """Returns the form settings that reproduce a request.
+
+    Args:
+        request: the request to reproduce.
+        names: fields to include. Defaults to all fields.
+    """
     values = {name: value for name, value in request.saved().items() if name in names}
     return values | ({"randomise": values["seed"] is None} if "seed" in values else {})
 
 
 def read_link(query: str, limits: Limits, version: str | None = None) -> dict:
-    """{"settings": …} for the form, or {"sentence": …} that tells why there are none; both with a warning.
+    """Reads settings from the query string of a deep link.
 
     Args:
-        query: what follows the `?` of the page's address.
-        limits: of the page's model.
-        version: of the page's model; None compares none.
+        query: query string of the page's URL, without the `?`; untrusted.
+        limits: limits of the page's model.
+        version: version of the page's model. None skips the version check.
+
+    Returns:
+        {"settings": …} for the form, with a "sentence" if there is a reminder or warning; or only
+        {"sentence": …}, the reason why the link is refused.
     """
     if type(query) is not str or len(query) > MOST_QUERY:
         return {"sentence": words.BAD_LINK}
     try:
         pairs = parse_qsl(query, True, max_num_fields=64)
-    except ValueError:  # more fields than any link of ours
+    except ValueError:  # more fields than our links have
         return {"sentence": words.BAD_LINK}
     given = {name: _value(name, text) for name, text in pairs if name in KINDS}
     try:
@@ -71,14 +80,17 @@ def read_clip_settings(
     names: Collection[str] = (),
     others: Mapping[str, str] | None = None,
 ) -> dict:
-    """As `read_link`, from an uploaded clip; or the {"address": …} where another model's page restores it.
+    """Reads settings from the metadata of an uploaded clip.
 
     Args:
-        sent: what the page sends of an uploaded file.
-        limits: of the page's model.
-        version: of the page's model; None compares none.
-        names: of the page's model in saved settings; a clip that names no model counts as made by it.
-        others: addresses of pages by the names of their models.
+        sent: uploaded file, untrusted.
+        limits: limits of the page's model.
+        version: version of the page's model. None skips the version check.
+        names: names of the page's model in saved settings. A clip without a model name counts as its own.
+        others: model name -> address of its page, for the other models.
+
+    Returns:
+        The same dict as `read_link`, or {"address": …} of the page whose model made the clip.
     """
     try:
         text = read_settings(uploaded(sent))
@@ -97,7 +109,7 @@ def read_clip_settings(
 
 
 def _sentence(request: Request, warning: str) -> dict:
-    """What the page says when settings are back, if anything."""
+    """Returns the message shown after settings are restored; an empty dict if there is none."""
     reminder = "" if request.mode == "text" else words.give_again(request.mode)
     said = " ".join(filter(None, (reminder, warning)))
     return {"sentence": said} if said else {}
@@ -108,13 +120,13 @@ def _version_warning(made_by, version: str | None) -> str:
 
 
 def _shown(version) -> str:
-    """A model version from a file or link if it may be shown, else nothing."""
+    """Returns a version from a file or link if it is safe to display, else an empty string."""
     fits = type(version) is str and re.fullmatch(r"[A-Za-z0-9.+/-]{1,32}", version)
     return version if fits else ""
 
 
 def _value(name: str, text: str):
-    """The text of a query as what the field takes; what is none stays text, and `Request` refuses it."""
+    """Parses a query value as the type of its field; invalid text is kept for `Request` to refuse."""
     kind = str(KINDS[name])
     if "tuple" in kind:
         return [_value("strength", each) for each in text.split(",")]

@@ -1,4 +1,4 @@
-"""What the page is told and shown: status lines, previews, the finished clip and its other formats."""
+"""Component values of the page: status lines, previews and the finished clip; exports to other formats."""
 
 import json
 import os
@@ -17,17 +17,31 @@ from lumiere.page.files import address, uploaded
 from lumiere.page.restore import form, link
 from lumiere.request import Limits, Request
 
-PREVIEW_FRAMES = 24  # of a finished clip, to play under the video until that is loaded
-REEL_PIXELS = 2**22  # of the sheet with all frames; longer clips come in smaller pictures
+PREVIEW_FRAMES = 24  # frames of a finished clip that play until its video is loaded
+REEL_PIXELS = 2**22  # maximum pixels of the sprite sheet of all frames; longer clips are scaled down
 
 
 def status(state: str, text: str, facts: str = "", step: int = 0, steps: int = 0, pace: float = 0) -> dict:
-    """state: idle, busy, done or refused. pace: seconds per step and frame, where it is known."""
+    """Returns a value of the status component.
+
+    Args:
+        state: "idle", "busy", "done" or "refused".
+        text: status line.
+        facts: settings of the clip.
+        step: denoising steps done.
+        steps: all denoising steps.
+        pace: seconds per step and frame; 0 if unknown.
+    """
     return {"state": state, "text": text, "facts": facts, "step": step, "steps": steps, "pace": pace}
 
 
 def told(request: Request, update) -> dict:
-    """The status line for an update of a job."""
+    """Returns the status of a running job.
+
+    Args:
+        request: the request being processed.
+        update: `jobs.Update` of its job.
+    """
     pace = 0
     if update.ahead or update.text:
         text = update.text or words.waiting(update.ahead)
@@ -42,18 +56,22 @@ def told(request: Request, update) -> dict:
 
 
 def ending(result) -> str:
+    """Returns the status line of a finished or stopped clip."""
     if result.stopped:
         return words.stopped(result.steps_done, result.steps)
     return words.done(result.seconds)
 
 
 def sheet(frames: np.ndarray, request: Request, of: int | None = None) -> dict:
-    """Frames uint8 (t h w c), evenly spaced in a clip of `of` frames, as a value of the canvas.
+    """Returns a sprite sheet as a value of the player; it plays for the duration of the whole clip.
 
-    They are played in the time of the whole clip.
+    Args:
+        frames: uint8 `t h w c`, evenly spaced in the clip.
+        request: provides fps, height and width.
+        of: frame count of the whole clip. Defaults to `request.frames`.
     """
     from lumiere.sampling.latent_preview import (
-        sprite_sheet,  # torch, which is there by now, and not when the page opens
+        sprite_sheet,  # imports torch, so not at page start
     )
 
     made = sprite_sheet(frames)
@@ -69,12 +87,20 @@ def sheet(frames: np.ndarray, request: Request, of: int | None = None) -> dict:
 
 
 def some(frames: np.ndarray) -> np.ndarray:
-    """At most `PREVIEW_FRAMES` of them, evenly spaced, as large as one sheet takes them."""
+    """Returns at most `PREVIEW_FRAMES` evenly spaced frames, scaled down to fit one sprite sheet.
+
+    Args:
+        frames: uint8 `t h w c`.
+    """
     return reel(frames[:: -(-len(frames) // PREVIEW_FRAMES)])
 
 
 def reel(frames: np.ndarray) -> np.ndarray:
-    """All frames, as large as one sheet takes them."""
+    """Returns all frames, scaled down to fit one sprite sheet of `REEL_PIXELS` pixels.
+
+    Args:
+        frames: uint8 `t h w c`.
+    """
     count, height, width, _ = frames.shape
     scale = min(1.0, (REEL_PIXELS / (count * height * width)) ** 0.5)
     if scale == 1:
@@ -84,9 +110,16 @@ def reel(frames: np.ndarray) -> np.ndarray:
 
 
 def finished(request: Request, frames: np.ndarray, path: str, limits: Limits) -> dict:
-    """All that the page shows of a finished clip and offers to do with it.
+    """Returns the value of the result component for a finished clip.
 
-    longest: to which its settings can make it; one that is made of a clip is as long as that lets it be.
+    Its "longest" is the maximum frame count for these settings, or the request's own frame count if the clip
+    was made from another clip.
+
+    Args:
+        request: the request that made the clip.
+        frames: uint8 `t h w c`.
+        path: MP4 file of the clip.
+        limits: limits of the model.
     """
     of_a_clip = "clip" in NEEDS[request.mode]
     return sheet(reel(frames), request, len(frames)) | {
@@ -103,10 +136,15 @@ def finished(request: Request, frames: np.ndarray, path: str, limits: Limits) ->
 
 
 def export(asked, limits: Limits, service) -> dict:
-    """The clip {"path"} as a file of another {"kind"}: {"url", "name"} or {"sentence"}.
+    """Converts a clip to another format. The file is kept next to the clip and deleted with it.
 
-    Comes from the browser. What was made once is kept beside the clip, until both are deleted. service: the
-    `Service` of the page, which knows what may be written.
+    Args:
+        asked: {"path": clip, "kind": format} from the browser, untrusted.
+        limits: limits of the model.
+        service: the `Service` of the page, which checks the disk space.
+
+    Returns:
+        {"url", "name"} of the file, or {"sentence"} with the reason for a failure.
     """
     try:
         kind, path = asked.get("kind"), uploaded(asked)
@@ -116,7 +154,7 @@ def export(asked, limits: Limits, service) -> dict:
         if not made.exists():
             shown = probe(path)
             size = shown.height, shown.width
-            longest = limits.longest_given(*size) + limits.longest(*size)  # a clip that went on
+            longest = limits.longest_given(*size) + limits.longest(*size)  # a continued clip
             seconds = service.bounds.video_seconds
             frames, fps = read_clip(path, max(1, longest), limits.max_side, seconds)
             if not service.room(frames.nbytes, str(path)):
@@ -130,8 +168,18 @@ def export(asked, limits: Limits, service) -> dict:
 
 
 def write(made: Path, kind: str, frames: np.ndarray, fps: float) -> None:
-    """The file appears whole or not at all. Raises OSError."""
-    part = made.with_name(f".{made.name}.part")  # as `Disk.remove_parts` knows them
+    """Writes a clip atomically to a file.
+
+    Args:
+        made: file to write.
+        kind: key of `WRITERS`.
+        frames: uint8 `t h w c`.
+        fps: frame rate.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    part = made.with_name(f".{made.name}.part")  # pattern of `Disk.remove_parts`
     try:
         WRITERS[kind](part, frames, fps)
         os.replace(part, made)

@@ -1,4 +1,4 @@
-"""A large clip and a rotation of prompts, for a screen on a wall. Nothing is stored, nothing can be set."""
+"""Kiosk page: a large clip and a rotation of prompts. It stores nothing and has no settings."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -11,17 +11,21 @@ from lumiere.page.results import status
 from lumiere.page.server.service import Sorry
 from lumiere.page.widgets import QUIET, component
 
-HOLD = 12  # seconds that a finished clip is shown
+HOLD = 12  # seconds to show a finished clip
 
 log = logging.getLogger("lumiere.showcase")
 
 
 def blocks(apps: Mapping) -> gr.Blocks:
-    """apps: by the names of their models, as for the page; the first makes the clips."""
+    """Returns the `gr.Blocks` of the showcase.
+
+    Args:
+        apps: model name -> `App` of `app.py`. The first model generates the clips.
+    """
     app = next(iter(apps.values()))
 
     def film(http: gr.Request, asked) -> Iterator[tuple]:
-        """The previews of a clip, then all its frames, as values of the canvas and of the line below it."""
+        """Yields the previews of a clip, then all its frames, as values of the player and of the caption."""
         prompt = asked.get("prompt") if isinstance(asked, dict) else None
         fields = {"prompt": prompt, "seed": None, "mode": "text"}
         try:
@@ -59,7 +63,7 @@ def blocks(apps: Mapping) -> gr.Blocks:
                 elem_id="caption",
             )
             rota = component("rotation")
-        # Multiple, because the next clip may be asked for before the last word on this one has been said.
+        # "multiple": the next clip may be requested before the last update of the current one arrives.
         line = dict(concurrency_id="device", concurrency_limit=4, trigger_mode="multiple")
         made = rota.submit(film, rota, [theatre, caption], **line, **QUIET)
         made.failure(None, None, caption, js=LOST, **QUIET)

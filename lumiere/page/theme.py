@@ -1,4 +1,4 @@
-"""The look of the page: warm paper by day, ink blue by night, one accent, a lacquer red."""
+"""The gradio theme of the page: warm paper in light mode, ink blue in dark mode, a lacquer red accent."""
 
 from gradio.themes import Base, Color, LocalFont, Size
 
@@ -35,9 +35,9 @@ ROUND = Size(name="cut", xxs="4px", xs="6px", sm="8px", md="10px", lg="14px", xl
 
 
 def theme() -> Base:
-    """Fonts come from gradio's own files or from the system: nothing is loaded from elsewhere.
+    """Returns the theme. Fonts come from gradio's files or from the system, never from a third party.
 
-    Of gradio 6.31's files many lack the Latin letters; these two have them at 400 and 700.
+    Many font files of gradio 6.31 lack Latin letters; Source Sans Pro has them at weights 400 and 700.
     """
     return Base(
         primary_hue=ACCENT,

@@ -1,4 +1,4 @@
-"""The widgets of the page in their places. Events are bound in `events.py`."""
+"""The layout of the page. Events are bound in `events.py`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ from lumiere.page import architecture, examples, files, part, words
 from lumiere.request import FIRST_FRAMES, FPS, GUIDANCE, SCHEDULERS, STEPS, Limits
 from lumiere.runtime import model_cache
 
-LONGEST = 128  # frames on the slider; programs may ask for all that the model takes
+LONGEST = 128  # maximum frames on the slider; the API accepts every length that the model supports
 SETTINGS = """negative_prompt frames fps steps guidance scheduler first_frame seed randomise height width
 strength""".split()
-FORM = ["prompt", "mode", *SETTINGS]  # what can be restored
+FORM = ["prompt", "mode", *SETTINGS]  # inputs that can be restored
 OUTPUTS = ("theatre", "status", "result", "seed", "stop", "note")
 
-PLAIN = {"apply_default_css": False}  # no margins but our own
-QUIET = dict(show_progress="hidden", api_visibility="private", preprocess=False)  # of events of the page
+PLAIN = {"apply_default_css": False}  # only our own margins
+QUIET = dict(show_progress="hidden", api_visibility="private", preprocess=False)  # for all events of the page
 
 
 @dataclass
 class Page:
-    """What events need to know. `settings` are the inputs after the mode, in the order of `SETTINGS`."""
+    """The components that events refer to. `settings` are the inputs after the mode, in `SETTINGS` order."""
 
     prompt: gr.Textbox
     mode: gr.Radio
@@ -42,25 +42,38 @@ class Page:
     outside: gr.HTML
     export: gr.HTML
     settings: list
-    style: list  # one component where the model has styles
+    style: list  # one component if the model has styles, else empty
 
     @property
     def form(self) -> list:
+        """The inputs in the order of `FORM`."""
         return [self.prompt, self.mode, *self.settings]
 
     @property
     def seed(self) -> gr.Number:
+        """The seed input."""
         return self.settings[SETTINGS.index("seed")]
 
 
 def component(name: str, value=None, **props) -> gr.HTML:
-    """The component of this name in components/, with these props."""
+    """Returns an HTML component.
+
+    Args:
+        name: folder in `components/` with its `template.html` and `script.js`.
+        value: initial value.
+        **props: props of the component.
+    """
     template, script = (part(f"components/{name}/{file}") for file in ("template.html", "script.js"))
     return gr.HTML(value, html_template=template, js_on_load=script, **PLAIN, **props)
 
 
 def masthead(name: str, addresses: Mapping[str, str]) -> str:
-    """Title and, where there are several models, links to the pages of all, from that of this one."""
+    """Returns the header: the title and, with two or more models, links to their pages.
+
+    Args:
+        name: model of the current page.
+        addresses: model name -> address of its page, relative to the current page.
+    """
     links = "".join(
         f'<a href="{escape(address)}"{" aria-current=page" * (each == name)}>{escape(each)}</a>'
         for each, address in addresses.items()
@@ -73,9 +86,17 @@ def masthead(name: str, addresses: Mapping[str, str]) -> str:
 def page(
     limits: Limits, model: model_cache.Model, upload_mb: int, name: str, addresses: Mapping[str, str]
 ) -> Page:
-    """Builds the whole page of a model inside the current `gr.Blocks`. addresses: of all pages, by name."""
+    """Builds the whole page of a model inside the current `gr.Blocks`.
+
+    Args:
+        limits: limits of the model.
+        model: registry entry of the model.
+        upload_mb: maximum size of an upload.
+        name: name of the model.
+        addresses: model name -> address of its page.
+    """
     told = {"most_bytes": upload_mb * 2**20, "too_large": words.too_large(upload_mb), "lost": words.LOST}
-    store = f"lumiere-{name}"  # what a browser remembers lies there: each model has settings of its own
+    store = f"lumiere-{name}"  # localStorage key: settings are saved per model
     gr.HTML(masthead(name, addresses), **PLAIN)
     known = model == model_cache.within(model_cache.entry(DEFAULT), limits)
     with gr.Column(elem_id="workbench"):
@@ -120,6 +141,15 @@ def page(
 
 
 def ask(kinds: list[dict], told: dict) -> tuple[dict, gr.Slider]:
+    """Builds the inputs above the player.
+
+    Args:
+        kinds: result of `vocabulary`; the vocabulary component is left out if empty.
+        told: upload limits and messages, passed as props to the upload component.
+
+    Returns:
+        {`Page` field: component}, and the strength slider.
+    """
     given = component(
         "given",
         labels=words.GIVEN,
@@ -154,13 +184,14 @@ def ask(kinds: list[dict], told: dict) -> tuple[dict, gr.Slider]:
 
 
 def vocabulary(model: model_cache.Model) -> list[dict]:
-    """What a model says that it knows, by kind, in `vocabulary.json` of its folder; nothing by default."""
+    """Returns the words of the model's `vocabulary.json` by kind; an empty list if it has none."""
     file = model_cache.small_files(model)[0] / VOCABULARY
     known = read_json(file) if file.is_file() else {}
     return [{"name": title, "words": known[kind]} for kind, title in words.KINDS.items() if kind in known]
 
 
 def styles(style: Style, limits: Limits) -> gr.HTML:
+    """Builds the sliders for the style weights."""
     return component(
         "style",
         style.weights,
@@ -173,6 +204,7 @@ def styles(style: Style, limits: Limits) -> gr.HTML:
 
 
 def film() -> dict:
+    """Builds the player, the status line and the result; returns {`Page` field: component}."""
     with gr.Column(elem_id="stage"):
         theatre = component("player", label=words.STAGE_LABEL, clip_label=words.CLIP_LABEL)
     idle = {"state": "idle", "text": words.IDLE}
@@ -182,7 +214,7 @@ def film() -> dict:
 
 
 def presets(limits: Limits, model: model_cache.Model) -> list[dict]:
-    """Each with what it sets; a length that the model cannot make is left out."""
+    """Returns the presets with the settings of each; "long" is left out if the model cannot make it."""
     factor = limits.downsample_factor
     long = -(-5 * model.fps // factor) * factor
     usual = {"frames": model.frames, "steps": model.steps, "fps": model.fps}
@@ -205,7 +237,13 @@ def presets(limits: Limits, model: model_cache.Model) -> list[dict]:
 
 
 def shelf(limits: Limits, model: model_cache.Model, known: bool) -> list[dict]:
-    """The examples of the page; those of the embedded model come with their clips."""
+    """Returns the examples of the page.
+
+    Args:
+        limits: limits of the model.
+        model: registry entry; its defaults are the settings of each example.
+        known: whether the model is the embedded one, whose examples have thumbnails and seeds.
+    """
     shown = []
     for prompt, seed in examples.EXAMPLES:
         moving, still = examples.files(seed, prompt)
@@ -219,13 +257,19 @@ def shelf(limits: Limits, model: model_cache.Model, known: bool) -> list[dict]:
 
 
 def longest(limits: Limits) -> int:
-    """The most frames that the slider offers."""
+    """Returns the maximum of the frames slider, a multiple of the temporal factor."""
     most = min(LONGEST, limits.longest(limits.default_height, limits.default_width))
     return most // limits.downsample_factor * limits.downsample_factor
 
 
 def settings(limits: Limits, model: model_cache.Model, strength: gr.Slider) -> list:
-    """The widgets in the order in which they are read; returned in the order of `SETTINGS`."""
+    """Builds the settings in reading order; returns them in the order of `SETTINGS`.
+
+    Args:
+        limits: limits of the model.
+        model: registry entry with the default settings.
+        strength: the slider that `ask` built.
+    """
     frames = gr.Slider(
         limits.min_frames,
         longest(limits),

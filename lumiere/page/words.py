@@ -1,4 +1,4 @@
-"""Every sentence of the page, in one place."""
+"""All strings of the page."""
 
 TITLE = "Lumiere"
 INTRO = "Write one sentence and watch it come into focus as a little film."
@@ -168,11 +168,12 @@ WORKS_LABEL = (
 
 
 def disk_full(free: int, needed: int) -> str:
+    """Returns the message for a full disk; both sizes are in MB."""
     return f"The disk of this machine is full: {free} MB are free, {needed} MB are needed. Try again later."
 
 
 def works_facts(works) -> str:
-    """The numbers of the model in two sentences."""
+    """Returns the model's numbers (an `architecture.Works`) in two sentences of HTML."""
     told = f"One latent stands for {works.pixels} × {works.pixels} pixels."
     if works.frozen and works.trained:
         share = works.trained / (works.frozen + works.trained)
@@ -183,23 +184,25 @@ def works_facts(works) -> str:
 
 
 def millions(count: int) -> str:
+    """Formats a parameter count in millions or billions."""
     return f"{count / 1e9:.2f} billion" if count >= 1e9 else f"{count / 1e6:.1f} million"
 
 
 def too_large(most: int) -> str:
+    """Returns the message for an upload larger than `most` MB."""
     return f"That file is larger than {most} MB."
 
 
 def give_again(mode: str) -> str:
-    """Settings of a mode were restored, but not what it was given."""
+    """Returns the message shown when the settings of a mode are restored without its input files."""
     return f"The settings are back. Now add again what “{MODES[mode]}” needs."
 
 
 def other_version(made_by: str, now: str) -> str:
-    """The model has changed since a clip was made.
+    """Returns the warning that a clip was made by another version of the model.
 
     Args:
-        made_by: version of the model that made the clip, checked; empty where it is unknown.
+        made_by: version of the model that made the clip, validated; empty if unknown.
         now: version of the page's model.
     """
     which = f"another version ({made_by}; now {now})" if made_by else "an earlier version"
@@ -207,13 +210,17 @@ def other_version(made_by: str, now: str) -> str:
 
 
 def sentence(error: Exception) -> str:
-    """`negative_prompt must be …` -> `Negative prompt must be …`"""
+    """Formats an error message for the page: `negative_prompt must be …` -> `Negative prompt must be …`."""
     text = str(error).replace("_", " ")
     return text[:1].upper() + text[1:]
 
 
 def note(unknown: list[str]) -> dict:
-    """The line below the prompt, and the words to mark in it. The page shows both as text, never as HTML."""
+    """Returns the line below the prompt and the words to mark. The page shows both as text, never as HTML.
+
+    Args:
+        unknown: words of the prompt that the model does not know.
+    """
     shown = [f"“{word[:24]}”" for word in unknown[:4]]
     if not shown:
         return {"text": TIP, "words": []}
@@ -222,18 +229,22 @@ def note(unknown: list[str]) -> dict:
 
 
 def unknown_model(names) -> str:
+    """Returns the message for a model that is not among `names`."""
     return f"The model must be one of {', '.join(names)}: received another."
 
 
 def loading(name: str) -> str:
+    """Returns the status while a model is being loaded."""
     return f"The model {name} is coming to the device. Your clip starts as soon as it is ready."
 
 
 def no_model(name: str) -> str:
+    """Returns the message for visitors when a model cannot be loaded."""
     return f"The model {name} could not be loaded. Whoever runs this page finds the reason in its log."
 
 
 def left_out(name: str, error: Exception) -> str:
+    """Returns the console message for a model that is skipped at startup."""
     return f"The model {name} is left out: {error}"
 
 
@@ -244,44 +255,61 @@ PAGE_READY = "The page is ready. Each model comes when a clip is asked of it."
 
 
 def ready(device: str) -> str:
+    """Returns the console message for a loaded model.
+
+    Args:
+        device: device type; "cpu" adds a note on speed.
+    """
     slow = " There is no GPU, so clips are made on the processor, which is slower." if device == "cpu" else ""
     return READY + slow
 
 
 def closed(answered: bool) -> str:
+    """Returns the last console message.
+
+    Args:
+        answered: whether all requests were answered.
+    """
     return "Lumiere is closed." if answered else "Lumiere is closed; some requests were not answered in time."
 
 
 def opened(url: str) -> str:
+    """Returns the console message with the page's URL."""
     return f"Lumiere is open at {url} (the model follows in a moment; Ctrl+C ends it)"
 
 
 def unloadable(error: Exception) -> str:
+    """Returns the console message for a model that cannot be loaded."""
     return f"The model could not be loaded: {error}"
 
 
 def waiting(ahead: int) -> str:
+    """Returns the status of a queued job with `ahead` jobs before it."""
     return "One clip is made before yours." if ahead == 1 else f"{ahead} clips are made before yours."
 
 
 def begun(step: int, steps: int) -> str:
+    """Returns the progress without a time estimate."""
     return f"Step {step} of {steps}"
 
 
 def working(step: int, steps: int, pace: float, left: float) -> str:
+    """Returns the progress with its seconds per step and the seconds left."""
     return f"{begun(step, steps)} · {duration(pace)} per step · {duration(left)} left"
 
 
 def done(seconds: float) -> str:
+    """Returns the status of a finished clip."""
     return f"Done in {duration(seconds)}."
 
 
 def stopped(step: int, steps: int) -> str:
+    """Returns the status of a stopped clip."""
     return f"Stopped at step {step} of {steps}. This is the clip so far."
 
 
 def facts(request) -> str:
-    """The settings that made a clip, in the order of the form. No text of the user."""
+    """Returns the settings of a request in form order, without user text."""
     mode = () if request.mode == "text" else (MODES[request.mode],)
     strength = () if request.strength == 1 else (f"strength {request.strength:g}",)
     from_noise = request.mode == "text" and request.first_frame == "none"
@@ -305,13 +333,13 @@ def facts(request) -> str:
 
 
 def scheduler(name: str) -> str:
-    """How a scheduler is written on the page: `dpm++ 2m` -> `DPM++ 2M`."""
+    """Returns the display name of a scheduler: `dpm++ 2m` -> `DPM++ 2M`."""
     known = {"euler": "Euler", "euler a": "Euler a", "unipc": "UniPC"}
     return known.get(name, name.upper())
 
 
 def duration(seconds: float) -> str:
-    """0.42 s, 3.1 s, 12 s, 2 min 5 s."""
+    """Formats a duration: 0.42 s, 3.1 s, 12 s, 2 min 5 s."""
     if seconds < 0.995:
         return f"{seconds:.2f} s"
     if seconds < 9.95:

@@ -1,1 +1,1 @@
-"""The paper world: a procedural world of cut-paper cartoons whose every clip has a known truth."""
+"""The paper world: procedural clips of cut-paper cartoons with known ground truth."""

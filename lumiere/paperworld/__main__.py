@@ -4,7 +4,7 @@ import argparse
 
 from lumiere.sampling.allocator import keep_freed_memory
 
-# The rest is imported in functions: processes that render read this file, too, and need no torch.
+# Other imports are local: render worker processes import this file and need no torch.
 TRAINED = {
     "autoencoder": "train the autoencoder on rendered stills",
     "text": "train the text encoder and its tokenizer on captions",
@@ -14,6 +14,7 @@ TRAINED = {
 
 
 def main(argv=None):
+    """Runs one subcommand and returns its exit status."""
     keep_freed_memory()
     from lumiere.paperworld.evaluate.evaluate import add_evaluate_arguments, run_evaluate
     from lumiere.paperworld.judge.judge import add_judge_arguments, run_judge

@@ -1,1 +1,1 @@
-"""What keeps a public page going: request guard, disk, log lines, the end, the model behind it."""
+"""The server side of a public page: request guard, disk quota, request log, shutdown and model handle."""

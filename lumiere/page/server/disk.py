@@ -1,4 +1,4 @@
-"""The clips and uploads of a page on disk: written once, bounded in size and age, never half there."""
+"""Clips and uploads on disk: stored once, written atomically, limited in total size and age."""
 
 import errno
 import logging
@@ -20,23 +20,24 @@ from lumiere.limits import Bounds
 from lumiere.media.video import write_clip
 from lumiere.request import Request
 
-YOUNG = 120  # s in which a file is never removed to make room: somebody is still waiting for it
-MOST_FILES = 20_000  # so that empty files do not use up the file system either
+YOUNG = 120  # s; a younger file is never removed to make room, because a client may still need it
+MOST_FILES = 20_000  # keeps empty files from exhausting the file system
 MB = 2**20
 
 log = logging.getLogger("lumiere.disk")
 
 
 def own_folder() -> None:
-    """A folder for the pages of this user, where the operator names none: gradio's own is shared by all.
+    """Sets gradio's folder for files: GRADIO_TEMP_DIR, or a private one, as all users share gradio's default.
 
-    Raises OSError in words where nothing can be written there.
+    Raises:
+        OSError: the folder cannot be created or written, or belongs to another user.
     """
     user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""
     default = os.path.join(tempfile.gettempdir(), f"lumiere{user}")
     folder = Path(os.environ.get("GRADIO_TEMP_DIR") or default)
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
-    gradio.mcp.DEFAULT_TEMP_DIR = str(folder)  # which was decided when that was imported
+    gradio.mcp.DEFAULT_TEMP_DIR = str(folder)  # gradio sets it at import
     try:
         folder.mkdir(0o700, parents=True, exist_ok=True)
         if str(folder) == default and user and folder.stat().st_uid != os.getuid():
@@ -50,20 +51,34 @@ def own_folder() -> None:
 
 
 class Disk:
-    """The folder from which gradio serves files."""
+    """The folder from which gradio serves files.
+
+    Args:
+        bounds: limits of the server.
+    """
 
     def __init__(self, bounds: Bounds):
-        self.bounds, self.mark = bounds, secrets.token_hex(4)  # how folders of this process begin
+        self.bounds, self.mark = bounds, secrets.token_hex(4)  # prefix of this process's folders
         self._sweeping = threading.Lock()
 
     @property
     def folder(self) -> Path:
+        """Gradio's upload folder."""
         return Path(get_upload_folder())
 
     def save(self, request: Request, frames: np.ndarray, settings: str) -> str:
-        """Writes a clip to where gradio serves it from, so that it is stored once. No user text in its name.
+        """Writes a clip into gradio's folder, so that it is stored once. The file name contains no user text.
 
-        settings: JSON, kept in the file. Raises OSError in words.
+        Args:
+            request: provides the fps and the seed of the file name.
+            frames: uint8 `t h w c`.
+            settings: JSON, stored in the file's metadata.
+
+        Returns:
+            The path of the MP4 file.
+
+        Raises:
+            OSError: the folder cannot be created or the clip cannot be written.
         """
         folder = self.folder / f"{self.mark}{uuid.uuid4().hex}"
         try:
@@ -79,9 +94,14 @@ class Disk:
         return str(path)
 
     def room(self, coming: int = 0, kept: Collection[str] = ()) -> bool:
-        """Deletes what is too old, then the oldest past the set size; is there room now for so many bytes?
+        """Deletes expired files, then the oldest beyond the size limit. Files under two minutes old are kept.
 
-        kept: paths that stay. What is younger than two minutes stays in any case.
+        Args:
+            coming: bytes about to be written.
+            kept: paths that are never deleted.
+
+        Returns:
+            Whether `coming` bytes fit within the size limit and the free disk space.
         """
         most = self.bounds.disk_mb * MB
         if coming > most:
@@ -101,16 +121,21 @@ class Disk:
         return enough and size + coming <= most and count <= MOST_FILES
 
     def remove_parts(self, folders: str, age: float = 0) -> None:
-        """What was being written in these folders when a server ended, so many seconds ago at least."""
+        """Deletes partial files that a terminated server left behind.
+
+        Args:
+            folders: glob pattern of folder names.
+            age: minimum seconds since the last write.
+        """
         for path in self.folder.glob(f"{folders}/.*.part"):
             try:
                 if time.time() - path.stat().st_mtime >= age:
                     remove(path, self.folder)
-            except OSError:  # gone meanwhile
+            except OSError:  # already removed
                 continue
 
     def free(self) -> int:
-        """Bytes left on the disk."""
+        """Returns the free bytes on the disk."""
         folder = self.folder
         while not folder.exists():
             folder = folder.parent
@@ -118,7 +143,10 @@ class Disk:
 
 
 def found(folder: Path) -> Iterator[tuple[float, int, Path]]:
-    """Time of change, size and path of every file below a folder; they may vanish meanwhile."""
+    """Yields modification time, size in bytes and path of every file below a folder.
+
+    Other threads may delete files during the walk.
+    """
     for directory, _, names in os.walk(folder):
         for name in names:
             path = Path(directory, name)
@@ -130,10 +158,10 @@ def found(folder: Path) -> Iterator[tuple[float, int, Path]]:
 
 
 def remove(path: Path, folder: Path) -> None:
-    """A file, and the folder it was alone in."""
+    """Deletes a file, and its parent if that is now empty and not `folder` itself."""
     try:
         path.unlink(missing_ok=True)
         if path.parent != folder:
             path.parent.rmdir()
-    except OSError:  # not empty, or somebody else's
+    except OSError:  # not empty, or owned by another user
         log.debug("%s stays", path)

@@ -1,4 +1,4 @@
-"""The models of the page: one comes to the device when a clip of it is made, in place of another."""
+"""Lazily loaded models: generating a clip moves its model to the device and replaces the previous one."""
 
 import gc
 import logging
@@ -14,22 +14,38 @@ from lumiere.page import words
 from lumiere.request import Limits, Request
 from lumiere.runtime import model_cache, zerogpu
 
-LOOK_SECONDS = 0.5  # between sentences about a loading, at which a visitor who left is noticed, too
+LOOK_SECONDS = 0.5  # between loading messages; a disconnected client is noticed at each
 
 log = logging.getLogger("lumiere.runtime.model_cache")
 
 
 class Served:
-    """What the page needs of a pipeline. At most one of several models is on the device."""
+    """A handle with the pipeline methods that the page uses. At most one model is on the device.
+
+    Args:
+        name: name of the model on the page.
+        model: registry entry.
+        device: "cuda", "mps" or "cpu". Defaults to the first available.
+    """
 
     def __init__(self, name: str, model: model_cache.Model, device: str | None = None):
         self.name, self.model, self.device = name, model, device
 
     def generate(self, request: Request, stop: threading.Event, given=None) -> Iterator:
-        """As `LumierePipeline.generate`, after sentences about the loading where the model is not there.
+        """Loads the model if necessary, then runs `LumierePipeline.generate`.
 
-        For whose turn it is on the device: nothing else may run meanwhile. Raises GenerationError for what
-        can be told to whoever asked: that it cannot be loaded, or that the clip would not fit.
+        Only the job that holds the device may call this.
+
+        Args:
+            request: the request to process.
+            stop: ends the sampling early when set.
+            given: given pixels of the mode (`conditioning.Given`). Defaults to None.
+
+        Yields:
+            Status sentences while the model loads, then the items of the pipeline.
+
+        Raises:
+            GenerationError: the model cannot be loaded, or the clip does not fit; its message is for users.
         """
         if model_cache.resident(self.model, self.device) is None:
             yield from self._load()
@@ -37,7 +53,7 @@ class Served:
         if model_cache.resident(model, self.device).styler.style != model.style:
             yield words.STYLING
         pipeline = model_cache.get(model, self.device)
-        from lumiere.pipeline import GenerationError  # not before: the page opens without torch
+        from lumiere.pipeline import GenerationError  # imported late: the page starts without torch
 
         try:
             items = pipeline.generate(request, stop, given)
@@ -46,12 +62,12 @@ class Served:
         yield from items
 
     def unknown_words(self, prompt: str) -> list[str]:
-        """As of the pipeline; none while the model is not there."""
+        """Returns `LumierePipeline.unknown_words`; an empty list while the model is not loaded."""
         pipeline = model_cache.resident(self.model, self.device)
         return pipeline.unknown_words(prompt) if pipeline else []
 
     def _load(self) -> Iterator[str]:
-        """Loads the model on another thread and tells how far that is; ends with it, even if nobody waits."""
+        """Loads the model on another thread and yields progress messages; closing it waits for the thread."""
         news = deque([words.loading(self.name)], maxlen=1)
 
         def load():
@@ -74,9 +90,17 @@ class Served:
 
 
 def there(allowed: dict[str, model_cache.Model]) -> dict[str, tuple[model_cache.Model, Limits]]:
-    """The models with their limits; of several, those whose small files can be had.
+    """Returns the available models with their limits; skips models whose config files cannot be read.
 
-    Raises OSError and ValueError in words.
+    Args:
+        allowed: model name -> registry entry.
+
+    Returns:
+        model name -> (registry entry, limits).
+
+    Raises:
+        OSError: no model is available.
+        ValueError: two or more models on ZeroGPU.
     """
     if zerogpu.HERE and len(allowed) > 1:
         raise ValueError(words.ONE_ON_ZERO)
@@ -84,7 +108,7 @@ def there(allowed: dict[str, model_cache.Model]) -> dict[str, tuple[model_cache.
     for number, (name, model) in enumerate(allowed.items(), 1):
         try:
             limits = model_cache.limits(model)
-            if zerogpu.HERE:  # where weights are as they were before the fork
+            if zerogpu.HERE:  # workers keep the weights from before the fork
                 limits = replace(limits, styles=())
             found[name] = model_cache.within(model, limits), limits
         except OSError as error:
@@ -95,9 +119,18 @@ def there(allowed: dict[str, model_cache.Model]) -> dict[str, tuple[model_cache.
 
 
 def first_ready(model: model_cache.Model, device: str | None, alone: bool) -> str:
-    """Loads the model that is there from the start, and returns what the operator is told then.
+    """Loads the first model and returns a message for the console.
 
-    alone: there is no other. Raises OSError and ValueError in words; where there are others, they go on.
+    With other models, a failure is logged and the page starts without this model.
+
+    Args:
+        model: registry entry.
+        device: device name. Defaults to the first available.
+        alone: whether it is the only model.
+
+    Raises:
+        OSError: the only model cannot be read.
+        ValueError: the only model is not supported.
     """
     try:
         told = words.ready(model_cache.get(model, device).device.type)
@@ -111,10 +144,11 @@ def first_ready(model: model_cache.Model, device: str | None, alone: bool) -> st
 
 
 def tell(sentence: str) -> None:
+    """Prints a message to stderr."""
     print(sentence, file=sys.stderr, flush=True)
 
 
 def settle() -> None:
-    """Once all is loaded: what is there stays, and to look for garbage in it takes 0.3 s each time."""
+    """Freezes the loaded objects: garbage collection would otherwise scan them, 0.3 s each time."""
     gc.collect()
     gc.freeze()

@@ -1,8 +1,8 @@
-"""What stands between the network and gradio: every request passes here before anything is done with it.
+"""ASGI middleware that validates every request before gradio processes it.
 
-Gradio trusts the shape of a call more than a public page can: it fetches addresses that stand in the place of
-files, takes bodies of any size, and serves tools of its own (a proxy, a recorder that runs ffmpeg) that this
-page does not use. None of that is reached from here. `/health` is answered here, too.
+Gradio trusts the shape of a call more than a public page can. It fetches URLs passed as files and accepts
+bodies of any size. It serves routes that this page does not use: a proxy, and a recorder that runs ffmpeg.
+The middleware blocks all of these, and answers `/health`.
 """
 
 import asyncio
@@ -20,22 +20,27 @@ from lumiere.page import words
 from lumiere.page.server.disk import MB
 
 API = "/gradio_api/"
-CALLS = ("queue/join", "run/", "api/", "call/")  # what starts an event
+CALLS = ("queue/join", "run/", "api/", "call/")  # paths that start an event
 POSTS = (*CALLS, "cancel", "reset", "upload")
-TOOLS = 4  # calls of tools that are read at once, each as large as an upload
+TOOLS = 4  # MCP calls read concurrently, each as large as an upload
 CLOSED = tuple("proxy= stream/ component_server process_recording dev/ deep_link vibe- undo-vibe-".split())
-PIECE = 4 * MB  # of an upload: before each it is looked whether there is room
-JSON_BYTES = 2**21  # of a call: a drawn region takes up to a megabyte, two full prompts 30 000
-SESSION = 100  # characters of the name that a browser gives its session: gradio's have 11
-ADDRESS = re.compile(r"\s*(//|\\\\|[a-z][a-z0-9+.-]+:)", re.IGNORECASE)  # two letters at least: c: is a disk
-# Of a call; what else gradio takes there is meant for itself.
+PIECE = 4 * MB  # the free space is checked before each piece of an upload
+JSON_BYTES = 2**21  # maximum size of a call; a drawn region takes up to 1 MB, two full prompts 30 000 bytes
+SESSION = 100  # maximum characters of a session hash; gradio's have 11
+ADDRESS = re.compile(r"\s*(//|\\\\|[a-z][a-z0-9+.-]+:)", re.IGNORECASE)  # two letters or more: c: is a drive
+# Fields of a call that are passed on; gradio reserves the others for internal use.
 FIELDS = ("data", "fn_index", "session_hash", "trigger_id", "event_data")
 
 log = logging.getLogger("lumiere.gate")
 
 
 class Refused(Exception):
-    """An HTTP status and a sentence, without anything that was received but numbers."""
+    """A refused request.
+
+    Args:
+        status: HTTP status.
+        sentence: message, which repeats nothing of the request but numbers.
+    """
 
     def __init__(self, status: int, sentence: str):
         super().__init__(sentence)
@@ -43,10 +48,14 @@ class Refused(Exception):
 
 
 class Gate:
-    """ASGI middleware. `health()` is the answer to load balancers: whether all is well, and facts in words.
+    """ASGI middleware that refuses invalid requests.
 
-    `room(bytes)` makes room for an upload, on a thread, and returns whether there is. tools: whether the
-    endpoints are tools for language models, too.
+    Args:
+        app: the wrapped ASGI app.
+        bounds: limits of the server.
+        health: returns (healthy, JSON body for load balancers).
+        room: makes room for n bytes and returns whether they fit. Called on a thread.
+        tools: also serve the endpoints as MCP tools. Defaults to False.
     """
 
     def __init__(
@@ -62,6 +71,7 @@ class Gate:
         self.reading = asyncio.Semaphore(TOOLS)
 
     async def __call__(self, scope, receive, send):
+        """Handles one request; refused and malformed requests get a JSON error."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         begun = False
@@ -76,7 +86,7 @@ class Gate:
         except Refused as refused:
             await answer(send, refused.status, {"detail": str(refused)})
         except Exception as error:
-            # A stranger's mistake is not worth a traceback: a call of any shape, news of an unknown session.
+            # No traceback for a client error: a malformed call, or updates of an unknown session.
             if begun and isinstance(error.__cause__, HTTPException):
                 return
             if begun or scope["method"] != "POST":
@@ -99,7 +109,7 @@ class Gate:
         if scope["method"] == "POST":
             if inner.startswith("upload"):
                 receive = await self._upload(scope, receive)
-            elif inner.startswith("mcp"):  # calls of tools, with files in them
+            elif inner.startswith("mcp"):  # MCP calls may contain files
                 async with self.reading:
                     body = await whole(scope, receive, self.bounds.upload_mb * MB)
                 await self._make_room(len(body))
@@ -110,9 +120,9 @@ class Gate:
         await self.app(scope, receive, send)
 
     async def _upload(self, scope, receive):
-        """A `receive` that ends an upload at its limit, by the error after which gradio removes its files.
+        """Returns a `receive` that raises MultiPartException at the limit; gradio then deletes the files.
 
-        Others that arrive meanwhile fill the disk, too, so that room is made again and again.
+        Concurrent uploads fill the disk too, so the free space is checked again for every piece.
         """
         most, seen, room = self.bounds.upload_mb * MB, 0, PIECE
         sentence = f"An upload must be at most {self.bounds.upload_mb} MB, the maximum allowed size"
@@ -141,18 +151,30 @@ class Gate:
 
 
 def check(blocks, path: str, body: bytes) -> bytes:
-    """The body of a call of the page's events, with what gradio need not know left out. Raises Refused."""
+    """Validates the JSON body of a call and drops the fields that gradio does not need.
+
+    Args:
+        blocks: the `gr.Blocks` with the events.
+        path: path below `API`.
+        body: received bytes.
+
+    Returns:
+        The body to pass on.
+
+    Raises:
+        Refused: the call is malformed, names an unknown event or a file that was not uploaded.
+    """
     try:
         call = json.loads(body)
     except (ValueError, RecursionError):
         call = None
     if type(call) is not dict:
         raise Refused(400, f"A call must be a JSON object: received {len(body)} bytes that are not.")
-    if not path.startswith(CALLS):  # to stop or forget an event
+    if not path.startswith(CALLS):  # cancel or reset
         return body
     if names_a_foreign_file(call):
         raise Refused(403, "A file must be uploaded: received the name of another, or an address.")
-    if path.startswith("call/v2/"):  # fields by name, which gradio checks
+    if path.startswith("call/v2/"):  # named fields, validated by gradio
         return body
     call = {name: call[name] for name in FIELDS if name in call}
     session, data = call.get("session_hash"), call.get("data")
@@ -167,19 +189,19 @@ def check(blocks, path: str, body: bytes) -> bytes:
 
 
 def _event(blocks, path: str, index):
-    """The event that a call is for, by its name in the path or else by its number."""
+    """Returns the event of a call, by its index or else by its name in the path."""
     name = "" if path.startswith("queue/join") else path.split("/")[1]
     if index is None:
         found = [event for event in blocks.fns.values() if name and event.api_name == name]
     else:
         found = [blocks.fns[index]] if type(index) is int and index in blocks.fns else []
-    if found and found[0].fn is not None:  # some run in the browser alone
+    if found and found[0].fn is not None:  # None: the event runs only in the browser
         return found[0]
     raise Refused(404, "There is no such endpoint: see the description of the API.")
 
 
 def names_a_foreign_file(value) -> bool:
-    """Whether a file is named that was not uploaded, or an address, which gradio would go and fetch."""
+    """Returns whether a JSON value names a file that was not uploaded, or a URL, which gradio would fetch."""
     left, folder = [value], get_upload_folder()
     while left:
         value = left.pop()
@@ -194,13 +216,22 @@ def names_a_foreign_file(value) -> bool:
 
 
 def length(scope) -> int | None:
-    """The announced length of a body in bytes, None when none is; uvicorn has checked that it is a number."""
+    """Returns the Content-Length in bytes, or None without the header. uvicorn has validated the number."""
     values = [value for name, value in scope["headers"] if name == b"content-length"]
     return int(values[0]) if values else None
 
 
 async def whole(scope, receive, most: int) -> bytes:
-    """All of a body, up to so many bytes. Raises Refused."""
+    """Reads a whole request body.
+
+    Args:
+        scope: ASGI scope.
+        receive: ASGI receive.
+        most: maximum size in bytes.
+
+    Raises:
+        Refused: the body is larger than `most`.
+    """
     received, refused = bytearray(), Refused(413, f"A call must be at most {most} bytes.")
     if (length(scope) or 0) > most:
         raise refused
@@ -214,7 +245,7 @@ async def whole(scope, receive, most: int) -> bytes:
 
 
 def replayed(body: bytes, receive):
-    """A `receive` that gives this body, then what the connection has to say."""
+    """Returns a `receive` that replays a body, then continues with the connection's messages."""
     left = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again():
@@ -224,6 +255,7 @@ def replayed(body: bytes, receive):
 
 
 async def answer(send, status: int, content: dict) -> None:
+    """Sends a JSON response that must not be cached."""
     body = json.dumps(content).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     headers.append((b"cache-control", b"no-store"))

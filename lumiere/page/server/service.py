@@ -1,4 +1,4 @@
-"""What keeps a public page going: a line in the log per request, bounds on memory and disk, an end."""
+"""The service behind the page: one log line per request, memory and disk limits, graceful shutdown."""
 
 import json
 import logging
@@ -19,47 +19,61 @@ from lumiere.page.server.disk import MB, Disk
 from lumiere.page.server.request_guard import Gate
 from lumiere.runtime import jobs
 
-SWEEP_SECONDS = 30  # between looks at the disk and at mail that nobody fetched
-UNREAD = 40  # messages: a preview takes 0.1 MB, and who reads along has none or two of them waiting
-LAST_SECONDS = 2  # at the end, for the last words to reach those who still listen
-SESSIONS = 100  # visitors whose state gradio keeps, 0.1 MB each; a page without gr.State needs none of it
+SWEEP_SECONDS = 30  # between sweeps of the disk and of unread messages
+UNREAD = 40  # messages; a preview takes 0.1 MB, and a connected client has at most two pending
+LAST_SECONDS = 2  # for the last messages to reach connected clients at shutdown
+SESSIONS = 100  # sessions whose state gradio keeps, 0.1 MB each; a page without gr.State needs no state
 
 log = logging.getLogger("lumiere.requests")
 
 
 class Sorry(Exception):
-    """A refusal, or a failure worth explaining: one sentence for whoever asked."""
+    """A refusal or an expected failure; its message is one sentence for the user."""
 
 
 @dataclass
 class Entry:
-    """One request on its way to one line in the log."""
+    """The log entry of one request.
+
+    Attributes:
+        request: the validated `Request`; None until it passes validation.
+        outcome: "done", "stopped", "left", "refused" or "failed".
+    """
 
     request: object = None
     outcome: str = "done"
 
 
 class Service:
-    """One per process, as the queue and the disk are. `loaded` tells whether the model is."""
+    """The service of the process; there is one, shared by all models, like the queue and the disk.
+
+    Args:
+        bounds: limits of the server.
+        loaded: returns whether the model is loaded.
+    """
 
     def __init__(self, bounds: Bounds, loaded: Callable[[], bool]):
         self.bounds, self.loaded, self.disk = bounds, loaded, Disk(bounds)
         self.ending = threading.Event()
-        self.loading = ""  # how far the loading at the start is, in a sentence
-        self._open = 0  # requests that are not yet answered
+        self.loading = ""  # latest loading message
+        self._open = 0  # unanswered requests
         self._answered = threading.Condition()
         self._demo = None
-        self._waiting: set[tuple[str | None, threading.Event]] = set()  # for the model, at the start
-        self._idle: set[str] = set()  # sessions with mail and nothing to wait for at the last look
+        self._waiting: set[tuple[str | None, threading.Event]] = set()  # sessions waiting for the model
+        self._idle: set[str] = set()  # sessions with unread messages but no event at the last sweep
 
     def tell_loading(self, sentence: str) -> None:
-        """To whoever waits for the model, and to the console."""
+        """Publishes a loading message to waiting clients and to the console."""
         self.loading = sentence
         print(sentence, file=sys.stderr, flush=True)
 
     @contextmanager
     def waiting(self, owner: str | None) -> Iterator[threading.Event]:
-        """For a session that waits for the model; the event tells that it no longer does."""
+        """Registers a session that waits for the model; `stop_waiting` sets the yielded event.
+
+        Args:
+            owner: session hash; None for an API call, which cannot be stopped.
+        """
         entry = owner, threading.Event()
         self._waiting.add(entry)
         try:
@@ -68,18 +82,30 @@ class Service:
             self._waiting.discard(entry)
 
     def stop_waiting(self, owner: str | None) -> bool:
-        """Ends the waiting of this session; whether it was."""
+        """Stops a session from waiting for the model.
+
+        Args:
+            owner: session hash.
+
+        Returns:
+            Whether the session was waiting.
+        """
         events = [event for name, event in list(self._waiting) if owner is not None and name == owner]
         for event in events:
             event.set()
         return bool(events)
 
     def launch(self, demo, **given) -> None:
-        """Serves a page behind the gate, on a thread of its own, and minds it from then on."""
+        """Serves a page behind the request guard on a new thread and starts the periodic sweep.
+
+        Args:
+            demo: the `gr.Blocks` to serve.
+            **given: further arguments of `gr.Blocks.launch`.
+        """
         tools = bool(given.get("mcp_server"))
         gate = Middleware(Gate, bounds=self.bounds, health=self.health, room=self.room, tools=tools)
         self._demo = demo
-        # Gradio keeps ten thousand events and makes a table of them after each: for a page that is closed.
+        # Gradio keeps 10 000 events and rebuilds a table after each, for an analytics page that is disabled.
         demo._queue.ANALYTICS_MAX_EVENTS, demo._queue.ANAYLTICS_CACHE_FREQUENCY = 100, sys.maxsize
         demo.launch(
             app_kwargs={"middleware": [gate]},
@@ -93,11 +119,15 @@ class Service:
             prevent_thread_lock=True,
             **given,
         )
-        self.disk.remove_parts("*", ENCODE_SECONDS)  # of a server that was killed; others may be at work
+        self.disk.remove_parts("*", ENCODE_SECONDS)  # left by killed servers; younger files may be in use
         threading.Thread(target=self._mind, name="lumiere-service", daemon=True).start()
 
     def admit(self) -> None:
-        """Raises Sorry when no clip can be begun: at the end of the server, or when the disk is full."""
+        """Checks that a new clip can be started.
+
+        Raises:
+            Sorry: the server is shutting down, or the disk is full.
+        """
         if self.ending.is_set():
             raise Sorry(words.CLOSING)
         if not self.room():
@@ -105,16 +135,31 @@ class Service:
             raise Sorry(words.disk_full(free, needed) if free < needed else words.DISK_FULL)
 
     def room(self, coming: int = 0, *kept: str) -> bool:
-        """Whether so many bytes may be written; see `Disk.room`. What the page itself shows is kept, too."""
+        """Makes room on the disk (see `Disk.room`), keeping the files that the page itself shows.
+
+        Args:
+            coming: bytes about to be written.
+            *kept: further paths to keep.
+
+        Returns:
+            Whether `coming` bytes may be written.
+        """
         blocks = list(self._demo.blocks.values()) if self._demo else []
         shown = {path for block in blocks for path in getattr(block, "keep_in_cache", ())}
         return self.disk.room(coming, shown.union(kept))
 
-    # The log.
+    # Log
 
     @contextmanager
     def entry(self, prompt) -> Iterator[Entry]:
-        """Writes one line about this request, whatever becomes of it; without the prompt unless told to."""
+        """Logs one line for a request, whatever its outcome.
+
+        Args:
+            prompt: logged only if `bounds.log_prompts` is set; untrusted.
+
+        Yields:
+            The entry, for the caller to fill in.
+        """
         entry, began, name = Entry(), time.monotonic(), secrets.token_hex(4)
         with self._answered:
             self._open += 1
@@ -133,20 +178,20 @@ class Service:
             log.info("%s", self._line(name, entry, time.monotonic() - began, prompt))
 
     def _line(self, name: str, entry: Entry, seconds: float, prompt) -> str:
-        """Fields without spaces, and nothing in them that a stranger wrote, but for the prompt."""
+        """Formats the log line: fields without spaces and, apart from the prompt, without user text."""
         facts, asked = {"id": name, "mode": "-", "frames": "-", "size": "-", "steps": "-"}, entry.request
         if asked is not None:
             facts |= {"mode": asked.mode, "frames": asked.frames, "size": f"{asked.width}x{asked.height}"}
             facts["steps"] = asked.steps
         facts |= {"seconds": f"{seconds:.2f}", "outcome": entry.outcome}
         if self.bounds.log_prompts and type(prompt) is str:
-            facts["prompt"] = json.dumps(prompt[:2000])  # ASCII: whatever a terminal obeys is escaped
+            facts["prompt"] = json.dumps(prompt[:2000])  # ASCII: escapes terminal control characters
         return " ".join(f"{key}={value}" for key, value in facts.items())
 
-    # Memory.
+    # Memory
 
     def unread(self, session: str | None) -> bool:
-        """Whether so much mail waits for a session that nobody can be reading it."""
+        """Returns whether a session has more unread messages than a connected client would leave."""
         mail = self._demo and self._demo._queue.pending_messages_per_session.get(session)
         return bool(mail) and mail.qsize() > UNREAD
 
@@ -159,9 +204,9 @@ class Service:
                 log.exception("the sweep failed")
 
     def forget_unread(self) -> None:
-        """Drops the mail of sessions that twice in a row had no event waiting or running: nobody came for it.
+        """Drops the messages of sessions without a queued or running event in two consecutive sweeps.
 
-        Gradio would keep that of two thousand sessions, each with all previews of a clip.
+        Gradio would keep the messages of 2000 sessions, each with all previews of a clip.
         """
         queue = self._demo._queue
         busy = {event.session_hash for event in list(queue.event_ids_to_events.values())}
@@ -171,24 +216,31 @@ class Service:
             queue.pending_event_ids_session.pop(name, None)
         self._idle = idle - self._idle
 
-    # The end.
+    # Shutdown
 
     def health(self) -> tuple[bool, dict]:
-        """Whether requests are taken, and in words and numbers how things stand."""
+        """Returns whether requests are accepted, and the status, job count and free MB for `/health`."""
         state = "closing" if self.ending.is_set() else "ready" if self.loaded() else "loading"
         facts = {"status": state, "jobs": len(jobs.device), "free_mb": self.disk.free() // MB}
         return state == "ready", facts
 
     def end(self, *_) -> None:
-        """For the signals that end a process; a second, or one before the model is there, ends it at once."""
+        """Signal handler: starts the shutdown.
+
+        Raises:
+            SystemExit: on a second signal, or before the model is loaded.
+        """
         if self.ending.is_set() or not self.loaded():
             raise SystemExit(1)
         self.ending.set()
 
     def close(self) -> bool:
-        """Refuses what comes, stops what runs and waits until everybody has an answer, at most the grace.
+        """Refuses new requests, stops running jobs and waits up to `bounds.grace_seconds` for open requests.
 
-        Leaves no half-written file. Returns whether all were answered.
+        Deletes partial files.
+
+        Returns:
+            Whether all requests were answered.
         """
         self.ending.set()
         jobs.device.close()
@@ -201,7 +253,7 @@ class Service:
         return answered
 
     def _unsent(self) -> bool:
-        """Whether gradio still runs an event, or has mail that nobody has fetched yet."""
+        """Returns whether gradio still runs an event or holds unread messages."""
         queue = self._demo._queue
         mail = list(queue.pending_messages_per_session.values())
         return any(job is not None for job in queue.active_jobs) or any(box.qsize() for box in mail)

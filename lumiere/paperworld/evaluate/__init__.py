@@ -1,1 +1,1 @@
-"""The evaluation: rows, records, figures and costs."""
+"""The evaluation of the embedded model: rows, records, figures and costs."""

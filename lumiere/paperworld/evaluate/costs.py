@@ -1,6 +1,6 @@
-"""What clips cost in seconds, and the model in bytes and parameters. A record is one round of a timing.
+"""Measures the seconds per clip, and the bytes and parameters of the model. A record is one timing round.
 
-Within a round both sides of a comparison take turns, so that what else the machine does meets both.
+Each round runs both sides of a comparison, so that background load affects both.
 """
 
 import time
@@ -23,7 +23,7 @@ PROMPT = "a red ball bouncing over green hills"
 
 
 def ratio(records, name, other):
-    """The shortest of these seconds, relative to the shortest of the others."""
+    """Returns the minimum of the times `name` divided by the minimum of the times `other`."""
     return min(record[name] for record in records) / min(record[other] for record in records)
 
 
@@ -35,12 +35,12 @@ def _seconds(studio, request):
 
 
 def seconds(studio, index):
-    """Prompt to frames, by the number of frames."""
+    """Returns the seconds from prompt to frames: frame count -> seconds."""
     return {str(frames): _seconds(studio, studio.request(PROMPT, frames, index)) for frames in (16, FRAMES)}
 
 
 def against_animatediff(studio, index, frames=FRAMES):
-    """Prompt to frames: this pipeline and AnimateDiffPipeline of diffusers with a random adapter."""
+    """Times this pipeline and diffusers' AnimateDiffPipeline (random adapter) from prompt to frames."""
     request = studio.request(PROMPT, frames, index)
     theirs = _animatediff(studio.pipeline, request.scheduler, frames)
     ours = _seconds(studio, request)
@@ -59,9 +59,10 @@ def against_animatediff(studio, index, frames=FRAMES):
 
 @lru_cache(maxsize=1)
 def _animatediff(pipeline, scheduler, frames):
-    """The same base in its shape, not in its numbers: diffusers cannot load embeddings that scale and shift.
+    """Returns an AnimateDiffPipeline with the architecture of the base and random UNet weights.
 
-    The adapter has the shape that is the default for the widths and layers of the base, and positions enough.
+    diffusers cannot load the base weights, because of their scale-and-shift time embedding. The adapter uses
+    the default architecture for the widths and layers of the base, with `frames` positions.
     """
     from diffusers import AnimateDiffPipeline, MotionAdapter, UNetMotionModel
 
@@ -89,7 +90,7 @@ def _animatediff(pipeline, scheduler, frames):
 
 
 def with_preview(studio, index, frames=FRAMES):
-    """Through the line of jobs to the file, as the page does it: with the sheets of previews, and without."""
+    """Times a clip from the job queue to the MP4 file, as on the page, with and without preview sheets."""
     request, seconds = studio.request(PROMPT, frames, index), {}
     runs = {
         "preview": lambda stop: studio.pipeline.generate(request, stop),
@@ -111,7 +112,7 @@ def _unseen(item):
 
 
 def parameters(studio, index, frames=32, steps=2):
-    """How many take part in a clip besides those of the base, the motion weights and the previews."""
+    """Counts the parameters that generate a clip, excluding the base, motion and preview parameters."""
     pipeline, ran = studio.pipeline, {}
 
     def note(module, args):
@@ -133,6 +134,6 @@ def parameters(studio, index, frames=32, steps=2):
 
 
 def size(studio, index):
-    """Bytes of the model's folder, and of its largest file."""
+    """Returns the total bytes of the model's folder and the bytes of its largest file."""
     sizes = [file.stat().st_size for file in studio.folder.rglob("*") if file.is_file()]
     return {"total": sum(sizes), "largest": max(sizes)}

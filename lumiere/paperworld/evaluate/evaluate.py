@@ -1,6 +1,6 @@
-"""What the embedded model makes of its prompts, judged from the pixels: tables of figures and their bars.
+"""Evaluates the embedded model: judges clips from their pixels and prints figures beside their thresholds.
 
-Every record is kept as soon as it is made (records.py): an evaluation that was stopped goes on where it was.
+Every record is saved immediately (records.py), so an interrupted evaluation resumes.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from lumiere.request import Request
 from lumiere.runtime import model_cache
 
 INTERRUPTED = 130
-FIXED = (  # prompt, frames and seed of the clips that tell whether the sampling is another
+FIXED = (  # (prompt, frames, seed) of the clips that detect a change of sampling
     ("a red ball bouncing over green hills", 16, 1),
     ("a blue moon rising in the forest", 16, 2),
     ("a yellow star spinning at night", 32, 3),
@@ -38,9 +38,12 @@ FIXED = (  # prompt, frames and seed of the clips that tell whether the sampling
 
 
 class Studio:
-    """Makes clips with one model, one set of settings and the noise of one seed.
+    """Generates clips with one model, one base seed and fixed settings.
 
-    settings: fields of a `Request`; None for those of the model.
+    Args:
+        model: model folder or hub id. Defaults to the embedded model.
+        seed: base seed; the clip of prompt `index` uses `seed + index`.
+        **settings: `Request` fields; None selects the model's default.
     """
 
     def __init__(self, model=None, seed=SEED, **settings):
@@ -54,13 +57,23 @@ class Studio:
         self.name = " ".join([model or DEFAULT, *(f"{name}={value}" for name, value in own.items())])
 
     def request(self, prompt, frames, index, **settings):
+        """Returns the `Request` of a prompt; `settings` override the fixed ones."""
         changed = {"prompt": prompt, "frames": frames, "seed": self.seed + index} | settings
         return replace(self._usual, **changed)
 
     def make(self, prompt, frames, index, given=None, whole=False, **settings):
-        """The clip of a prompt and the preview of its last step, both uint8 (t h w c).
+        """Generates a clip.
 
-        whole: all frames are denoised at once, and not in segments.
+        Args:
+            prompt: text prompt.
+            frames: clip length.
+            index: prompt number, added to the seed.
+            given: given pixels (`conditioning.Given`). Defaults to None.
+            whole: denoise all frames at once instead of in segments.
+            **settings: `Request` fields that override the fixed ones.
+
+        Returns:
+            The frames and the preview of the last step, both uint8 `t h w c`.
         """
         request, pipeline = self.request(prompt, frames, index, **settings), copy.copy(self.pipeline)
         if whole:
@@ -69,25 +82,30 @@ class Studio:
         return result.frames, last.preview()
 
     def clip(self, *args, **settings):
+        """Returns only the frames of `make`."""
         return self.make(*args, **settings)[0]
 
     @torch.inference_mode()
     def through_autoencoder(self, frames):
-        """Frames uint8 (t h w c), encoded and decoded."""
+        """Encodes and decodes frames, uint8 `t h w c`, with the VAE."""
         latents = self.pipeline.vae.encode(to_tensor(frames)).latent_dist.mean  # t c h w
         scaled = latents * self.pipeline.vae.config.scaling_factor
         return self.pipeline.decode(scaled.transpose(0, 1)[None])  # t c h w -> 1 c t h w
 
 
 def fixed_clips(studio):
-    """Digests of three clips of fixed seeds."""
+    """Returns the digests of the `FIXED` clips."""
     return [digest(studio.clip(prompt, frames, 0, seed=seed)) for prompt, frames, seed in FIXED]
 
 
 def measure(studio, records, name, numbers):
-    """The records of a row, in the order of the prompts; those that are missing are made.
+    """Returns the records of a row in prompt order and measures missing records.
 
-    numbers: of the prompts, a range, of which rows of long clips take a part.
+    Args:
+        studio: generates the clips.
+        records: the stored records.
+        name: key of `ROWS`.
+        numbers: range of prompt numbers; rows of long clips use a fraction of it (`Row.part`).
     """
     row, kept_as = ROWS[name], ROWS[name].kept_as or name
     numbers = numbers[: max(1, min(row.prompts, round(row.part * len(numbers))))]
@@ -102,6 +120,7 @@ def measure(studio, records, name, numbers):
 
 
 def add_evaluate_arguments(parser):
+    """Adds the arguments of `evaluate` to a parser."""
     add = parser.add_argument
     add("--model", help="folder or hub id (the embedded model)")
     rows = f"of {', '.join(ROWS)}; all unless given"
@@ -125,7 +144,12 @@ def add_evaluate_arguments(parser):
 
 
 def run_evaluate(args):
-    """Prints the tables, row by row. Exit status: 0, 1 or 2 for what cannot be, 130 when stopped."""
+    """Prints the tables row by row.
+
+    Returns:
+        Exit status: 0; 1 if a file cannot be read or the sampling changed; 2 for invalid arguments; 130 if
+        interrupted.
+    """
     for name, least, most in (("clips", 1, 10**6), ("first", 0, 10**6), ("seed", 0, 2**31)):
         if not least <= getattr(args, name) <= most:
             print(f"--{name} must be {least} to {most}: received {getattr(args, name)}.", file=sys.stderr)
@@ -153,6 +177,7 @@ def run_evaluate(args):
 
 
 def print_tables(studio, records, rows, numbers):
+    """Measures rows and prints their tables; returns 0, or 130 if interrupted."""
     judged = {}
     print("| | of | measured [95 % interval], and its bar | |\n|---|---|---|---|")
     try:
@@ -180,7 +205,7 @@ def _met(figures):
 
 
 def _print_table(title, columns, rows, text):
-    """rows: name -> column -> value."""
+    """Prints a Markdown table of `rows`: name -> column -> value."""
     if rows:
         print(f"\n| {title} | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
     for name, values in rows.items():
@@ -189,7 +214,7 @@ def _print_table(title, columns, rows, text):
 
 
 def draw_grid(studio, file, first=0, frames=80):
-    """Writes the clips of some prompts, with what was asked below each."""
+    """Writes a grid of clips with the prompt below each."""
     numbers = range(first, first + GRID[0] * GRID[1])
     prompts = [canonical(scene_of(studio.seed, index)[0]) for index in numbers]
     shown = zip(numbers, tqdm(prompts, unit="clip", disable=None), strict=True)

@@ -1,4 +1,4 @@
-"""Figures of the evaluation: what records of a row come to, each with its bar."""
+"""Computes the figures of the evaluation from the records of a row, each with its threshold."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,16 +10,20 @@ from lumiere.paperworld.evaluate.measures import wilson
 from lumiere.paperworld.judge.judge import Verdict, accuracy, chance, score
 from lumiere.paperworld.world.scene import MOTIONS
 
-KEPT, KEPT_DB = ("colour", "subject", "background"), 30.0  # dB from which given pixels count as kept
-NEAR = 0.1  # up to this much above chance is near it
+KEPT, KEPT_DB = ("colour", "subject", "background"), 30.0  # PSNR in dB above which given pixels count as kept
+NEAR = 0.1  # tolerance above chance
 
 
 @dataclass(frozen=True)
 class Figure:
     """A measured value.
 
-    bar: the least that it should be, with `at_most` the most; None for a value that is only printed.
-    interval: of a share, 95 % (Wilson).
+    Attributes:
+        name: printed label.
+        value: measured value.
+        bar: threshold; None if the value is only printed.
+        at_most: the threshold is a maximum instead of a minimum.
+        interval: 95 % Wilson interval of a proportion.
     """
 
     name: str
@@ -30,6 +34,7 @@ class Figure:
 
     @property
     def met(self) -> bool:
+        """Whether the value meets its threshold; True without one."""
         if self.bar is None:
             return True
         return self.value <= self.bar if self.at_most else self.value >= self.bar
@@ -42,7 +47,7 @@ class Figure:
 
 
 def pairs(records, verdict="verdict"):
-    """(truth, verdict) of each record, as the judge takes them; of each window where windows are judged."""
+    """Returns the (truth, verdict) pairs for the judge: one per record, or one per judged window."""
     return [
         (record["truth"], Verdict(**seen))
         for record in records
@@ -51,21 +56,25 @@ def pairs(records, verdict="verdict"):
 
 
 def per_motion(records):
-    """How many clips (or windows) are right in all, and of how many: motion -> (right, count)."""
+    """Counts the clips or windows with all attributes right: motion -> (right, count)."""
     scores = [(truth["motion"], score(truth, verdict)["all"]) for truth, verdict in pairs(records)]
     found = {motion: [right for name, right in scores if name == motion] for motion in MOTIONS}
     return {motion: (sum(right), len(right)) for motion, right in found.items() if right}
 
 
 def _share(name: str, right: Sequence[bool], bar=None, clips: int | None = None) -> Figure:
-    """clips: how many independent tries there are, when not as many as values."""
+    """Returns the proportion of true values as a Figure.
+
+    Args:
+        clips: number of independent trials. Defaults to the number of values.
+    """
     share, count = float(np.mean(right)), clips or len(right)
     return Figure(name, share, bar, interval=wilson(share * count, count))
 
 
 def _right(records, name="all", bar=None):
     found = [score(truth, verdict)[name] for truth, verdict in pairs(records)]
-    return _share(name, found, bar, clips=len(records))  # windows of one clip are right or wrong together
+    return _share(name, found, bar, clips=len(records))  # the windows of a clip are not independent
 
 
 def _kept(records, name="kept", verdict="verdict", bar=None):
@@ -81,11 +90,12 @@ def _least(records, name):
 
 
 def of_text(records, bar=None):
+    """Figures of text-to-video rows: the fraction of clips with all attributes right."""
     return [_right(records, bar=bar)]
 
 
 def of_controls(records):
-    """Clips that were spoilt may be right in motion by chance, or where nothing was to move."""
+    """Figures of the corrupted clips: motion may be right only by chance or for "still"."""
     still = float(np.mean([record["truth"]["motion"] == "still" for record in records]))
     figures = [
         Figure(f"motion {name}", accuracy(pairs(records, name))["motion"], still + NEAR, at_most=True)
@@ -102,15 +112,18 @@ def of_controls(records):
 
 
 def of_preview(records):
+    """Figures of the previews: mean and minimum PSNR in dB."""
     mean, least = _mean(records, "preview"), _least(records, "preview")
     return [Figure("dB mean", mean, 28), Figure("dB least", least, 24)]
 
 
 def of_segments(records):
+    """Figures of long clips: the fraction of right windows and the relative change at seams."""
     return [_right(records, bar=0.75), Figure("seams", _mean(records, "seams"), 1.2, at_most=True)]
 
 
 def of_first_frame(records):
+    """Figures of image-to-video: first-frame PSNR, kept attributes and motion, at rest and in motion."""
     figures = [Figure("dB least", _least(records, "psnr"), KEPT_DB)]
     for name, at_rest in (("at rest", True), ("in motion", False)):
         some = [record for record in records if record["at_rest"] == at_rest]
@@ -120,23 +133,26 @@ def of_first_frame(records):
 
 
 def of_first_last(records):
+    """Figures of first and last frame: kept attributes, right motion, PSNR of the last frame."""
     likeness = [Figure("last frame: dB mean", _mean(records, "psnr"))]
     likeness += [Figure("dB least", _least(records, "psnr"))]
     return [_kept(records), _right(records, "motion"), *likeness]
 
 
 def of_inpaint(records):
+    """Figures of inpainting: right clips, and the PSNR outside the region."""
     return [_right(records), Figure("outside: dB least", _least(records, "psnr"), KEPT_DB)]
 
 
 def of_cinemagraph(records):
+    """Figures of cinemagraphs: the change outside the region relative to inside, and right clips."""
     inside, outside = _mean(records, "inside"), _mean(records, "outside")
-    ratio = outside / inside if inside > 0 else float("inf")  # a picture that stands still is none
+    ratio = outside / inside if inside > 0 else float("inf")  # a still clip is no cinemagraph
     return [Figure("outside / inside", ratio, 0.05, at_most=True), _right(records)]
 
 
 def of_still(records):
-    """Clips of which hardly any background is seen say nothing."""
+    """Figures of the background flicker, without clips that show too little background."""
     generated, real = (
         float(np.mean([record[name] for record in records if record[name] is not None] or [np.nan]))
         for name in ("generated", "real")
@@ -145,10 +161,12 @@ def of_still(records):
 
 
 def of_parameters(records):
+    """Figure of the parameters besides base, motion and preview."""
     return [Figure("parameters", records[0]["parameters"], 0, at_most=True)]
 
 
 def of_seconds(records):
+    """Figures of the time per clip: minimum and median seconds for 16 and 80 frames."""
     figures = []
     for frames, bar in (("16", 3), ("80", 12)):
         median = float(np.median([record[frames] for record in records]))
@@ -158,10 +176,12 @@ def of_seconds(records):
 
 
 def of_ratio(records, name, other, bar):
+    """Figure of the minimum time `name` relative to the minimum time `other`."""
     return [Figure(f"seconds / {other}", costs.ratio(records, name, other), bar, at_most=True)]
 
 
 def of_size(records):
+    """Figures of the model folder: total size and largest file in MB."""
     total, largest = (records[0][name] / 1e6 for name in ("total", "largest"))
     return [
         Figure("MB in all", total, 40, at_most=True),

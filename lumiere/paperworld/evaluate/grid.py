@@ -1,4 +1,4 @@
-"""Clips side by side as one moving picture, each above the words that it was made from."""
+"""Writes clips side by side as one animated picture, with the prompt below each."""
 
 import textwrap
 
@@ -9,12 +9,12 @@ from lumiere.media.images import write_moving
 from lumiere.paperworld.world.scene import FPS
 
 GRID = (5, 3)  # columns, rows
-LINES, LINE, LETTERS = 2, 12, 23  # of text below a clip: how many, pixels each, letters on one
+LINES, LINE, LETTERS = 2, 12, 23  # text below a clip: lines, pixels per line, characters per line
 PAPER, INK = (255, 252, 242), (60, 54, 66)
 
 
 def write_grid(path, clips, texts, columns=GRID[0], fps=FPS):
-    """Clips uint8 (t h w c) with a text each, as an animated WebP that repeats for ever."""
+    """Writes clips, uint8 `t h w c`, and one text each as an infinitely looping animated WebP."""
     cells = [_above(clip, _label(text, clip.shape[2])) for clip, text in zip(clips, texts, strict=True)]
     blank = np.full_like(cells[0], PAPER)
     cells += [blank] * (-len(cells) % columns)
@@ -23,7 +23,7 @@ def write_grid(path, clips, texts, columns=GRID[0], fps=FPS):
 
 
 def _above(clip, label):
-    """A label (h w c) below every frame of a clip (t h w c)."""
+    """Appends a label `h w c` below every frame of a clip `t h w c`."""
     return np.concatenate([clip, np.repeat(label[None], len(clip), 0)], 1)
 
 

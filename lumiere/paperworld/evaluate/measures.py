@@ -1,6 +1,6 @@
-"""What is measured of a clip beside the judge's verdict: how much of it changes, where, and when.
+"""Measures of a clip beyond the judge's verdict: the amount, location and time of its changes.
 
-Clips are uint8 (t h w c); changes are in levels, 0 to 255.
+Clips are uint8 `t h w c`; changes are in levels, 0 to 255.
 """
 
 import math
@@ -11,29 +11,29 @@ from PIL import Image
 from lumiere.paperworld.judge.sight import see_background, see_colour, see_silhouettes
 from lumiere.paperworld.world.scene import SIZE
 
-MOST = 99.0  # dB, of pictures that are alike in every bit
-REACH = 60.0  # pixels from the middle of a subject to where its marks and its shadow end, at the most
-LEAST_SHARE = 0.02  # of the picture: less of a background says nothing about it
-FAINT = 8.0  # levels: what changes less is not where a thing moves
+MOST = 99.0  # dB, PSNR of identical pictures
+REACH = 60.0  # pixels, maximum distance from a subject's centre to the end of its marks and shadow
+LEAST_SHARE = 0.02  # minimum fraction of the picture that the visible background must cover
+FAINT = 8.0  # levels; smaller changes do not count as motion
 CELL = 8  # pixels per latent
-Z = 1.959964  # standard deviations to either side of the mean that hold 95 % of a normal distribution
-GRID, LOOKS = 8, 4  # of a digest: cells per side, and frames
-ALIKE = 0.5  # levels: mean difference of digests up to which clips are of the same sampling
+Z = 1.959964  # half width of the 95 % interval of a normal distribution, in standard deviations
+GRID, LOOKS = 8, 4  # cells per side and frames of a digest
+ALIKE = 0.5  # levels, maximum mean difference between digests of the same sampling
 
 
 def changes(frames):
-    """Mean change of each pixel's channels from frame to frame: float32 (t - 1, h, w)."""
+    """Returns the change of each pixel between frames, averaged over channels: float32 `(t - 1, h, w)`."""
     return np.abs(np.diff(frames.astype(np.int16), axis=0)).mean(-1, dtype=np.float32)
 
 
 def psnr(picture, other):
-    """Likeness of two pictures in dB."""
+    """Returns the PSNR of two pictures in dB, at most `MOST`."""
     error = np.square(picture.astype(np.float64) - other).mean()
     return min(MOST, 20 * math.log10(255) - 10 * math.log10(max(error, 1e-12)))
 
 
 def preview_psnr(preview, frames):
-    """Likeness in dB of a preview, some frames evenly spaced, to those of the clip at the preview's size."""
+    """Returns the PSNR in dB of a preview (evenly spaced frames) and its clip, resized to the preview."""
     count, height, width = preview.shape[:3]
     matched = frames[np.arange(count) * len(frames) // count]
     small = [np.asarray(Image.fromarray(x).resize((width, height), Image.BOX)) for x in matched]
@@ -41,14 +41,14 @@ def preview_psnr(preview, frames):
 
 
 def wilson(right, count):
-    """The 95 % interval of a share (Wilson 1927), 0 to 1, of `right` out of `count` tries."""
+    """Returns the 95 % Wilson interval (Wilson 1927), 0 to 1, of `right` successes in `count` trials."""
     share, z = right / count, Z * Z / count
     middle, half = share + z / 2, math.sqrt(z * share * (1 - share) + z * z / 4)
     return max(0.0, (middle - half) / (1 + z)), min(1.0, (middle + half) / (1 + z))
 
 
 def digest(frames):
-    """Mean colours of an 8 x 8 grid in four frames evenly spaced, as whole levels."""
+    """Returns the mean colours of an 8 x 8 grid in four evenly spaced frames, rounded to integer levels."""
     height, width = frames.shape[1:3]
     some = frames[np.linspace(0, len(frames) - 1, LOOKS).astype(int)]
     cells = some.reshape(LOOKS, GRID, height // GRID, GRID, width // GRID, 3).mean((2, 4))
@@ -56,13 +56,13 @@ def digest(frames):
 
 
 def alike(digests, others):
-    """Whether clips with these digests are of the same sampling, on whichever processors they were made."""
+    """Returns whether clips with these digests come from the same sampling, on any processor."""
     pairs = zip(digests, others, strict=True)
     return all(np.abs(np.subtract(one, other)).mean() <= ALIKE for one, other in pairs)
 
 
 def seam_ratio(frames, seams):
-    """Change into the frames of these numbers (1 to t - 1), relative to the change into all others."""
+    """Returns the mean change into the frames `seams` (1 to t - 1), relative to all other frames."""
     change = changes(frames).mean((1, 2), dtype=np.float64)
     there = np.zeros(len(change), bool)
     there[np.asarray(seams) - 1] = True
@@ -70,13 +70,13 @@ def seam_ratio(frames, seams):
 
 
 def inside_and_outside(frames, moving):
-    """Mean change where the picture may move, bool (h w), and elsewhere."""
+    """Returns the mean change inside and outside the region `moving`, bool `h w`."""
     change = changes(frames).mean(0, dtype=np.float64)
     return float(change[moving].mean()), float(change[~moving].mean())
 
 
 def moving_region(frames):
-    """Where something moves, bool (h w): the cells of latents in which pixels change, and those around."""
+    """Returns the moving region, bool `h w`: latent cells with changing pixels and their neighbours."""
     most = np.ptp(frames.astype(np.int16), axis=0).max(-1)  # h w
     cells = SIZE // CELL
     moves = most.reshape(cells, CELL, cells, CELL).max((1, 3)) > FAINT
@@ -88,9 +88,13 @@ def moving_region(frames):
 
 
 def box_around(covered):
-    """The box around a subject's whole way, bool (h w), of whole latents and with one more at each side.
+    """Returns the bounding box of a subject's whole path, in whole latent cells with a margin of one cell.
 
-    covered: float (t h w), above 0 where the subject is.
+    Args:
+        covered: float `t h w`, above 0 inside the subject.
+
+    Returns:
+        bool `h w`.
     """
     seen, box = covered.max(0) > 0, np.ones((SIZE, SIZE), bool)
     for axis in (0, 1):
@@ -101,7 +105,7 @@ def box_around(covered):
 
 
 def flicker(frames):
-    """Mean change of the background, away from the subject wherever it is; None where too little is left."""
+    """Returns the mean change of the background away from the subject, or None if too little is visible."""
     kind, _ = see_background(frames)
     colour = see_colour(frames, kind)
     background = np.ones((SIZE, SIZE), bool)
@@ -116,5 +120,5 @@ def flicker(frames):
 
 
 def _around(distance):
-    """The world is a torus: the nearest copy counts."""
+    """Wraps a distance to the nearest copy; the world is a torus."""
     return (distance + SIZE / 2) % SIZE - SIZE / 2

@@ -1,9 +1,9 @@
-"""Records of evaluations in a JSON file, which several processes may share.
+"""Stores the records of evaluations in a JSON file, which several processes may share.
 
-    {version of the sampling: {model and settings: {"clips": digests, seed: {row: {number: record}}}}}
+    {sampling version: {model and settings: {"clips": digests, seed: {row: {number: record}}}}}
 
-The digests are those of three clips of fixed seeds: where the clips made now have others, the sampling is not
-that of the records.
+"clips" holds the digests of three clips with fixed seeds: different digests now mean that the sampling has
+changed since the records were made.
 """
 
 import json
@@ -17,28 +17,39 @@ CLIPS = "clips"
 
 
 class Records:
-    """Those of one version, model, settings and seed."""
+    """The records of one sampling version, model, set of settings and seed.
+
+    Args:
+        file: JSON file.
+        name: model and settings.
+        seed: base seed of the evaluation.
+        version: sampling version.
+
+    Raises:
+        ValueError: the file does not hold records.
+    """
 
     def __init__(self, file, name, seed, version=SAMPLING_VERSION):
         self.file, self.version, self.name, self.seed = Path(file), str(version), name, str(seed)
         self.rows = self._place(self._read()).get(self.seed, {})
 
     def of(self, row, numbers) -> dict:
-        """The records of the prompts of these numbers, as far as they exist: number -> record."""
+        """Returns the existing records of a row for these prompt numbers: number -> record."""
         kept = self.rows.get(row, {})
         return {index: kept[str(index)] for index in numbers if str(index) in kept}
 
     def add(self, row, index, record):
+        """Adds a record, merges the records of other processes and writes the file."""
         self.rows.setdefault(row, {})[str(index)] = record
         whole = self._read()
         written = self._place(whole).setdefault(self.seed, {})
-        for name, records in written.items():  # others may have written since
+        for name, records in written.items():  # written by other processes in the meantime
             self.rows[name] = records | self.rows.get(name, {})
         written.update(self.rows)
         self._write(whole)
 
     def accept(self, clips) -> bool:
-        """Whether clips with these digests are of this version: the first ones define it."""
+        """Returns whether the digests match this version; the first digests define it."""
         whole = self._read()
         place = self._place(whole)
         if CLIPS in place:
@@ -48,7 +59,7 @@ class Records:
         return True
 
     def remember(self, clips) -> bool:
-        """Keeps these digests and drops other versions; False where there are records of other clips."""
+        """Stores the digests and drops other versions; returns False if records of other clips exist."""
         whole = self._read()
         place = self._place(whole)
         if set(place) > {CLIPS} and not alike(place.get(CLIPS, clips), clips):

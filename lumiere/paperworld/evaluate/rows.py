@@ -1,8 +1,8 @@
-"""The rows of the evaluation: what is recorded of each prompt, and the figures and bars that follow from it.
+"""The rows of the evaluation: how each record is measured, and its figures and thresholds.
 
-A record is JSON data about one prompt, or about one round of a timing. The scene of prompt `i`, and the noise
-of its clip, depend on the seed and on `i` alone. No training draws its scenes from these seeds. Settings are
-chosen with CHOOSING_SEED, never with SEED.
+A record is JSON data about one prompt or one timing round. The scene and the noise of prompt `i` depend only
+on the seed and `i`. No training draws scenes from these seeds. Settings are chosen with CHOOSING_SEED, never
+with SEED.
 """
 
 from collections.abc import Callable
@@ -28,8 +28,8 @@ from lumiere.paperworld.world.scene import COLOURS, HELD_OUT, begin_at_rest, ren
 from lumiere.paperworld.world.shapes import SUBJECTS
 
 SEED, CHOOSING_SEED = 4_000_037, 5_000_011
-LONG, WINDOW, EVERY = 480, 80, 40  # frames: of a long clip, of its judged windows, between their starts
-LAST = 16  # frames at the end of a clip that show whether its subject was kept
+LONG, WINDOW, EVERY = 480, 80, 40  # frames of a long clip, of a judged window, between window starts
+LAST = 16  # frames at the end of a clip that are judged for a kept subject
 READ = tuple(name for name in COLUMNS if name != "all")  # attributes in records
 
 
@@ -37,8 +37,13 @@ READ = tuple(name for name in COLUMNS if name != "all")  # attributes in records
 class Row:
     """One row of the table.
 
-    record(studio, index): what is kept of a prompt. figures(records): what they come to. prompts: the most
-    there are. part: of the prompts asked for, where clips are long. kept_as: the row whose records these are.
+    Attributes:
+        title: printed label.
+        record: `record(studio, index)` measures a prompt.
+        figures: `figures(records)` computes the figures.
+        prompts: maximum number of prompts.
+        part: fraction of prompts, below 1 for long clips.
+        kept_as: row whose records are reused. Defaults to the row itself.
     """
 
     title: str
@@ -50,9 +55,13 @@ class Row:
 
 
 def scene_of(seed, index, held_out=False, moves=None):
-    """The scene of a prompt, and the generator that drew it, for what else is to be drawn.
+    """Returns the scene of a prompt and its random generator for further draws.
 
-    moves: True for the first scene drawn in which something moves, False for one that stands still.
+    Args:
+        seed: base seed.
+        index: prompt number.
+        held_out: draw a held-out combination.
+        moves: True for the first moving scene, False for the first still scene. Defaults to any scene.
     """
     rng = np.random.default_rng((seed, index))
     while True:
@@ -80,7 +89,7 @@ def _ceiling(studio, index):
 
 
 def _text16(studio, index):
-    """Also for the rows `controls` and `preview`, which are about the same clips."""
+    """Measures one clip for the rows `text16`, `controls` and `preview`."""
     scene, rng = scene_of(studio.seed, index)
     clip, preview = studio.make(canonical(scene), 16, index)
     spoilt = {"frozen": _seen(frozen(clip)), "shuffled": _seen(shuffled(clip, rng))}
@@ -102,7 +111,7 @@ def _segments(studio, index):
 
 
 def _first_frame(studio, index):
-    """Of even prompts the first frame is at rest, of odd ones in motion."""
+    """Conditions on a first frame: at rest for even prompt numbers, in motion for odd numbers."""
     scene, rng = scene_of(studio.seed, index)
     at_rest = index % 2 == 0
     first = render(begin_at_rest(scene, rng)[0] if at_rest else scene, 1)[0]
@@ -119,7 +128,7 @@ def _first_last(studio, index):
 
 
 def _inpaint(studio, index):
-    """Of even prompts the subject gets another colour, of odd ones another subject takes its place."""
+    """Inpaints another colour for even prompt numbers, another subject for odd numbers."""
     scene, rng = scene_of(studio.seed, index)
     real, covered = render(scene, 16)
     wanted, other = box_around(covered), scene
@@ -132,7 +141,7 @@ def _inpaint(studio, index):
 
 def _cinemagraph(studio, index):
     scene, _ = scene_of(studio.seed, index, moves=True)
-    real, _ = render(scene, 32)  # a slow cycle
+    real, _ = render(scene, 32)  # one slow cycle
     moving = moving_region(real)
     clip = studio.clip(canonical(scene), 16, index, conditioning.moving_picture(real[0], moving, 16))
     inside, outside = inside_and_outside(clip, moving)
@@ -140,7 +149,7 @@ def _cinemagraph(studio, index):
 
 
 def _still(studio, index):
-    """Real clips that stand still do not flicker at all: those in which something moves do, a little."""
+    """Compares with the flicker of real moving clips, because real still clips do not flicker at all."""
     scene, _ = scene_of(studio.seed, index, moves=False)
     moving, _ = scene_of(studio.seed, index, moves=True)
     real = studio.through_autoencoder(render(moving, 16)[0])

@@ -1,1 +1,1 @@
-"""Reads colour, subject, place and motion from pixels."""
+"""Measures colour, subject, background and motion of a clip from its pixels."""

@@ -1,8 +1,8 @@
 """The judge: colour, subject, background and motion of a clip, measured from its pixels, without a network.
 
-What stands in each frame is found in sight.py, how it moves in tracks.py. Here they become a verdict, and
-verdicts become figures: how often clips show what was asked, beside chance and the controls that tell what a
-figure means. `python -m lumiere.paperworld judge` prints that table for real renders, and judges MP4 files.
+sight.py detects the background and the subject in each frame, tracks.py fits its motion. This module combines
+both into a verdict and computes accuracy, chance and controls from verdicts. `python -m lumiere.paperworld
+judge` prints that table for real renders and judges MP4 files.
 """
 
 import dataclasses
@@ -23,28 +23,35 @@ from lumiere.paperworld.world.captions import ATTRIBUTES
 from lumiere.paperworld.world.scene import DRIFT, DRIFT_SPEED, PERIODS, SIZE, Scene, render, sample_scene
 from lumiere.request import Request
 
-LEAST_FRAMES = 8  # fewer cannot tell a bounce from a drift
-NAMED = 0.55  # agreement below which a silhouette has no name; real ones reach 0.9, the next best subject 0.8
-UPRIGHT_BONUS = 0.06  # most subjects stand upright: blur makes half a box a tilted heart, by less than this
-COLOUR_FRAMES = 12  # frames are alike in colour: more would only cost time
-SEEN = 0.5  # share of frames in which the subject must be found
-JUDGED = ("colour", "subject", "background", "motion")  # what "all" means; speed is told apart
+LEAST_FRAMES = 8  # with fewer frames a bounce looks like a drift
+NAMED = 0.55  # minimum agreement for a subject; real silhouettes reach 0.9, the second best subject 0.8
+UPRIGHT_BONUS = 0.06  # prior for upright subjects; blur favours a tilted heart over half a box by less
+COLOUR_FRAMES = 12  # the colour is constant: more frames would only cost time
+SEEN = 0.5  # minimum fraction of frames with a detected subject
+JUDGED = ("colour", "subject", "background", "motion")  # attributes of "all"; speed is scored separately
 COLUMNS = (*JUDGED, "all", "speed")
-SHIFTS = 20  # pairings of each verdict with a stranger's truth: enough for chance to within a point
-MAX_FRAMES = 1024  # 50 MB of pixels, about 300 MB while they are judged
+SHIFTS = 20  # pairings of each verdict with another clip's truth: estimates chance to within one point
+MAX_FRAMES = 1024  # 50 MB of pixels; the judge needs about 300 MB for them
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a clip shows; None where it cannot be told.
+    """The measured content of a clip; None for an attribute that cannot be determined.
 
-    speed: "slow" or "fast", None for what does not move. velocity: of a drift, mean, pixels per frame to the
-    right and down. turning: radians per frame, clockwise. period: frames per cycle (circling, spinning,
-    pulsing, bouncing), else None. amplitude: of the motion, in pixels: radius of the orbit, height of the
-    bounce, change of the subject's radius, distance drifted. radius: of the subject, in pixels. agreement:
-    intersection over union with the subject's silhouette, 0 to 1. explained: share of the track's variance
-    that the motion accounts for, 0 to 1; 1 for what stands still. distance: mean distance of the picture to
-    its background's palette, in levels (each pixel's truncated at 48).
+    Attributes:
+        colour: key of `COLOURS`.
+        subject: key of `SUBJECTS`.
+        background: key of `PALETTES`.
+        motion: one of `MOTIONS`.
+        speed: "slow" or "fast". None for a still subject.
+        velocity: mean drift in pixels per frame (right, down).
+        turning: radians per frame, clockwise.
+        period: frames per cycle (circling, spinning, pulsing, bouncing). None for other motions.
+        amplitude: pixels. Orbit radius, bounce height, change of the subject's radius or drift distance.
+        radius: subject radius in pixels.
+        agreement: IoU with the subject's silhouette.
+        explained: fraction of the track's variance. It is 1 for "still".
+        distance: mean distance in levels to the background's palette. Truncated at 48 per pixel.
     """
 
     colour: str | None
@@ -63,7 +70,14 @@ class Verdict:
 
 
 def judge(frames):
-    """Verdict on a clip: uint8 (t h w c), 8 frames or more of 128 x 128. Raises ValueError for others."""
+    """Judges a clip.
+
+    Args:
+        frames: uint8 `(t, 128, 128, 3)` with 8 frames or more.
+
+    Raises:
+        ValueError: wrong shape or dtype, or too few frames.
+    """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != (SIZE, SIZE, 3):
         wanted = f"uint8 frames of shape (t {SIZE} {SIZE} 3)"
         raise ValueError(f"the judge takes {wanted}: received {frames.dtype} of shape {frames.shape}.")
@@ -101,12 +115,12 @@ def judge(frames):
 
 
 def _likeness(agreement):
-    """Mean agreement (t, turns) with a subject however it is turned or, with a bonus, upright."""
+    """Returns the mean of an agreement `(t, turns)` over frames: the best turn, or upright plus a bonus."""
     return max(agreement.max(1).mean(), agreement[:, UPRIGHT].max(1).mean() + UPRIGHT_BONUS)
 
 
 def _speed(best):
-    """Slow or fast, whichever the measured pace is nearer to, as a ratio."""
+    """Returns the speed with the smallest ratio to the measured pace, or None for a still subject."""
     if best.motion in PERIODS:
         paces, pace = PERIODS[best.motion], best.period
     elif best.motion in DRIFT:
@@ -117,11 +131,15 @@ def _speed(best):
 
 
 def score(truth, verdict):
-    """What of the truth the verdict confirms: attribute -> bool, only for what the truth names.
+    """Compares a verdict with the truth.
 
-    truth: a Scene, or attribute -> value with None where a caption is silent. "all" is true when those that
-    are named of colour, subject, background and motion are right, and absent when none is; "speed" is told
-    apart.
+    Args:
+        truth: a Scene, or attribute -> value with None for attributes that the caption omits.
+        verdict: the judge's Verdict.
+
+    Returns:
+        attribute -> whether it is right, for the named attributes. "all" is the conjunction of the named ones
+        among colour, subject, background and motion, absent if there are none. "speed" is scored separately.
     """
     if isinstance(truth, Scene):
         truth = dataclasses.asdict(truth)
@@ -135,14 +153,14 @@ def score(truth, verdict):
 
 
 def accuracy(pairs):
-    """Share of (truth, verdict) pairs that are right: attribute -> 0 to 1, where any truth names it."""
+    """Returns the fraction of right (truth, verdict) pairs for each named attribute: attribute -> 0 to 1."""
     scores = [score(truth, verdict) for truth, verdict in pairs]
     table = {name: [s[name] for s in scores if name in s] for name in COLUMNS}
     return {name: float(np.mean(values)) for name, values in table.items() if values}
 
 
 def chance(pairs, seed=0):
-    """Accuracy of the same verdicts when every one is held against other clips' truths."""
+    """Returns the accuracy of the verdicts against the truths of other clips."""
     order = np.random.default_rng(seed).permutation(len(pairs))
     shifts = range(1, min(len(pairs), SHIFTS + 1))
     others = [np.roll(order, shift) for shift in shifts]
@@ -152,12 +170,12 @@ def chance(pairs, seed=0):
 
 
 def frozen(frames):
-    """Control: the first frame for the whole length. Must be right on all but motion, where it is still."""
+    """Control: repeats the first frame. All attributes but motion must be right; motion must be "still"."""
     return np.repeat(frames[:1], len(frames), axis=0)
 
 
 def shuffled(frames, rng):
-    """Control: the frames in random order. Must be right on all but motion, unless the clip stands still."""
+    """Control: shuffles the frames. All attributes but motion must be right; a still clip stays right."""
     return frames[rng.permutation(len(frames))]
 
 
@@ -175,7 +193,7 @@ def _lift(frames, levels):
     return np.clip(frames + np.asarray(levels), 0, 255).round().astype(np.uint8)
 
 
-# What autoencoders and diffusion do to a clip, each stronger than a good model; frames, rng -> frames.
+# Artefacts of autoencoders and diffusion, each stronger than a good model's: (frames, rng) -> frames.
 DEGRADATIONS = {
     "blurred, sigma 1.5": lambda frames, rng: _each(
         frames, lambda image: image.filter(ImageFilter.GaussianBlur(1.5))
@@ -192,24 +210,25 @@ DEGRADATIONS = {
 
 
 def caption_truth(text):
-    """What a caption in the world's own language says: attribute -> value, None where it is silent.
+    """Parses a caption of the paper world: attribute -> value, None for omitted attributes.
 
-    The longest wording is read first and its words are used up, so "over green hills" names no green and
-    "jumping up and down" is not "jumping". Of two wordings for one attribute the longer counts.
+    The longest wordings match first and consume their words: "over green hills" does not name the colour
+    green, and "jumping up and down" does not match "jumping". The longer of two wordings for one attribute
+    wins.
     """
     rest = " ".join(re.findall(r"[a-z]+", text.lower()))
     truth = dict.fromkeys(ATTRIBUTES)
     for words, attribute, value in _wordings():
         found = re.search(rf"\b{words}\b", rest)
         if found:
-            rest = f"{rest[: found.start()]}|{rest[found.end() :]}"  # nothing may match across the gap
+            rest = f"{rest[: found.start()]}|{rest[found.end() :]}"  # prevents matches across the gap
             truth[attribute] = truth[attribute] or value
     return truth
 
 
 @lru_cache(maxsize=1)
 def _wordings():
-    """Every wording as (words, attribute, value), the longest first."""
+    """Returns all wordings as (words, attribute, value), longest first."""
     flat = []
     for attribute, table in ATTRIBUTES.items():
         for value, wordings in table.items():
@@ -219,7 +238,10 @@ def _wordings():
 
 
 def judge_renders(count, frames, seed=0, change=lambda frames, rng: frames, held_out=False):
-    """(truth, verdict) of real renders after ``change(frames, rng)``. Scene i depends on seed and i only."""
+    """Returns (truth, verdict) pairs of real renders after `change(frames, rng)`.
+
+    Scene i depends only on `seed` and i.
+    """
     pairs = []
     for index in range(count):
         rng = np.random.default_rng((seed, index))
@@ -229,6 +251,7 @@ def judge_renders(count, frames, seed=0, change=lambda frames, rng: frames, held
 
 
 def add_judge_arguments(parser):
+    """Adds the arguments of `judge` to a parser."""
     parser.add_argument("paths", nargs="*", metavar="CLIP", help="MP4 files that this project made")
     parser.add_argument(
         "--renders", type=int, default=0, metavar="N", help="judge N real renders and print a table"
@@ -243,7 +266,7 @@ def add_judge_arguments(parser):
 
 
 def run_judge(args):
-    """Runs the command. Exit status: 0, 1 when a clip could not be judged, 2 for wrong arguments."""
+    """Runs `judge`. Returns 0, 1 if a clip could not be judged, or 2 for invalid arguments."""
     if not args.paths and args.renders < 1:
         print("name clips to judge, or ask for --renders of 1 or more: received neither.", file=sys.stderr)
         return 2

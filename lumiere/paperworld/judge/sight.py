@@ -1,7 +1,7 @@
-"""What a clip shows: the background, the subject's colour, and its silhouette, named by matching.
+"""Detects background, subject colour and silhouette, and names the subject by template matching.
 
-Colours are compared in plain RGB, where the paper world's lie far enough apart. Whatever depends on a pair of
-background and colour alone is tabulated once over a coarse RGB cube, so that a frame costs a look-up.
+Colours are compared in RGB, because the paper world's colours are well separated there. Distances for each
+background and colour are tabulated once over a coarse RGB cube, so that a frame costs only a look-up.
 """
 
 from dataclasses import dataclass
@@ -13,41 +13,42 @@ from lumiere.paperworld.world.backgrounds import PALETTES
 from lumiere.paperworld.world.scene import COLOURS, CREAM, SIZE
 from lumiere.paperworld.world.shapes import DETAILS, SUBJECTS
 
-SHADES = (1.0, 0.92, 0.84)  # a paper layer darkens what lies behind its edge by up to 16 %
-SHADOWS = (0.0, 0.15, 0.3)  # and the subject's shadow mixes in up to 30 % of a dark blue
+SHADES = (1.0, 0.92, 0.84)  # a paper layer darkens the layer behind its edge by up to 16 %
+SHADOWS = (0.0, 0.15, 0.3)  # the subject's shadow mixes in up to 30 % dark blue
 SHADOW = (40, 36, 60)
 LIGHTS = (0.85, 0.92, 1.0, 1.06, 1.12)  # the subject is lit from above
 SKY_EXTRAS = ((228, 224, 236), (255, 248, 214), (255, 232, 190), (250, 252, 252))  # stars, suns, clouds
-TINT = 0.72  # how far a subject's light detail lies from its colour towards cream
-BITS = 5  # per channel of the RGB cube: steps of 8 levels, far below the distances between names
-SOFT = 20.0  # levels over which a pixel's share fades out: keeps the antialiased edge, drowns noise
+TINT = 0.72  # position of a subject's light detail between its colour and cream
+BITS = 5  # bits per channel of the RGB cube: steps of 8 levels, far below the distances between colours
+SOFT = 20.0  # levels over which a pixel's weight fades out: keeps the antialiased edge, suppresses noise
 BANDS = (
     (0, 0.76),
     (0.33, 0.85),
     (0.5, 0.97),
     (0.66, 1),
-)  # of the height: where sky and layers occur, in any land
-CAST = 16.0  # levels per channel: a cast over the whole picture up to this is not held against a background
-FAR = 48.0  # levels: whatever is farther from the background than this is something else, however far
-REACH = 70.0  # levels: farther from a colour than this is another colour, or none
-LEAST_AREA = 60.0  # pixels: the smallest silhouette (a star) has about 300
+)  # vertical range of the sky and of each layer in any background, as fractions of the height
+CAST = 16.0  # levels per channel; a colour cast up to this is removed before backgrounds are compared
+FAR = 48.0  # levels; distances to the background are truncated here
+REACH = 70.0  # levels; pixels farther from a colour have another colour or none
+LEAST_AREA = 60.0  # pixels; the smallest silhouette (a star) has about 300
 SEARCH, WINDOW = (
     4,
     42,
-)  # pixels per cell of the coarse search; half the window that holds a pulsing star at its largest
-GRID, SPAN = 32, 1.9  # samples across a normalised silhouette, and its half width in equivalent radii
+)  # pixels per cell of the coarse search; half the window, which fits a pulsing star at its largest
+GRID, SPAN = 32, 1.9  # samples across a normalised silhouette; its half width in equivalent radii
 ANGLES = 48  # steps of 7.5 degrees
-SQUASHES = ((1.12, 0.88), (1.24, 0.76))  # what a bounce does at the ground
-UPRIGHT = [0, *range(ANGLES, ANGLES + len(SQUASHES))]  # the templates that are not turned
+SQUASHES = ((1.12, 0.88), (1.24, 0.76))  # (width, height) scales of a bounce at the ground
+UPRIGHT = [0, *range(ANGLES, ANGLES + len(SQUASHES))]  # indices of the unrotated templates
 
 
 @dataclass(frozen=True)
 class Silhouettes:
-    """A clip's subject as seen in each frame, before it has a name.
+    """The unnamed subject in each frame of a clip.
 
-    x, y: the coloured area's centre of mass in pixels, on the torus (0 to 128); radius: of the disc of equal
-    area, in pixels, 0 where nothing is seen; patches: (t, 32 * 32), 0 to 1, the silhouette in units of that
-    radius.
+    Attributes:
+        x, y: centre of mass of the coloured area, `(t,)` in pixels on the torus (0 to 128).
+        radius: radius of the disc of equal area, `(t,)` in pixels. 0 without a subject.
+        patches: silhouettes in units of that radius, `(t, 32 * 32)`, 0 to 1.
     """
 
     x: np.ndarray
@@ -57,10 +58,15 @@ class Silhouettes:
 
 
 def see_background(frames):
-    """The palette that explains most of the picture, and the mean distance to it in levels (truncated at 48).
+    """Detects the background by its palette.
 
-    frames: uint8 (t h w 3). The median over time removes what moves; what stands still is far from all
-    palettes.
+    The median over time removes moving subjects; a still subject is far from all palettes.
+
+    Args:
+        frames: uint8 `t h w 3`.
+
+    Returns:
+        The background with the nearest palette and the mean distance to it in levels (truncated at 48).
     """
     some = frames[np.linspace(0, len(frames) - 1, min(len(frames), 9)).astype(int)]
     small = some.reshape(len(some), SIZE // 2, 2, SIZE // 2, 2, 3).mean(
@@ -80,7 +86,7 @@ def see_background(frames):
 
 @lru_cache(maxsize=len(PALETTES))
 def _papers(kind):
-    """The colours of sky and layers in each row where they can occur, at each shade: a list of (h/2 1 3)."""
+    """Returns the colours of sky and layers at each shade, `h/2 1 3`, out of range where they never occur."""
     height = ((np.arange(SIZE // 2, dtype=np.float32) + 0.5) / (SIZE // 2))[:, None, None]
     top, horizon, *layers = np.array(PALETTES[kind], np.float32)
     sky = top + (horizon - top) * np.clip(height / 0.65, 0, 1)
@@ -92,7 +98,7 @@ def _papers(kind):
 
 
 def _residual(picture, papers):
-    """Distance (h w) of each pixel to the nearest of the papers, and the difference from it (h w 3)."""
+    """Returns the distance `h w` of each pixel to the nearest paper colour and the difference `h w 3`."""
     nearest, difference = np.full(picture.shape[:2], np.inf, np.float32), np.zeros_like(picture)
     for colour in papers:
         from_it = picture - colour
@@ -103,11 +109,11 @@ def _residual(picture, papers):
 
 
 def see_colour(frames, kind):
-    """The subject's colour: the one that covers most solid pixels of ``frames``; None where there is none."""
+    """Returns the colour that covers the most solid pixels of `frames` (the subject's), or None."""
     names = _names(kind)[_cells(frames)]  # t h w, 0 for none of the colours
     same = (names[:, 1:-1, 1:-1] == names[:, :-2, 1:-1]) & (names[:, 1:-1, 1:-1] == names[:, 2:, 1:-1])
     same &= (names[:, 1:-1, 1:-1] == names[:, 1:-1, :-2]) & (names[:, 1:-1, 1:-1] == names[:, 1:-1, 2:])
-    solid = np.where(same, names[:, 1:-1, 1:-1], 0)  # an edge of red on cream is pink, but a pixel wide
+    solid = np.where(same, names[:, 1:-1, 1:-1], 0)  # red on cream has a pink edge, one pixel wide
     counts = np.bincount(solid.ravel(), minlength=len(COLOURS) + 1)[1:]
     if counts.max() < LEAST_AREA * len(frames) / 2:
         return None
@@ -115,7 +121,7 @@ def see_colour(frames, kind):
 
 
 def see_silhouettes(frames, kind, colour):
-    """Where the pixels of ``colour`` are: the densest region of each frame, as Silhouettes."""
+    """Returns the densest region of `colour` in each frame as Silhouettes."""
     share = _shares(kind, colour)[_cells(frames)]  # t h w
     x, y = _densest(share)
     offsets = np.arange(-WINDOW, WINDOW + 1)
@@ -136,10 +142,13 @@ def see_silhouettes(frames, kind, colour):
 
 
 def match(patches):
-    """Agreement (intersection over union, soft) with every subject at every turn.
+    """Computes the agreement (soft IoU) with every subject at every rotation.
 
-    patches: (t, 32 * 32). Returns name -> (t, 48 + 2): the turns by steps of 7.5 degrees, then the two
-    squashes.
+    Args:
+        patches: `(t, 32 * 32)`.
+
+    Returns:
+        name -> `(t, 48 + 2)`: rotations in steps of 7.5 degrees, then the two squashes.
     """
     templates = _templates()
     size = np.square(patches).sum(1)[:, None]
@@ -151,9 +160,17 @@ def match(patches):
 
 
 def true_centres(silhouettes, name, angle):
-    """Centres x, y and radius in pixels (t each) of the subject itself, from those of its coloured area.
+    """Converts the centre and radius of the coloured area to the centre and radius of the subject.
 
-    angle: radians (t), because the two centres differ by a vector that turns with the subject.
+    The two centres differ by a vector that rotates with the subject.
+
+    Args:
+        silhouettes: the detected areas.
+        name: subject.
+        angle: rotation of the subject in radians, `(t,)`.
+
+    Returns:
+        x, y and radius in pixels, `(t,)` each.
     """
     template = _templates()[name]
     radius = silhouettes.radius / template.radius
@@ -164,7 +181,7 @@ def true_centres(silhouettes, name, angle):
 
 @dataclass(frozen=True)
 class _Template:
-    """A subject's coloured part: masks (50, 32 * 32), and in its own units its centre of mass and radius."""
+    """Coloured area of a subject: masks `(50, 32 * 32)`; centre of mass and radius in subject radii."""
 
     masks: np.ndarray
     centre: tuple
@@ -179,7 +196,7 @@ def _templates():
 def _template(name):
     def cover(u, v, edge):
         shape = SUBJECTS[name](u, v)
-        detail = np.maximum(DETAILS[name](u, v), shape + 0.045)  # a pixel of colour stays around the detail
+        detail = np.maximum(DETAILS[name](u, v), shape + 0.045)  # keeps one pixel of colour around the detail
         return np.clip(0.5 - np.maximum(shape, -detail) / edge, 0, 1)
 
     v, u = np.mgrid[-1.5:1.5:241j, -1.5:1.5:241j]
@@ -198,13 +215,13 @@ def _template(name):
 
 
 def _cells(frames):
-    """uint8 (t h w 3) -> index into the RGB cube (t h w)."""
+    """Maps pixels, uint8 `t h w 3`, to indices into the RGB cube, `t h w`."""
     r, g, b = np.moveaxis(frames >> (8 - BITS), -1, 0).astype(np.int32)
     return (r << 2 * BITS) | (g << BITS) | b
 
 
 def _distance(colours):
-    """Distance of every cell of the RGB cube to the nearest of ``colours`` (n 3)."""
+    """Returns the distance of every cell of the RGB cube to the nearest of `colours`, `n 3`."""
     steps = (np.arange(2**BITS, dtype=np.float32) + 0.5) * 2 ** (8 - BITS)
     cube = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
     colours = np.asarray(colours, np.float32)
@@ -227,7 +244,7 @@ def _to_colour(colour):
 
 @lru_cache(maxsize=len(PALETTES))
 def _names(kind):
-    """Cube cell -> 1 + index of the colour it shows, 0 for the background and for anything else."""
+    """Returns a table: cube cell -> 1 + index of its colour, or 0 for background and other colours."""
     distances = np.stack([_to_background(kind), *(_to_colour(colour) for colour in COLOURS)])
     names = distances.argmin(0)
     return np.where(distances.min(0) < REACH, names, 0).astype(np.uint8)
@@ -235,14 +252,14 @@ def _names(kind):
 
 @lru_cache(maxsize=len(PALETTES) * len(COLOURS))
 def _shares(kind, colour):
-    """Cube cell -> how much (0 to 1) it is the colour, not background, border or light detail."""
+    """Returns a table: cube cell -> weight of the colour (0 to 1) against background, border and detail."""
     tint = np.array(COLOURS[colour]) + TINT * (np.array(CREAM) - np.array(COLOURS[colour]))
     other = np.minimum(_to_background(kind), _distance([tint]))
     return np.clip(0.5 + (other - _to_colour(colour)) / (2 * SOFT), 0, 1).astype(np.float32)
 
 
 def _densest(share):
-    """Centre x, y (pixel indices, t each) of the disc of a subject's size that holds most; wraps around."""
+    """Returns the centre x, y (pixel indices, `t` each) of the densest subject-sized disc on the torus."""
     cells = SIZE // SEARCH
     coarse = share.reshape(len(share), cells, SEARCH, cells, SEARCH).mean((2, 4))  # t h/4 w/4
     at = np.minimum(np.arange(cells), cells - np.arange(cells)) * SEARCH
@@ -253,7 +270,7 @@ def _densest(share):
 
 
 def _sample(share, x, y, radius):
-    """Bilinear patches (t, 32 * 32) of ±1.9 radii around each centre, wrapped."""
+    """Samples patches `(t, 32 * 32)` of ±1.9 radii around each centre, bilinear and wrapped."""
     reach = np.linspace(-SPAN, SPAN, GRID) * radius[:, None]  # t n
     rows, columns = y[:, None] + reach, x[:, None] + reach
     top, left = np.floor(rows).astype(int), np.floor(columns).astype(int)

@@ -1,9 +1,8 @@
-"""How a subject moves: its track through a clip, explained by one of the motions.
+"""Classifies the motion of a subject from its track through a clip.
 
-Every motion is a small family of curves. Within windows of about two seconds (one cycle of the slowest
-motion) each family is fitted by least squares; what is left unexplained is summed over the windows, and the
-family that leaves least wins if it explains enough. A track that fits none has no motion (None), which is not
-"still".
+Every motion is a small family of curves. Each family is fitted by least squares in windows of about two
+seconds (one cycle of the slowest motion). The family with the smallest residual, summed over the windows,
+wins if it explains enough variance. A track that fits no family has motion None, which differs from "still".
 """
 
 import math
@@ -15,29 +14,29 @@ import numpy as np
 from lumiere.paperworld.judge.sight import ANGLES, UPRIGHT, true_centres
 from lumiere.paperworld.world.scene import BOUNCE, SIZE
 
-WINDOW = 32  # frames: one slow cycle; over a long clip a pace may change and still fit in each window
-CYCLES = np.geomspace(7, 44, 48)  # frames per cycle that are tried; the world's own are 10 to 32
+WINDOW = 32  # frames, one slow cycle; the pace may change between the windows of a long clip
+CYCLES = np.geomspace(7, 44, 48)  # candidate frames per cycle; the paper world uses 10 to 32
 RATES = np.concatenate([2 * np.pi / CYCLES, -2 * np.pi / CYCLES])  # radians per frame, clockwise first
 PHASES = np.arange(24) / 24
-# What counts as motion at all, each about a third or less of the slightest that the world shows.
+# Minimum motions, each about a third of the paper world's weakest motion or less (given after "of").
 LEAST_DRIFT = 0.6  # pixels per frame, of 2
 LEAST_ORBIT = 6.0  # pixels, of 19
 LEAST_BOUNCE = 9.0  # pixels, of 34
 LEAST_PULSE = 0.07  # share of the radius, of 0.22
-LEAST_TURN = 0.03  # agreement gained by letting the silhouette turn, of 0.1 (a blurred ball) and more
-# What may still be called standing still; above it and without a motion that fits, the motion is unknown.
+LEAST_TURN = 0.03  # agreement gained by rotating the silhouette, of 0.1 (a blurred ball) or more
+# Maximum deviations of "still"; above them, a track that fits no motion is unknown.
 STILL_SHIFT = 1.8  # pixels, root mean square: soft edges cost less than one
 STILL_SIZE = 0.06  # share of the radius, root mean square
 STILL_TURN = 0.12  # agreement lost by holding the silhouette upright
 EXPLAINED = 0.7  # share of the track's variance; 16 frames in random order stay below it
-PULSED = 0.8  # the same for the radius, which is one number a frame where the place is two
-SPUN = 0.6  # share of what free turning gains that a steady turn must gain; in random order it stays near 0.3
-AXIS = math.tan(math.radians(35))  # a drift farther than this from its axis is neither of two directions
+PULSED = 0.8  # the same for the radius, which has one value per frame where the position has two
+SPUN = 0.6  # minimum gain of steady rotation relative to free rotation; shuffled frames stay near 0.3
+AXIS = math.tan(math.radians(35))  # maximum slope between a drift and its axis
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """A motion (None where none fits) with the numbers that Verdict has of it."""
+    """A motion (None if none fits) with its measurements; see Verdict."""
 
     motion: str | None
     explained: float = 0.0
@@ -48,11 +47,19 @@ class Explanation:
 
 
 def explain(silhouettes, subject, agreement, seen):
-    """The motion of a named subject, as Explanation, and its median radius in pixels.
+    """Classifies the motion of a named subject.
 
-    agreement: (t, turns) with that subject. seen: the frames that show it; the others are filled in between.
-    One sees first what travels, then what turns, then what changes its size. Motions are looked for in this
-    order, so a subject that circles and turns is circling.
+    As for a human viewer, travelling takes precedence over rotation, and rotation over changes of size: a
+    subject that circles and rotates is "circling".
+
+    Args:
+        silhouettes: the detected areas.
+        subject: name of the subject.
+        agreement: agreement with that subject, `(t, turns)`.
+        seen: indices of the frames that show the subject; the track is interpolated in other frames.
+
+    Returns:
+        The Explanation and the median radius in pixels.
     """
     times = np.arange(len(agreement))
     windows = np.array_split(times, max(1, round(len(times) / WINDOW)))
@@ -83,7 +90,7 @@ def explain(silhouettes, subject, agreement, seen):
 
 @dataclass(frozen=True)
 class _Turning:
-    """The best steady rate (radians per frame), the angle in each frame, mean agreement with and without."""
+    """The best steady rate (radians per frame), the angle per frame, the mean agreement with and without."""
 
     rate: float
     angle: np.ndarray
@@ -92,10 +99,14 @@ class _Turning:
 
 
 def _turning(agreement, windows):
-    """Search over rates of turning: for each, the agreement along the angles it would go through.
+    """Finds the rotation rate whose angles have the highest agreement.
 
-    agreement: (t, 48). Shifting a frame's row back by its turn is a phase in the Fourier domain, so all
-    starting angles of a rate come out of one inverse transform.
+    Shifting a frame's row by its rotation is a phase in the Fourier domain, so one inverse transform yields
+    all starting angles of a rate.
+
+    Args:
+        agreement: `(t, 48)`.
+        windows: frame indices of each window.
     """
     rates = np.concatenate([[0.0], RATES])
     spectrum = np.fft.rfft(agreement, axis=1)
@@ -113,12 +124,12 @@ def _turning(agreement, windows):
 
 
 def _middle_rate(rates):
-    """The median pace, in the direction of most; a plain median of two opposite rates would be none."""
+    """Returns the median pace in the predominant direction; the plain median of opposite rates would be 0."""
     return math.copysign(float(np.median(np.abs(rates))), sum(rates))
 
 
 def _travelling(x, y, windows):
-    """Drift, bounce or circle, whichever leaves least, or None; and how far it strays (rms, pixels)."""
+    """Returns the drift, bounce or circle with the least residual, or None; and the RMS shift in pixels."""
     total, left = 0.0, {"drift": 0.0, "bouncing": 0.0, "circling": 0.0}
     steps, bounces, circles = [], [], []
     for window in windows:
@@ -165,7 +176,7 @@ def _drift(velocity, explained, frames):
 
 
 def _pulsing(size, windows):
-    """A sine in the radius's logarithm (t), or None; and how much it changes (rms, share of the radius)."""
+    """Fits a sine to the log radius `size`, `(t,)`; returns it or None, and the RMS relative change."""
     total, gained, found = 0.0, 0.0, []
     for window in windows:
         curve = size[window] - size[window].mean()
@@ -186,10 +197,11 @@ def _pulsing(size, windows):
 
 @lru_cache(maxsize=16)
 def _curves(frames):
-    """Centred curves over a window of t frames.
+    """Returns centred curves over a window of t frames.
 
-    A ramp (t); bounces (cycles * phases, t) and orbits (rates, t) of unit norm; the radius (rates) of such an
-    orbit.
+    Returns:
+        A ramp `(t,)`, unit-norm bounces `(cycles * phases, t)`, unit-norm orbits `(rates, t)` and the orbits'
+        radii `(rates,)`.
     """
     n = np.arange(frames)
     arcs = np.abs(np.sin(np.pi * (n / CYCLES[:, None, None] + PHASES[:, None]))).reshape(-1, frames)
@@ -202,7 +214,7 @@ def _curves(frames):
 
 @lru_cache(maxsize=16)
 def _waves(frames):
-    """An orthonormal basis of the centred sines of each cycle over a window: (cycles, 2, t)."""
+    """Returns an orthonormal basis of the centred sines of each cycle over a window: `(cycles, 2, t)`."""
     turn = 2 * np.pi * np.arange(frames) / CYCLES[:, None]
     waves = np.stack([np.cos(turn), np.sin(turn)], -1)
     basis, _ = np.linalg.qr(waves - waves.mean(1, keepdims=True))

@@ -1,1 +1,1 @@
-"""Training of the embedded model's parts, and its folder."""
+"""Trains the components of the embedded model and writes its folder."""

@@ -1,4 +1,4 @@
-"""The autoencoder: 128 × 128 pixels to 4 × 16 × 16 latents, thin where the resolution is high."""
+"""The VAE: 128 × 128 pixels to 4 × 16 × 16 latents, with few channels at high resolutions."""
 
 from pathlib import Path
 
@@ -13,12 +13,13 @@ from lumiere.training.latent_dataset import write_captions
 from lumiere.training.optimizer import faster_autocast
 
 CHANNELS = (16, 32, 64, 96)
-KL_WEIGHT = 5e-4  # keeps latents smooth, so that small errors of the denoiser stay small in pixels
+KL_WEIGHT = 5e-4  # smooths the latents, so that small denoising errors stay small in pixels
 SUBJECT_WEIGHT = 2.0
-CROP, CROP_SHARE = 64, 0.6  # crops first: more scenes for the same number of pixels
+CROP, CROP_SHARE = 64, 0.6  # starts on crops: more scenes for the same number of pixels
 
 
 def new_autoencoder():
+    """Returns an untrained AutoencoderKL."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -32,15 +33,25 @@ def new_autoencoder():
 
 
 def to_tensor(pixels):
-    """uint8 (n h w c) -> float (n c h w) in [-1, 1], channels last in memory."""
+    """Converts uint8 `n h w c` to float `n c h w` in [-1, 1], in channels-last memory format."""
     images = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2)
     return images.float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
 
 
 def train_autoencoder(data, run, steps=4000, batch=4, learning_rate=1.5e-3):
-    """Train on ``data`` (a folder of render_dataset): crops first, then whole frames; ``batch`` is in frames.
+    """Trains the VAE, first on crops, then on whole frames.
 
-    It must end on whole frames: group norm sees other statistics on crops, and colours would shift.
+    It must end on whole frames: group norm has other statistics on crops, which would shift the colours.
+
+    Args:
+        data: folder written by `render_dataset`.
+        run: folder for checkpoint and metrics.
+        steps: training steps.
+        batch: whole frames per step, or crops with as many pixels.
+        learning_rate: peak learning rate.
+
+    Returns:
+        The moving average of the model, with its scaling factor.
     """
     pixels = np.load(Path(data) / "pixels.npy", mmap_mode="r")
     weights = np.load(Path(data) / "weights.npy", mmap_mode="r")
@@ -76,7 +87,7 @@ def train_autoencoder(data, run, steps=4000, batch=4, learning_rate=1.5e-3):
 
 @torch.inference_mode()
 def encode(autoencoder, pixels, batch=16):
-    """uint8 frames (n h w c) -> scaled latents, float16 (n 4 h/8 w/8)."""
+    """Encodes uint8 frames `n h w c` to scaled latents, float16 `n 4 h/8 w/8`."""
     with faster_autocast(torch.device("cpu")):
         slices = [to_tensor(pixels[i : i + batch]) for i in range(0, len(pixels), batch)]
         means = torch.cat([autoencoder.encode(images).latent_dist.mean.float() for images in slices])
@@ -84,7 +95,7 @@ def encode(autoencoder, pixels, batch=16):
 
 
 def latent_deviation(autoencoder, pixels):
-    """Standard deviation of the unscaled latents of uint8 frames (n h w c)."""
+    """Returns the standard deviation of the unscaled latents of uint8 frames `n h w c`."""
     return float(encode(autoencoder, pixels).astype(np.float32).std() / autoencoder.config.scaling_factor)
 
 
@@ -93,7 +104,7 @@ def _window(picture, y, x, side):
 
 
 def encode_dataset(folder, autoencoder):
-    """Write latents.npy float16 (n t 4 h/8 w/8), scaled, and captions.jsonl beside the pixels."""
+    """Writes scaled latents (latents.npy, float16 `n t 4 h/8 w/8`) and captions.jsonl beside the pixels."""
     folder = Path(folder)
     pixels = np.load(folder / "pixels.npy", mmap_mode="r")
     count, frames, height, width, _ = pixels.shape

@@ -1,4 +1,4 @@
-"""The base model: an ordinary latent text-to-image UNet, trained on single frames."""
+"""The base model: a latent text-to-image UNet trained on single frames."""
 
 from pathlib import Path
 
@@ -14,15 +14,16 @@ from lumiere.paperworld.world.dataset import read_scenes
 from lumiere.training.loss import noise_and_target, weighted_error
 from lumiere.training.optimizer import faster_autocast
 
-CAPTION_DROPOUT = 0.1  # teaches the empty prompt, which guidance needs
+CAPTION_DROPOUT = 0.1  # trains the empty prompt for classifier-free guidance
 SUBJECT_WEIGHT = 3.0
-BATCH = 64  # stills a step
+BATCH = 64  # stills per step
 
 
 def new_unet():
-    """Text reaches every layer, pooled into the time embedding, and the coarsest by cross-attention as well.
+    """Returns an untrained UNet with text conditioning.
 
-    Attention on the 4 × 4 level only: a third cheaper than on 8 × 8 as well.
+    The pooled text is added to the time embedding, which reaches every layer. Only the coarsest level (4 × 4)
+    has cross-attention, a third cheaper than with attention on 8 × 8 too.
     """
     return UNet2DConditionModel(
         sample_size=16,
@@ -41,7 +42,7 @@ def new_unet():
 
 
 def new_scheduler():
-    """Stable Diffusion's noise schedule, rescaled to end in pure noise; the model predicts velocity."""
+    """Returns Stable Diffusion's noise schedule, rescaled to zero terminal SNR, for v-prediction."""
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -56,10 +57,19 @@ def new_scheduler():
 
 
 def train_base(data, text_encoder, tokenizer, run, steps, unet=None, batch=BATCH):
-    """Train on the latents of ``data`` (latents.npy float16 (n t 4 h w), weights.npy, scenes.jsonl).
+    """Trains the base UNet on the first available accelerator, or on the CPU.
 
-    unet: one that was trained before, which begins at half the rate; a new one unless given. On the first
-    accelerator there is, or the CPU, where the result is in any case.
+    Args:
+        data: folder with latents.npy (float16 `n t 4 h w`), weights.npy and scenes.jsonl.
+        text_encoder: frozen.
+        tokenizer: its tokenizer.
+        run: checkpoint and metrics folder.
+        steps: training steps.
+        unet: trained UNet, continued at half the learning rate. Defaults to a new UNet.
+        batch: stills per step.
+
+    Returns:
+        The moving average of the UNet, on the CPU.
     """
     device = find_device(None)
     latents = np.load(Path(data) / "latents.npy", mmap_mode="r")
@@ -88,7 +98,16 @@ def train_base(data, text_encoder, tokenizer, run, steps, unet=None, batch=BATCH
 
 
 def denoising_loss(model, scheduler, clean, states, weight, generator):
-    """Weighted error of the answers to ``clean`` (b 4 h w) with noise, at stratified random timesteps."""
+    """Returns the weighted loss of the predictions for noised latents, at stratified random timesteps.
+
+    Args:
+        model: the UNet.
+        scheduler: noise schedule.
+        clean: latents without noise, `b 4 h w`.
+        states: text encoder states.
+        weight: loss weights, `b 1 h w`.
+        generator: CPU generator of noise and timesteps.
+    """
     batch = len(clean)
     spread = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
     spread = spread[torch.randperm(batch, generator=generator)]
@@ -102,7 +121,7 @@ def denoising_loss(model, scheduler, clean, states, weight, generator):
 
 @torch.inference_mode()
 def draw(unet, text_encoder, tokenizer, texts, steps=20, guidance=3.0, seed=0):
-    """Stills of ``texts`` as scaled latents (n 4 h w), by DDIM: a look at the base while it trains."""
+    """Samples stills of `texts` with DDIM to inspect the base during training: scaled latents `n 4 h w`."""
     scheduler = new_scheduler()
     scheduler.set_timesteps(steps)
     states = text_encoder(tokenize(tokenizer, [""] * len(texts) + list(texts))).last_hidden_state

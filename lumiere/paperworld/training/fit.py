@@ -1,4 +1,4 @@
-"""One training loop for the small models of the paper world: exact resume, moving average, metrics."""
+"""Training loop for the small models of the paper world, with exact resume, moving average and metrics."""
 
 import copy
 import json
@@ -15,22 +15,31 @@ from lumiere.training.optimizer import plain_attention, relative_rate
 
 @dataclass(frozen=True)
 class Schedule:
+    """Number of steps, learning rate schedule, moving average and checkpoint interval."""
+
     steps: int
     learning_rate: float
     warmup: int = 100
-    decay: float = 0.3  # share of the steps, at the end, over which the learning rate falls to zero
+    decay: float = 0.3  # fraction of the steps, at the end, during which the learning rate decays to zero
     ema: float = 0.999
     save_seconds: float = 120.0
 
     def rate(self, step):
+        """Returns the learning rate of a step."""
         return self.learning_rate * relative_rate(step, self.steps, self.warmup, self.decay)
 
 
 def fit(model, loss, schedule, folder):
-    """Train ``model`` in place and return its moving average.
+    """Trains a model in place and returns its moving average.
 
-    ``loss(model, generator) -> (scalar, dict of floats)`` draws all its randomness from ``generator``, seeded
-    by the step: a run killed at any moment resumes with the losses of an unbroken one.
+    A run killed at any moment resumes with the losses of an uninterrupted run.
+
+    Args:
+        model: module to train.
+        loss: `loss(model, generator) -> (scalar, dict of floats)`. It must draw all random numbers from
+            `generator`, which is seeded with the step.
+        schedule: steps and learning rate.
+        folder: folder for checkpoint and metrics, created if missing.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

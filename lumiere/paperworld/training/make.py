@@ -1,7 +1,7 @@
-"""The embedded model from nothing: every part in its order, with the time that each took.
+"""Builds the embedded model from scratch, part by part, and records the time of each part.
 
-A part that was stopped goes on from its last checkpoint when `make` is called again; finished parts are not
-made again. `make.json` in the folder of the work tells which those are.
+Calling `make` again resumes an interrupted part from its last checkpoint and skips finished parts, which are
+listed in `make.json` in the work folder.
 """
 
 import json
@@ -22,7 +22,7 @@ DONE = "make.json"
 
 @dataclass(frozen=True)
 class Budget:
-    """How much of everything: scenes to render, steps of each training, clips per step of the last one."""
+    """Numbers of rendered scenes and frames, training steps per part, batch size of motion training."""
 
     stills: int
     autoencoder: int
@@ -61,7 +61,14 @@ BUDGETS = {
 
 
 class Maker:
-    """Makes the model in `model`, with data and checkpoints in `work`; `tell` is given a line per part."""
+    """Builds a model.
+
+    Args:
+        model: folder to write the model into.
+        work: folder for data and checkpoints.
+        budget: numbers of scenes and steps.
+        tell: receives one line of text per part. Defaults to `print`.
+    """
 
     def __init__(self, model: str | Path, work: str | Path, budget: Budget, tell: Callable = print):
         self.model, self.work, self.budget, self.tell = Path(model), Path(work), budget, tell
@@ -84,7 +91,7 @@ class Maker:
         }
 
     def make(self) -> dict[str, float]:
-        """The seconds that each part took, those of attempts that raised something included."""
+        """Builds all parts and returns the seconds per part, including failed attempts."""
         self.work.mkdir(parents=True, exist_ok=True)
         log = self.work / DONE
         spent = json.loads(log.read_text()) if log.exists() else {}
@@ -118,13 +125,14 @@ class Maker:
             from_start=0.4,
             cond_noise=0.15,
             shift=3.0,
-            padding_mode="circular",  # what leaves the picture comes in at the opposite edge
+            padding_mode="circular",  # the world is a torus
         )
         show(settings)
         save_motion_of(self.model, settings.out)
 
 
 def add_make_arguments(parser):
+    """Adds the arguments of `make` to a parser."""
     parser.add_argument("--model", required=True, help="folder that the model is made in")
     parser.add_argument("--work", default="runs/make", help="folder for data and checkpoints (%(default)s)")
     parser.add_argument(
@@ -133,6 +141,7 @@ def add_make_arguments(parser):
 
 
 def run_make(args):
+    """Runs `make` and prints the total time."""
     spent = Maker(args.model, args.work, BUDGETS[args.budget]).make()
     print(f"{args.model} made in {_duration(sum(spent.values()))}")
 

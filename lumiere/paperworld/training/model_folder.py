@@ -1,4 +1,4 @@
-"""The embedded model's folder: the diffusers Stable-Diffusion layout, no file over 10 MB."""
+"""Reads and writes the embedded model's folder: diffusers' Stable Diffusion layout, no file over 10 MB."""
 
 import copy
 import json
@@ -33,7 +33,7 @@ INDEX = {
 
 
 def save_component(folder, name, component):
-    """Write one component, UNet and autoencoder in half precision, and the index of a base model."""
+    """Writes one component and `model_index.json`; UNet and VAE are saved in half precision."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if name in ("unet", "vae"):
@@ -45,41 +45,42 @@ def save_component(folder, name, component):
 
 
 def load_vae(folder):
+    """Loads the frozen VAE."""
     vae = AutoencoderKL.from_pretrained(Path(folder) / "vae", local_files_only=True)
     return vae.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def load_base(folder):
-    """The UNet in single precision, to be trained; not from_pretrained's, which tells where it was."""
+    """Loads the UNet in single precision for training, without `from_pretrained`, which records the path."""
     unet = new_unet()
     unet.load_state_dict(load_model(Path(folder), "unet", torch.float32).state_dict())
     return unet
 
 
 def load_text(folder):
-    """(text encoder, tokenizer)"""
+    """Loads the frozen text encoder and the tokenizer."""
     encoder = CLIPTextModel.from_pretrained(Path(folder) / "text_encoder", local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(Path(folder) / "tokenizer", local_files_only=True)
     return encoder.eval().requires_grad_(False), tokenizer
 
 
 def save_motion_of(folder, run):
-    """Put the motion weights that a run of lumiere.train made into the folder, in half precision."""
+    """Saves the motion weights of a `lumiere.train` run into the model folder, in half precision."""
     base, motion = load_model(Path(folder), "unet", torch.float32), Path(run) / MOTION
     lumiere = load_motion(base, motion)
     save_motion(lumiere, Path(folder) / MOTION, read_facts(motion), torch.float16, SHARD_BYTES)
 
 
 def save_language(folder):
-    """Write what the page says that the model knows, and how prompts of first frames are written."""
+    """Writes the vocabulary that the page shows and the rule for prompts of first frames."""
     for name, rule in ((VOCABULARY, vocabulary()), (FIRST_FRAME, first_frame_rule())):
         (Path(folder) / name).write_text(json.dumps(rule, indent=1) + "\n")
 
 
 def save_preview(folder, tiny):
-    """Put the tiny autoencoder of the previews into the folder, in half precision."""
+    """Saves the tiny autoencoder of the previews into the model folder, in half precision."""
     copy.deepcopy(tiny).half().save_pretrained(Path(folder) / PREVIEW)
     file = Path(folder) / PREVIEW / "config.json"
     config = read_json(file)
-    config.pop("block_out_channels", None)  # diffusers writes it, and warns of it when it reads the file
+    config.pop("block_out_channels", None)  # diffusers writes it but warns when reading it
     file.write_text(json.dumps(config, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""The parts of the embedded model: each is trained, or fitted, and put into the folder of the model."""
+"""Trains each part of the embedded model and saves it into the model folder."""
 
 from pathlib import Path
 
@@ -17,17 +17,17 @@ from lumiere.paperworld.training.tiny_decoder import train_tiny_autoencoder
 from lumiere.paperworld.world.dataset import PIXELS, render_dataset
 from lumiere.training.latent_dataset import CAPTIONS
 
-STILLS_SEED, CLIPS_SEED = 11, 12  # evaluation draws its scenes from another
+STILLS_SEED, CLIPS_SEED = 11, 12  # the evaluation uses other seeds
 STEPS = {"autoencoder": 2800, "text": 400, "base": 6400, "preview": 20_000}
 
 
 def autoencoder(model, data, run, steps=STEPS["autoencoder"]):
-    """On the stills in `data`, as `render_dataset` makes them; `run` is for the checkpoint and metrics."""
+    """Trains the VAE on stills of `render_dataset` in `data`; `run` holds checkpoint and metrics."""
     save_component(model, "vae", train_autoencoder(data, run, steps))
 
 
 def text(model, run, steps=STEPS["text"]):
-    """Encoder and tokenizer, on captions alone, and the files that tell its language."""
+    """Trains the text encoder and tokenizer on captions and writes the vocabulary files."""
     encoder, tokenizer = train_text_encoder(run, steps)
     save_component(model, "text_encoder", encoder)
     save_component(model, "tokenizer", tokenizer)
@@ -35,23 +35,23 @@ def text(model, run, steps=STEPS["text"]):
 
 
 def latents(model, data):
-    """Written beside rendered scenes, with their captions: what base and motion are trained on."""
+    """Encodes rendered scenes and writes their latents and captions, the training data of base and motion."""
     encode_dataset(data, load_vae(model))
 
 
 def base(model, data, run, steps=STEPS["base"], further=False, batch=BATCH):
-    """On the stills in `data` and their latents; `further`, beginning with the base that is there."""
+    """Trains the base UNet on the encoded stills in `data`; `further` continues from the saved UNet."""
     unet = load_base(model) if further else None
     save_component(model, "unet", train_base(data, *load_text(model), run, steps, unet, batch))
 
 
 def preview(model, data, run, steps=STEPS["preview"]):
-    """The tiny autoencoder of the previews, taught by the autoencoder on the stills in `data`."""
+    """Distils the tiny autoencoder of the previews from the VAE on the stills in `data`."""
     save_preview(model, train_tiny_autoencoder(data, load_vae(model), run, steps))
 
 
 def draw_clips(folder, count, frames, load, workers=2):
-    """Clips for a training of motion, as latents by the autoencoder `load()`, unless they are there."""
+    """Renders clips for motion training and encodes them with the VAE `load()`; skips an existing dataset."""
     folder = Path(folder)
     if not (folder / CAPTIONS).exists():
         render_dataset(folder, count, frames, CLIPS_SEED, workers=workers)

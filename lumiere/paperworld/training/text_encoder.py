@@ -1,8 +1,8 @@
 """The text encoder and its tokenizer.
 
-The encoder learns from captions alone: from the end of the text on, its states must tell colour, subject,
-background, motion and speed (or that the caption is silent about one). That takes minutes; learning the same
-through the denoiser's loss takes hours, in which the denoiser learns little else.
+The encoder is trained on captions alone: linear heads classify colour, subject, background, motion and speed
+(or their absence) from the states at the end token and the padding. This takes minutes. Training through the
+denoising loss takes hours, in which the denoiser learns little else.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ VALUES = {name: (None, *table) for name, table in ATTRIBUTES.items()}
 
 
 def new_tokenizer():
-    """One token per known word, one for every other word: what the model ignores can be named to the user."""
+    """Returns a word-level tokenizer; unknown words share one token, so that the page can list them."""
     vocabulary = {word: index for index, word in enumerate((*SPECIALS, *known_words()))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=SPECIALS[2]))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
@@ -43,6 +43,7 @@ def new_tokenizer():
 
 
 def new_text_encoder(tokenizer):
+    """Returns an untrained CLIPTextModel."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -60,14 +61,14 @@ def new_text_encoder(tokenizer):
 
 
 def tokenize(tokenizer, texts):
-    """Token ids (n LENGTH), padded and cut."""
+    """Returns token ids `(n, LENGTH)`, padded and truncated."""
     return tokenizer(
         texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt"
     ).input_ids
 
 
 class _Reader(nn.Module):
-    """The encoder with one linear head per attribute; the heads are thrown away after training."""
+    """The encoder with one linear head per attribute; the heads are discarded after training."""
 
     def __init__(self, encoder):
         super().__init__()
@@ -76,7 +77,7 @@ class _Reader(nn.Module):
 
 
 def train_text_encoder(run, steps=1500, batch=128, learning_rate=1e-3):
-    """Train from captions of random scenes; returns (text encoder, tokenizer)."""
+    """Trains on captions of random scenes; returns (text encoder, tokenizer)."""
     torch.manual_seed(0)
     tokenizer = new_tokenizer()
 
@@ -85,7 +86,7 @@ def train_text_encoder(run, steps=1500, batch=128, learning_rate=1e-3):
         captions = [caption_with_truth(sample_scene(rng), rng) for _ in range(batch)]
         ids = tokenize(tokenizer, [_with_strangers(text, rng) for text, _ in captions])
         states = model.encoder(ids).last_hidden_state
-        after = ids == tokenizer.eos_token_id  # end and padding: what has seen the whole caption
+        after = ids == tokenizer.eos_token_id  # end and padding attend to the whole caption
         total, right = 0.0, torch.ones(batch, dtype=torch.bool)
         for name, values in VALUES.items():
             truth = torch.tensor([values.index(said[name]) for _, said in captions])
@@ -100,7 +101,7 @@ def train_text_encoder(run, steps=1500, batch=128, learning_rate=1e-3):
 
 
 def _with_strangers(text, rng):
-    """Sometimes words that the model does not know stand in between, as in real prompts."""
+    """Inserts 1 to 3 unknown words into 15 % of the captions, as in real prompts."""
     words = text.split()
     if rng.random() < 0.15:
         for _ in range(rng.integers(1, 4)):

@@ -1,4 +1,4 @@
-"""The tiny autoencoder of the previews, distilled from the shipped one. No clip is made with it."""
+"""The tiny autoencoder for previews, distilled from the model's VAE. Clips are never decoded with it."""
 
 import os
 from pathlib import Path
@@ -13,17 +13,17 @@ from lumiere.paperworld.training.autoencoder import to_tensor
 from lumiere.paperworld.training.fit import Schedule, fit
 from lumiere.paperworld.world.dataset import PIXELS
 
-WIDTH, BLOCKS = 16, (3, 3, 3, 0)  # of the decoder; residual blocks from 16 x 16 to 128 x 128
-ENCODER_WIDTH, ENCODER_BLOCKS = 8, (0, 1, 1, 1)  # from 128 x 128 to 16 x 16
-BATCH, DECODED = 2, 16  # samples per step; decoded by the teacher at once
+WIDTH, BLOCKS = 16, (3, 3, 3, 0)  # decoder: channels; residual blocks per level from 16 x 16 to 128 x 128
+ENCODER_WIDTH, ENCODER_BLOCKS = 8, (0, 1, 1, 1)  # encoder: levels from 128 x 128 to 16 x 16
+BATCH, DECODED = 2, 16  # samples per training step; samples per teacher batch
 SAMPLES = 4000
-CLEAN = 0.5  # share of the samples with latents as encoded
+CLEAN = 0.5  # fraction of samples with unmodified encoder latents
 SEED = 18
-ENCODER_WEIGHT = 0.01  # its error is in variances of the latents, that of the decoder in those of pixels
+ENCODER_WEIGHT = 0.01  # balances latent variance (encoder loss) against pixel variance (decoder loss)
 
 
 def new_tiny_autoencoder() -> AutoencoderTiny:
-    """An untrained `AutoencoderTiny` whose latents are the scaled latents of the embedded model."""
+    """Returns an untrained `AutoencoderTiny` for the scaled latents of the embedded model."""
     return AutoencoderTiny(
         encoder_block_out_channels=(ENCODER_WIDTH,) * 4,
         decoder_block_out_channels=(WIDTH,) * 4,
@@ -35,12 +35,12 @@ def new_tiny_autoencoder() -> AutoencoderTiny:
 def train_tiny_autoencoder(
     data: str | Path, vae: AutoencoderKL, run: str | Path, steps: int
 ) -> AutoencoderTiny:
-    """Distils the decoder, and beside it the encoder.
+    """Distils the decoder and the encoder jointly.
 
     Args:
         data: folder of rendered and encoded stills.
         vae: the teacher.
-        run: folder for the teacher's pictures, checkpoint and metrics, to resume from.
+        run: folder for the teacher's pictures, checkpoint and metrics; a run resumes from it.
         steps: training steps of `BATCH` samples.
 
     Returns:
@@ -68,10 +68,13 @@ def train_tiny_autoencoder(
 def decode_samples(
     encoded: np.ndarray, vae: AutoencoderKL, run: Path, samples: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Latents as a preview meets them, and what the teacher decodes from them; kept in `run`, once made.
+    """Draws latents that resemble preview latents and decodes them with the teacher; caches both in `run`.
 
     Args:
         encoded: scaled latents of stills `n c h w`.
+        vae: the teacher.
+        run: folder of the cache.
+        samples: number of latents to draw.
 
     Returns:
         Scaled latents float16 `n c h w`, pictures uint8 `n h w c`.
@@ -91,15 +94,16 @@ def decode_samples(
 
 @torch.inference_mode()
 def decode(vae: AutoencoderKL, latents: Tensor) -> np.ndarray:
-    """Scaled latents `n c h w` -> uint8 `n h w c`."""
+    """Decodes scaled latents `n c h w` to uint8 `n h w c`."""
     pictures = vae.decode(latents / vae.config.scaling_factor).sample
     return (pictures / 2 + 0.5).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
 
 
 def draw_latents(encoded: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Latents `c h w` of one of the stills, or such as the model predicts early in sampling.
+    """Returns the latents `c h w` of a random still, half of them degraded like early predictions.
 
-    Early predictions are means over many clips: motion blur, overlaid scenes, low contrast, noise.
+    Early predictions in sampling are means over many clips, with motion blur, overlaid scenes, low contrast
+    and noise.
     """
     latents = encoded[rng.integers(len(encoded))].astype(np.float32)
     if rng.random() < CLEAN:

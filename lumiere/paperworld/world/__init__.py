@@ -1,1 +1,1 @@
-"""The world: scenes, how they are drawn, captions, rendered data."""
+"""The world: scenes, rendering, captions and rendered datasets."""

@@ -1,8 +1,8 @@
-"""Seven backgrounds of layered paper, pale, so that the saturated subject stands out."""
+"""Seven backgrounds of layered paper, pale enough for the saturated subject to stand out."""
 
 import numpy as np
 
-# Sky at the top, sky at the horizon, then the layers from back to front. The judge reads these too.
+# Sky at the top, sky at the horizon, then the layers from back to front. The judge uses them too.
 PALETTES = {
     "hills": ((196, 226, 240), (240, 246, 226), (186, 214, 150), (158, 196, 126), (132, 176, 108)),
     "sea": ((172, 218, 226), (232, 242, 230), (158, 208, 218), (126, 188, 204), (98, 166, 188)),
@@ -15,7 +15,7 @@ PALETTES = {
 
 
 def _waves(x, rng, amplitude, wavelength):
-    """A smooth horizon: a few sines of random phase; heights in units of the frame, shaped like x."""
+    """Returns a smooth horizon, a sum of sines with random phases: in frame heights, shaped like x."""
     total = np.zeros_like(x)
     for harmonic, share in ((1, 1.0), (2, 0.35), (3.3, 0.15)):
         total += share * np.sin(2 * np.pi * (x * harmonic / wavelength + rng.random()))
@@ -61,7 +61,7 @@ def _horizon(kind, layer, x, rng):
 
 
 def _sky_extras(kind, picture, x, y, rng):
-    """Stars at night, a paper sun over sea and desert, clouds over hills: all too pale for a subject."""
+    """Draws stars at night, a sun over sea and desert, clouds over hills; none is mistaken for a subject."""
     if kind == "night":
         for _ in range(14):
             cx, cy = rng.random(), rng.random() * 0.55
@@ -81,13 +81,13 @@ def _sky_extras(kind, picture, x, y, rng):
 
 
 def blend(picture, colour, distance, opacity=1.0, softness=0.5):
-    """Lay a colour over ``picture`` (… h w 3, 0–255, in place) where ``distance`` (… h w, px) is negative."""
+    """Blends a colour into `picture` (`… h w 3`, 0–255, in place) where `distance` (`… h w`, px) is < 0."""
     alpha = opacity * np.clip(0.5 - distance / (2 * softness), 0, 1)[..., None]
     picture += alpha * (np.asarray(colour, np.float32) - picture)
 
 
 def background(kind, rng, size=128):
-    """One picture (h w 3, float32, 0–255) of the named background; ``rng`` decides its particulars."""
+    """Renders the background `kind` with random details: float32 `h w 3`, 0–255."""
     y, x = (np.mgrid[:size, :size].astype(np.float32) + 0.5) / size
     top, horizon, *layers = (np.array(c, np.float32) for c in PALETTES[kind])
     picture = top + (horizon - top) * np.clip(y / 0.65, 0, 1)[..., None]

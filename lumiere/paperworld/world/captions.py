@@ -1,6 +1,6 @@
 """The language of the paper world: canonical captions, paraphrases, partial captions.
 
-The first wording of each list is the canonical one. Motions come as (present participle, third person).
+The first wording of each list is canonical. Motions are (present participle, third person) pairs.
 """
 
 import numpy as np
@@ -118,7 +118,12 @@ ATTRIBUTES = {
 
 
 def canonical(scene, with_speed=False):
-    """ "a red ball bouncing over green hills", with "slowly" or "fast" behind the motion when asked for."""
+    """Returns the canonical caption, such as "a red ball bouncing over green hills".
+
+    Args:
+        scene: the scene to describe.
+        with_speed: add "slowly" or "fast" after the motion, except for still scenes.
+    """
     colour, subject = COLOUR_WORDS[scene.colour][0], SUBJECT_WORDS[scene.subject][0]
     motion = MOTION_PHRASES[scene.motion][0][0]
     if with_speed and scene.motion != "still":
@@ -127,7 +132,7 @@ def canonical(scene, with_speed=False):
 
 
 def first_frame_rule():
-    """How prompts of first frames are written: whatever names a motion says that nothing moves instead."""
+    """Returns the rule that rewrites a prompt for its first frame: motions become "standing still"."""
     (standing, stands), *_ = MOTION_PHRASES["still"]
     phrases = [pair for pairs in MOTION_PHRASES.values() for pair in pairs]
     replace = {word: "" for words in SPEED_WORDS.values() for word in words}
@@ -136,13 +141,13 @@ def first_frame_rule():
 
 
 def vocabulary():
-    """The usual wording of each value by kind: what the page says that the model knows."""
+    """Returns the canonical wordings by kind, for the vocabulary on the page."""
     first = {kind: [wordings[0] for wordings in table.values()] for kind, table in ATTRIBUTES.items()}
     return first | {"motion": [doing for doing, _ in first["motion"]]}
 
 
 def paraphrase(scene, rng, with_speed=False):
-    """Another way to say the same: synonyms, another order of words, an opening."""
+    """Returns a paraphrased caption with synonyms, another word order and an opening."""
     pick = lambda options: options[rng.integers(len(options))]  # noqa: E731
     thing = f"{_article(pick(COLOUR_WORDS[scene.colour]))} {pick(SUBJECT_WORDS[scene.subject])}"
     doing, does = pick(MOTION_PHRASES[scene.motion])
@@ -163,16 +168,16 @@ def paraphrase(scene, rng, with_speed=False):
 
 
 def wordings(scene, count=8):
-    """Canonical captions, without and with the speed, then ``count`` paraphrases: the same every time."""
+    """Returns the canonical captions, without and with speed, then `count` deterministic paraphrases."""
     rng = np.random.default_rng(scene.seed)
     plain = [canonical(scene)] + ([canonical(scene, with_speed=True)] if scene.motion != "still" else [])
     return plain + [paraphrase(scene, rng, with_speed=i % 2 == 1) for i in range(count)]
 
 
 def caption_with_truth(scene, rng):
-    """A training caption and what it says: attribute -> value, None where the caption is silent.
+    """Returns a training caption and its truth: attribute -> value, None for omitted attributes.
 
-    Half are canonical, half paraphrased; half name the speed; some leave parts of the scene open.
+    About half of the captions are canonical and half paraphrased; half name the speed; some omit attributes.
     """
     with_speed = rng.random() < 0.5 and scene.motion != "still"
     truth = {name: getattr(scene, name) for name in ATTRIBUTES}
@@ -207,7 +212,7 @@ def _article(words):
 
 
 def known_words():
-    """Every word that a caption can hold, sorted."""
+    """Returns all words that captions may contain, sorted."""
     texts = [text for table in ATTRIBUTES.values() for wordings in table.values() for text in wordings]
     flat = [" ".join(text) if isinstance(text, tuple) else text for text in texts]
     return sorted(

@@ -1,4 +1,4 @@
-"""Rendered scenes on disk; trainings read only these."""
+"""Rendered scenes on disk, the only training data."""
 
 import contextlib
 import dataclasses
@@ -24,12 +24,22 @@ def render_dataset(
     motions=MOTIONS,
     from_rest=False,
 ):
-    """Render ``count`` scenes of ``frames`` frames into ``folder``, which move in one of these ways.
+    """Renders random scenes into a folder.
 
-    Writes pixels.npy uint8 (n t h w c), weights.npy uint8 (n t h/8 w/8), the share of each latent cell that
-    shows the subject or its marks, and scenes.jsonl. With ``from_rest`` the first frame shows it standing
-    still, and those after it how it moves from there. Scene ``i`` depends on ``seed``, ``i``, ``held_out``,
-    ``motions`` and ``from_rest`` only.
+    Writes pixels.npy (uint8 `n t h w c`), weights.npy (uint8 `n t h/8 w/8`, the fraction of each latent cell
+    covered by the subject or its marks) and scenes.jsonl. With `from_rest`, the first frame shows the subject
+    at rest, and it moves from there. Scene `i` depends only on `seed`, `i`, `held_out`, `motions` and
+    `from_rest`.
+
+    Args:
+        folder: created if missing.
+        count: number of scenes.
+        frames: frames per scene.
+        seed: base seed.
+        held_out: only held-out combinations.
+        workers: number of processes.
+        motions: motions to draw from. A repeated motion is drawn more often.
+        from_rest: start at rest.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,6 +59,7 @@ def render_dataset(
 
 
 def read_scenes(folder):
+    """Returns the scenes of a folder that `render_dataset` wrote."""
     return [Scene(**json.loads(line)) for line in (Path(folder) / "scenes.jsonl").read_text().splitlines()]
 
 

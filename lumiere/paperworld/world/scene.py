@@ -1,4 +1,4 @@
-"""Scenes: what a clip of the paper world shows, how it moves, and how it is drawn."""
+"""Scenes of the paper world: content, motion and rendering."""
 
 import itertools
 from dataclasses import dataclass, replace
@@ -39,7 +39,7 @@ HELD_OUT = frozenset(
 
 @dataclass(frozen=True)
 class Scene:
-    """One clip's truth. ``x, y`` (pixels) is its resting place, ``phase`` (0–1) where its cycle starts."""
+    """Ground truth of a clip: `x, y` (pixels) is the rest position, `phase` (0–1) the start of the cycle."""
 
     colour: str
     subject: str
@@ -54,13 +54,17 @@ class Scene:
 
     @property
     def combination(self):
+        """(colour, subject, motion), the key of `HELD_OUT`."""
         return self.colour, self.subject, self.motion
 
 
 def sample_scene(rng, held_out=False, motions=MOTIONS):
-    """A random scene; its (colour, subject, motion) is a held-out one exactly when ``held_out`` is true.
+    """Draws a random scene.
 
-    motions: those it may have, each as likely as it is often among them.
+    Args:
+        rng: random generator.
+        held_out: draw a held-out (colour, subject, motion) if True, else any other.
+        motions: motions to draw from; a repeated motion is more likely.
     """
     while True:
         colour, subject = rng.choice(list(COLOURS)), rng.choice(list(SUBJECTS))
@@ -83,10 +87,10 @@ def sample_scene(rng, held_out=False, motions=MOTIONS):
 
 
 def begin_at_rest(scene, rng):
-    """The scene standing still, anywhere, and moving from there: two scenes, with one place at frame 0.
+    """Returns the scene at rest at a random position, and moving from that position in frame 0.
 
-    What circles begins where it is farthest from the middle. What bounces begins on the ground, or where that
-    would lift it out of the picture, at the top.
+    A circling subject starts at the point of its orbit farthest from the centre. A bouncing subject starts on
+    the ground, or at the top of the bounce if it would otherwise leave the picture.
     """
     around, middle = scene.radius + 9, SIZE / 2
     x, y = rng.uniform(around, SIZE - around, 2).tolist()
@@ -102,7 +106,7 @@ def begin_at_rest(scene, rng):
 
 
 def choose_held_out(seed=0, share=0.1):
-    """A tenth of the colour × subject × motion combinations, evenly over motions, as in held_out.txt."""
+    """Draws a tenth of all colour × subject × motion combinations, evenly over motions; see held_out.txt."""
     rng = np.random.default_rng(seed)
     pairs = list(itertools.product(COLOURS, SUBJECTS))
     count = round(share * len(pairs))
@@ -111,7 +115,7 @@ def choose_held_out(seed=0, share=0.1):
 
 
 def motion_state(scene, frames, start=0):
-    """Centre x, y (pixels), angle (radians), horizontal and vertical scale: five arrays of (t,)."""
+    """Returns centre x, y (pixels), angle (radians), horizontal and vertical scale, `(t,)` each."""
     n = np.arange(start, start + frames, dtype=np.float64)
     x, y = np.full(frames, scene.x), np.full(frames, scene.y)
     angle, wide, tall = np.zeros(frames), np.ones(frames), np.ones(frames)
@@ -137,43 +141,52 @@ def motion_state(scene, frames, start=0):
 
 
 def _marks(scene, dx, dy, rest_dx, rest_dy, angle, scale):
-    """Distance (t h w, pixels) to the paper strips that tell the motion in a still; None for none."""
+    """Returns the distance `t h w` in pixels to the paper strips that mark the motion in a still, or None."""
     r, fast = scene.radius, scene.speed == "fast"
-    if scene.motion in DRIFT:  # speed lines behind it
+    if scene.motion in DRIFT:  # speed lines behind the subject
         mx, my = DRIFT[scene.motion]
         along, across = dx * mx + dy * my, dx * -my + dy * mx
         half = 9.0 if fast else 5.0
         lines = [rounded_box(along, across, half, 1.7, 1.7, -r - 7 - half, o * r) for o in (-0.6, 0.0, 0.6)]
         return np.minimum.reduce(lines)
-    if scene.motion == "bouncing":  # dust on the ground, at either side
+    if scene.motion == "bouncing":  # dust on the ground at both sides
         ground = rest_dy - r - 2
         tilt = 0.45 * np.abs(rest_dx)
         strips = rounded_box(np.abs(rest_dx), ground + tilt, 6.0, 1.7, 1.7, r + 6, 2)
         more = rounded_box(np.abs(rest_dx), ground + tilt, 4.0, 1.7, 1.7, r + 2, -5)
         return np.minimum(strips, more) if fast else strips
-    if scene.motion == "circling":  # its dotted path
+    if scene.motion == "circling":  # dotted path
         count = 16 if fast else 10
         turn = np.arctan2(rest_dy, rest_dx) * count / (2 * np.pi)
         arc = (turn - np.round(turn)) * 2 * np.pi * (ORBIT + r) / count
         return np.hypot(arc, np.hypot(rest_dx, rest_dy) - ORBIT - r + 2) - 2.2
-    if scene.motion == "spinning":  # arcs that turn with it
+    if scene.motion == "spinning":  # arcs that rotate with the subject
         count, away = (3 if fast else 2), r + 7
         turn = (np.arctan2(dy, dx) - angle) * count / (2 * np.pi)
         gap = (np.abs(turn - np.round(turn)) - 0.26) * 2 * np.pi * away / count
         return np.hypot(np.maximum(gap, 0), np.hypot(dx, dy) - away) - 1.7
-    if scene.motion == "pulsing":  # rings around it
+    if scene.motion == "pulsing":  # rings around the subject
         ring = np.abs(disc(dx, dy) + 1 - (r + 7) * scale) - 1.6
         return np.minimum(ring, np.abs(disc(dx, dy) + 1 - (r + 13) * scale) - 1.6) if fast else ring
     return None
 
 
 def _wrap(distance):
-    """The world is a torus for what moves: the nearest copy of the subject counts."""
+    """Wraps a distance to the nearest copy of the subject, which moves on a torus."""
     return (distance + SIZE / 2) % SIZE - SIZE / 2
 
 
 def render(scene, frames=16, start=0):
-    """Draw a clip: uint8 (t h w c), and how far (t h w, float32 0–1) each pixel shows subject or marks."""
+    """Renders a clip.
+
+    Args:
+        scene: the scene to render.
+        frames: clip length.
+        start: number of the first frame.
+
+    Returns:
+        The clip, uint8 `t h w c`, and the coverage of each pixel by subject or marks, float32 `t h w`, 0–1.
+    """
     rng = np.random.default_rng(scene.seed)
     x, y, angle, wide, tall = (
         a.astype(np.float32)[:, None, None] for a in motion_state(scene, frames, start)
@@ -197,7 +210,7 @@ def render(scene, frames=16, start=0):
     _shadow(clip, shape - 2, (3, 4), 0.30, 5)
     blend(clip, CREAM, shape - 2.7)  # the white border of a cut-out
     colour = np.array(COLOURS[scene.colour], np.float32)
-    light = np.clip(1.03 - 0.10 * v, 0.85, 1.12)[..., None]  # paper catches light from above
+    light = np.clip(1.03 - 0.10 * v, 0.85, 1.12)[..., None]  # light from above
     blend(clip, np.clip(colour * light, 0, 255), shape)
     blend(clip, colour + 0.72 * (np.array(CREAM, np.float32) - colour), np.maximum(detail, shape + 1))
     return np.round(clip).astype(np.uint8), covered

@@ -1,23 +1,26 @@
-"""Signed distances of the subjects and their light details, in the subject's own frame.
+"""Signed distance functions of the subjects and their light details, in subject coordinates.
 
-Coordinates are in units of the subject's radius, u to the right, v downwards: it fills about the unit disc.
-Negative is inside. Distances are exact enough near the edge for one-pixel antialiasing and soft shadows.
+Coordinates are in units of the subject's radius, u to the right, v downwards; a subject about fills the unit
+disc. Distances are negative inside, and accurate enough near the edge for one-pixel antialiasing and soft
+shadows.
 """
 
 import numpy as np
 
 
 def disc(u, v, cu=0.0, cv=0.0, radius=1.0):
+    """Exact distance to a disc."""
     return np.hypot(u - cu, v - cv) - radius
 
 
 def rounded_box(u, v, half_u, half_v, radius, cu=0.0, cv=0.0):
+    """Exact distance to a box with rounded corners; `half_u` and `half_v` include the corner radius."""
     qu, qv = np.abs(u - cu) - half_u + radius, np.abs(v - cv) - half_v + radius
     return np.hypot(np.maximum(qu, 0), np.maximum(qv, 0)) + np.minimum(np.maximum(qu, qv), 0) - radius
 
 
 def ellipse(u, v, half_u, half_v, cu=0.0, cv=0.0):
-    """First-order distance: the implicit function over the length of its gradient."""
+    """First-order distance to an ellipse: the implicit function divided by the norm of its gradient."""
     pu, pv = (u - cu) / half_u, (v - cv) / half_v
     value = np.hypot(pu, pv)
     gradient = np.hypot(pu / half_u, pv / half_v)
@@ -25,7 +28,7 @@ def ellipse(u, v, half_u, half_v, cu=0.0, cv=0.0):
 
 
 def polygon(u, v, corners):
-    """Exact distance to a closed polygon given as (u, v) corners."""
+    """Exact distance to a closed polygon with the corners (u, v)."""
     nearest = np.full_like(u, np.inf)
     inside = np.zeros(u.shape, bool)
     for (au, av), (bu, bv) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
@@ -72,7 +75,7 @@ SUBJECTS = {
     "mushroom": _mushroom,
 }
 
-# Each subject carries one lighter patch off its centre, so that turning can be seen even on a ball.
+# Each subject has one lighter patch off its centre, so that rotation is visible even on a ball.
 DETAILS = {
     "ball": lambda u, v: disc(u, v, -0.36, -0.36, 0.34),
     "star": lambda u, v: disc(u, v, 0.0, -0.42, 0.27),
