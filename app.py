@@ -184,7 +184,7 @@ class App:
         work = asked(lambda: zerogpu.work(pipeline, prepared.request, prepared.given, self.zero))
         job = jobs.Job(work, owner)
         try:
-            for update in job.start().updates(HEARTBEAT):
+            for update in job.start().updates(HEARTBEAT, jobs.UPDATE_SECONDS):
                 if update and update.ended and (update.result is None or update.result.stopped):
                     entry.outcome = "stopped"
                 yield News(prepared.request, update, prepared.before) if update else ""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from lumiere.events import Progress, Result
 
+UPDATE_SECONDS = 0.15  # between updates for a browser: one that cannot keep up looks like a closed tab
 PREVIEW_SECONDS = 0.4  # a preview costs device time; 2.5 per second look smooth enough
 TURN_SECONDS = 0.1  # how often a waiting job checks for a stop
 log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class Job:
         self._run = run
         self._stop = threading.Event()  # ends the job and keeps the partial clip
         self._abandoned = threading.Event()  # nobody is watching: ends the job without a clip
+        self._finished = threading.Event()  # the last update is there
         self._news = threading.Condition()
         self._slot: Update | None = None
         self._error: BaseException | None = None
@@ -114,13 +116,15 @@ class Job:
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def updates(self, every: float = 0.5) -> Iterator[Update | None]:
+    def updates(self, every: float = 0.5, least: float = 0.0) -> Iterator[Update | None]:
         """Yields the newest unseen update once it exists, or None after `every` seconds without one.
 
         Ends after the update with `ended`. Closing the generator early abandons the job.
 
         Args:
             every: seconds.
+            least: seconds between updates. Steps may take a hundredth of a second, and a watcher that sends
+                each one over a network would fall behind.
 
         Raises:
             BaseException: the exception of the worker.
@@ -135,6 +139,8 @@ class Job:
                 yield update
                 if update is not None and update.ended:
                     return
+                if least:
+                    self._finished.wait(least)
         finally:
             self.abandon()
 
@@ -148,6 +154,7 @@ class Job:
             error = _bare(caught)
         # Release the device before the last update: a watcher that reacts to it finds the device free.
         device.leave(self)
+        self._finished.set()
         if error is None:
             self._tell(last)
         else:

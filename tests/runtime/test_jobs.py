@@ -134,6 +134,14 @@ def test_time_left_follows_the_share_of_the_work(monkeypatch):
     assert [update.seconds_per_step for update in seen] == pytest.approx([1, 1, 2])
 
 
+def test_fast_steps_are_merged(monkeypatch):
+    monkeypatch.setattr(jobs, "PREVIEW_SECONDS", 0)
+    work = Work(steps=30)
+    work.let()
+    seen = [update for update in Job(work).start().updates(0.5, least=0.2) if update is not None]
+    assert len(seen) < 10 and seen[-1].ended and seen[-1].result.steps_done == 30
+
+
 def test_silence_is_broken_by_heartbeats():
     work = Work()
     job = Job(work).start()

@@ -20,7 +20,7 @@ from lumiere.page.server.request_guard import Gate
 from lumiere.runtime import jobs
 
 SWEEP_SECONDS = 30  # between sweeps of the disk and of unread messages
-UNREAD = 40  # messages; a preview takes 0.1 MB, and a connected client has at most two pending
+UNREAD = 100  # messages, 15 s of them; a preview takes 0.1 MB, and a busy browser may fall behind
 LAST_SECONDS = 2  # for the last messages to reach connected clients at shutdown
 SESSIONS = 100  # sessions whose state gradio keeps, 0.1 MB each; a page without gr.State needs no state
 
