@@ -6,11 +6,11 @@ FOLDER = Path(__file__).resolve().parents[2] / "assets" / "examples"
 EXAMPLES = (  # prompt, seed
     ("a red ball bouncing over green hills", 3),
     ("a yellow star drifting right at night", 2),
-    ("a pink heart pulsing in the desert", 2),
+    ("a pink heart pulsing in the desert", 5),
     ("a purple fish drifting left over the sea", 3),
     ("an orange ring circling in the forest", 2),
     ("a blue moon rising over the city", 1),
-    ("a purple mushroom bouncing over snowy mountains", 3),
+    ("a purple mushroom bouncing over snowy mountains", 1),
     ("a green ball circling over the sea", 3),
 )
 
