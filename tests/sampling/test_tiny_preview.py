@@ -136,9 +136,10 @@ def test_shipped_one_is_near_the_shipped_decoder(tmp_path):
     encode_dataset(tmp_path, vae := load_vae(EMBEDDED))
     latents = torch.from_numpy(np.load(tmp_path / "latents.npy").astype(np.float32))
     preview = tiny_preview(str(EMBEDDED / "preview"), 4, torch.float32)
-    for clip in latents.transpose(1, 2):  # n t c h w -> n c t h w
-        error = preview(clip[None]) / 255 - decode(vae, clip[None]) / 255
-        assert -10 * np.log10(np.square(error).mean()) >= 24  # decibels
+    clips = [clip[None] for clip in latents.transpose(1, 2)]  # n t c h w -> 1 c t h w each
+    errors = [preview(clip) / 255 - decode(vae, clip) / 255 for clip in clips]
+    decibels = [-10 * np.log10(np.square(error).mean()) for error in errors]
+    assert min(decibels) >= 22 and np.mean(decibels) >= 26
 
 
 def test_command_trains_one(tmp_path):
