@@ -223,12 +223,16 @@ class LumierePipeline:
         cond = self.encode_given(given, whole=request.strength < 1) if given else None
         parts = self._plan(request, given)
         work = [frames for part in parts for frames in self._work(request, part)]
-        done, clip = 0, None
+        text, done, clip = None, 0, None
         for part in parts:
+            if part.still:
+                part_text = self.encode_prompt(request, self.first_frame_prompt(request.prompt))
+            else:
+                part_text = text = text or self.encode_prompt(request)  # once for all segments
             part_cond = with_context(cond, clip, part.frames)
             before = None if clip is None else clip[:, :, : part.frames.start]
             end, step = done + request.steps_run, None
-            steps = self._denoise(request, part, part_cond, generator)
+            steps = self._denoise(request, part, part_text, part_cond, generator)
             while done < end and not stopped():
                 step, done = next(steps), done + 1
                 share, seconds = sum(work[:done]) / sum(work), time.monotonic() - began
@@ -245,17 +249,16 @@ class LumierePipeline:
             yield Result(frames, request, len(work), done, done < len(work), time.monotonic() - began)
 
     def _denoise(
-        self, request: Request, part: Part, cond: Cond | None, generator: torch.Generator
+        self, request: Request, part: Part, text: Text, cond: Cond | None, generator: torch.Generator
     ) -> Iterator[Step]:
         """Yields the steps of one part. It starts from noise, or from noised latents below full strength."""
-        prompt = self.first_frame_prompt(request.prompt) if part.still else request.prompt
         schedule = self._schedule(request, generator)
         shape = (1, self.vae.config.latent_channels, part.length, *self._latent_size(request))
         noise = torch.randn(shape, generator=generator).to(self.device)  # on the CPU: the same on any device
         denoise = Denoiser(
             model=on_one_frame(self._base()) if part.still else self.lumiere,
             schedule=schedule,
-            text=self.encode_prompt(request, prompt),
+            text=text,
             guidance=request.guidance,
             interval=self._guidance_interval(request),
             windows=self._windows(part),
