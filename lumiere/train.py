@@ -21,14 +21,14 @@ from lumiere.training.trainer import show
 
 PAPERWORLD = "paperworld"  # value of --data for rendered clips
 OUT_OF_MEMORY = (
-    "The device ran out of memory: raise --accumulation (processes x accumulation divides --batch), "
-    "set --checkpointing 1, or lower --size or --frames; the last checkpoint is kept."
+    "The device ran out of memory: raise --grad-accum (processes x grad-accum divides --batch-size), "
+    "set --gradient-checkpointing, or lower --size or --frames; the last checkpoint is kept."
 )
 EXAMPLES = """examples, which run as they stand:
   python -m lumiere.train --model assets/models/paper-world --data paperworld --scenes 64 \\
       --out runs/first --steps 200
   accelerate launch --num_processes 2 -m lumiere.train --model assets/models/paper-world --data paperworld \\
-      --out runs/mixed --frames 32 --shortest 16 --batch 8 --accumulation 2 --steps 20000
+      --out runs/mixed --frames 32 --min-frames 16 --batch-size 8 --grad-accum 2 --steps 20000
 """
 
 

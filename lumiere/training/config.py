@@ -6,7 +6,17 @@ from dataclasses import dataclass, field, fields
 
 from lumiere.training.optimizer import DECAY, faster_precision
 
-CLIPS, FRESH, NOISE, STEPS, RUN = "clips", "fresh motion weights", "noise and loss", "steps", "the run"
+METAVARS = {int: "N", float: "X", str: None}
+ALIASES = {  # flags of version 0.1, accepted until 0.3
+    "--batch": "batch_size",
+    "--accumulation": "grad_accum",
+    "--gradient-norm": "max_grad_norm",
+    "--checkpointing": "gradient_checkpointing",
+    "--kernel": "temporal_kernel",
+    "--shortest": "min_frames",
+    "--given": "cond_prob",
+}
+CLIPS, FRESH, NOISE, STEPS, RUN = "clips", "fresh motion weights", "noise and loss", "steps", "run"
 
 
 def option(
@@ -45,84 +55,84 @@ class Settings:
     out: str
     init: str | None = None
 
-    size: int = option(0, CLIPS, "pixels along the sides of clips that are encoded; the base's own if 0", 0)
-    frames: int = option(16, CLIPS, "length of the clips seen", 1)
-    shortest: int = option(0, CLIPS, "if above 0, lengths from this to --frames, another for each step", 0)
-    stride: int = option(1, CLIPS, "clips are also seen this many times as fast, at most", 1)
-    caption_dropout: float = option(
-        0.1, CLIPS, "share of clips shown without text, which guidance needs", 0, below=1
+    size: int = option(
+        0, CLIPS, "height and width in pixels of encoded clips; 0: the base model's own size", 0
     )
-    given: float = option(
-        0.5, CLIPS, "share of clips of which a part is given; 0 for weights that take no such", 0, most=1
+    frames: int = option(16, CLIPS, "frames per clip", 1)
+    min_frames: int = option(
+        0, CLIPS, "0: all clips have --frames; else each step draws a length from here to --frames", 0
+    )
+    stride: int = option(1, CLIPS, "largest temporal stride: clips play up to this many times as fast", 1)
+    caption_dropout: float = option(
+        0.1, CLIPS, "share of clips with an empty caption, for classifier-free guidance", 0, below=1
+    )
+    cond_prob: float = option(
+        0.5, CLIPS, "share of clips with conditioning pixels; 0: no conditioning channels", 0, most=1
     )
     continued: float = option(
-        0.2, CLIPS, "share of those of which the first frames are given, up to half of them", 0, most=1
+        0.2, CLIPS, "share of these conditioned on their first frames, up to half of the clip", 0, most=1
     )
     from_start: float = option(
-        0.0, CLIPS, "share of clips seen from their first frame on, which is what is given of them", 0, most=1
+        0.0, CLIPS, "share of clips cut at their first frame, which conditions them", 0, most=1
     )
     cond_noise: float = option(
-        0.0, CLIPS, "noise on given latents, at most, as a standard deviation: sampling gives made ones", 0
+        0.0, CLIPS, "largest standard deviation of the noise on conditioning latents", 0
     )
 
-    factor: int = option(4, FRESH, "frames are this many times fewer on the coarsest level", 1)
-    attention_depth: int = option(2, FRESH, "attention layers over time at each place", 1)
-    space_time_depth: int = option(1, FRESH, "such layers over all pixels and frames, after those", 0)
-    kernel: int = option(15, FRESH, "frames that convolutions see: far ones agree sooner if many", 1)
+    factor: int = option(4, FRESH, "temporal downsampling factor of the coarsest level", 1)
+    attention_depth: int = option(2, FRESH, "temporal attention layers per block", 1)
+    space_time_depth: int = option(
+        1, FRESH, "space-time attention layers per block, after the temporal ones", 0
+    )
+    temporal_kernel: int = option(15, FRESH, "frames per temporal convolution kernel, odd", 1)
     padding_mode: str = option(
         "zeros",
         FRESH,
-        "what convolutions see beyond an edge; circular: the opposite edge",
+        "padding of spatial convolutions; circular: the opposite edge",
         choices=("zeros", "circular"),
     )
-    conditioned: int = option(1, FRESH, "whether layers are told timestep and text: 1 or 0", 0, most=1)
-    embedding_width: int = option(64, FRESH, "hidden channels of adapters of the embedding; 0 for none", 0)
+    conditioned: bool = option(True, FRESH, "layers receive the timestep and text embedding")
+    embedding_width: int = option(64, FRESH, "hidden channels of the embedding adapters; 0: none", 0)
 
     noise_correlation: float | None = option(
-        None, NOISE, "between frames; for fresh weights 0.9 unless given, for others their own", 0, below=1
+        None, NOISE, "between frames; fresh weights default to 0.9, others to their own", 0, below=1
     )
-    shift: float = option(
-        1.0, NOISE, "above 1, noisy timesteps, where motion is decided, are seen more often", above=0
-    )
+    shift: float = option(1.0, NOISE, "above 1: more noisy timesteps, where motion is decided", above=0)
     spread: float = option(
-        1.0, NOISE, "below 1, timesteps keep nearer to the median, which is shift / (1 + shift)", above=0
+        1.0, NOISE, "below 1: timesteps closer to the median, shift / (1 + shift)", above=0
     )
-    min_snr: float = option(
-        0.0, NOISE, "if above 0, no timestep counts for more than one of this ratio of signal to noise", 0
-    )
-    subject_weight: float = option(3.0, NOISE, "how much more the loss counts where the subject is", 0)
-    common_weight: float = option(
-        1.0, NOISE, "below 1, an error that all frames of a clip share counts less than how they differ", 0
-    )
+    min_snr: float = option(0.0, NOISE, "above 0: Min-SNR loss weights with this gamma", 0)
+    subject_weight: float = option(3.0, NOISE, "additional loss weight on the subject", 0)
+    common_weight: float = option(1.0, NOISE, "below 1: weight of the error shared by all frames", 0)
 
-    steps: int = option(20_000, STEPS, "of the optimiser in all; may be raised for a run that is resumed", 1)
-    batch: int = option(8, STEPS, "clips per step, in all processes together", 1)
-    accumulation: int = option(1, STEPS, "passes in which a process does its part, to save memory", 1)
-    checkpointing: int = option(
-        0, STEPS, "1 to compute blocks again going backward: less memory, a third more time", 0, most=1
+    steps: int = option(20_000, STEPS, "optimizer steps; may be raised when a run is resumed", 1)
+    batch_size: int = option(8, STEPS, "clips per step, over all processes", 1)
+    grad_accum: int = option(1, STEPS, "forward passes per step and process, to save memory", 1)
+    gradient_checkpointing: bool = option(
+        False, STEPS, "recompute blocks in the backward pass: less memory, a third more time"
     )
-    learning_rate: float = option(0.02, STEPS, "at its peak", 0)
+    learning_rate: float = option(0.02, STEPS, "peak learning rate", 0)
     decay: float = option(
-        DECAY, STEPS, "share of the steps, at the end, over which it falls to zero", 0, most=1
+        DECAY, STEPS, "share of the steps over which the learning rate falls to zero", 0, most=1
     )
-    warmup: int = option(100, STEPS, "steps in which the learning rate rises", 1)
-    gradient_norm: float = option(
-        0.3, STEPS, "at most; single clips can have a hundred times the usual one", above=0
+    warmup: int = option(100, STEPS, "steps over which the learning rate rises", 1)
+    max_grad_norm: float = option(
+        0.3, STEPS, "largest gradient norm; single clips can have a hundred times the usual one", above=0
     )
     ema: float = option(
-        0.999, STEPS, "decay of the moving average of the weights, which is the result", 0, below=1
+        0.999, STEPS, "decay of the moving average of the weights, which is saved", 0, below=1
     )
     precision: str = option(
         faster_precision(),
         STEPS,
-        "bf16 for half precision, or no; what is faster here",
+        "bf16: mixed precision; default: the faster one on this machine",
         choices=("no", "bf16"),
     )
 
-    save_minutes: float = option(2.0, RUN, "between checkpoints", 0)
-    sample_steps: int = option(1000, RUN, "between clips that are made of the first caption; 0 for none", 0)
-    workers: int = option(0, RUN, "processes that draw clips ahead: some for a GPU, which waits else", 0)
-    seed: int = option(0, RUN, "of fresh weights and all that is drawn", 0)
+    save_minutes: float = option(2.0, RUN, "minutes between checkpoints", 0)
+    sample_steps: int = option(1000, RUN, "steps between sample clips of the first caption; 0: none", 0)
+    workers: int = option(0, RUN, "data loading processes; a GPU needs some", 0)
+    seed: int = option(0, RUN, "seed of fresh weights, clips, masks and noise", 0)
 
     def __post_init__(self):
         for entry in fields(self):
@@ -132,8 +142,8 @@ class Settings:
                 raise ValueError(f"{entry.name} must be {_in_words(**limits)}; received {value:g}.")
             if choices and value not in choices:
                 raise ValueError(f"{entry.name} is one of {', '.join(choices)}; received {value}.")
-        if self.shortest > self.frames:
-            raise ValueError(f"shortest must be at most frames, {self.frames}; received {self.shortest}.")
+        if self.min_frames > self.frames:
+            raise ValueError(f"min_frames must be at most frames, {self.frames}; received {self.min_frames}.")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -145,15 +155,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         group, told = entry.metadata["group"], entry.metadata["help"]
         if group not in groups:
             groups[group] = parser.add_argument_group(group)
+        flag, add = f"--{entry.name.replace('_', '-')}", groups[group].add_argument
+        told += " (%(default)s)" if entry.default is not None else ""
         kind = float if entry.default is None else type(entry.default)
-        groups[group].add_argument(
-            f"--{entry.name.replace('_', '-')}",
-            type=kind,
-            default=entry.default,
-            choices=entry.metadata["choices"],
-            metavar={int: "N", float: "X", str: None}[kind],
-            help=told + (" (%(default)s)" if entry.default is not None else ""),
-        )
+        if kind is bool:
+            add(flag, action=argparse.BooleanOptionalAction, default=entry.default, help=told)
+        else:
+            kinds = {"type": kind, "choices": entry.metadata["choices"]}
+            add(flag, default=entry.default, help=told, metavar=METAVARS[kind], **kinds)
+    for old, name in ALIASES.items():
+        kind = type(getattr(Settings, name))
+        kind = _truth if kind is bool else kind
+        parser.add_argument(old, dest=name, type=kind, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
+def _truth(word: str) -> bool:
+    return bool(int(word))
 
 
 def _within(

@@ -34,7 +34,7 @@ class Batch:
         subject: subject weights `b 1 t h w`, 0 to 1.
         noise: unit Gaussian noise `b c t h w`, independent between frames.
         cond: clean latents with conditioning noise, `b c t h w`.
-        given: bool mask `b t h w`, True where the model sees `cond`.
+        cond_mask: bool mask `b t h w`, True where the model sees `cond`.
         times: diffusion times `b` in [0, 1), from almost clean to almost pure noise.
         texts: b captions.
     """
@@ -43,7 +43,7 @@ class Batch:
     subject: Tensor
     noise: Tensor
     cond: Tensor
-    given: Tensor
+    cond_mask: Tensor
     times: Tensor
     texts: list[str]
 
@@ -53,24 +53,24 @@ class DrawOptions:
     """Options for drawing a batch.
 
     Attributes:
-        batch: clips per step.
+        batch_size: clips per step.
         frames: frames per clip.
         seed: seed of all random streams.
         caption_dropout: share of clips with an empty caption, 0 to 1.
         stride: largest temporal stride. Long clips are subsampled with a random stride from 1 to `stride`.
-        given: share of clips with given pixels (`conditioning.random_mask`), 0 to 1.
+        cond_prob: share of clips with conditioning latents (`conditioning.random_mask`), 0 to 1.
         continued: share of these masks that give the first frames, up to half of the clip, 0 to 1.
         from_start: share of clips cut from the start of the stored clip, 0 to 1. Their mask gives the first
             frame or nothing.
         cond_noise: largest standard deviation of the noise on given latents.
     """
 
-    batch: int
+    batch_size: int
     frames: int
     seed: int = 0
     caption_dropout: float = 0.0
     stride: int = 1
-    given: float = 0.0
+    cond_prob: float = 0.0
     continued: float = 0.2
     from_start: float = 0.0
     cond_noise: float = 0.0
@@ -126,24 +126,24 @@ class LatentClips:
 
         Args:
             step: training step, from 0.
-            clips: clip numbers in the batch, 0 to `options.batch` - 1.
+            clips: clip numbers in the batch, 0 to `options.batch_size` - 1.
             options: options for drawing.
 
         Raises:
             ValueError: the stored clips have fewer than `options.frames` frames.
         """
-        batch, frames = options.batch, options.frames
+        batch, frames = options.batch_size, options.frames
         if frames > self.frames:
             raise ValueError(f"The clips have {self.frames} frames; training on {frames} was asked for.")
         times = _stratified(batch, np.random.default_rng((TIMES, options.seed, step)))
         drawn = [self._clip(step * batch + clip, options) for clip in clips]
-        latents, subject, noise, cond, given, texts = zip(*drawn, strict=True)
+        latents, subject, noise, cond, masks, texts = zip(*drawn, strict=True)
         return Batch(
             latents=_stack(latents),
             subject=torch.from_numpy(np.stack(subject)).unsqueeze(1),  # b t h w -> b 1 t h w
             noise=_stack(noise),
             cond=_stack(cond),
-            given=torch.stack(given),
+            cond_mask=torch.stack(masks),
             times=torch.from_numpy(times[list(clips)]),
             texts=list(texts),
         )
@@ -178,9 +178,9 @@ class LatentClips:
         random = np.random.default_rng((MASK, options.seed, number))
         generator = torch.Generator().manual_seed(int(random.integers(2**63)))
         if not from_start:
-            return random_mask(options.frames, *self.size, generator, options.given, options.continued)
+            return random_mask(options.frames, *self.size, generator, options.cond_prob, options.continued)
         mask = torch.zeros(options.frames, *self.size, dtype=torch.bool)
-        mask[0] = bool(random.random() < options.given)
+        mask[0] = bool(random.random() < options.cond_prob)
         return mask
 
 

@@ -95,11 +95,11 @@ class Trainer:
     def __init__(self, settings: Settings, accelerator: Accelerator):
         self.settings, self.accelerator, self.out = settings, accelerator, Path(settings.out)
         self.step, self.losses = 0, deque(maxlen=RECENT)
-        parts = accelerator.num_processes * settings.accumulation
-        if settings.batch % parts:
+        parts = accelerator.num_processes * settings.grad_accum
+        if settings.batch_size % parts:
             raise ValueError(
-                f"The batch must divide into {accelerator.num_processes} processes x {settings.accumulation} "
-                f"passes; received {settings.batch} clips."
+                f"The batch must divide into {accelerator.num_processes} processes x {settings.grad_accum} "
+                f"passes; received {settings.batch_size} clips."
             )
         folder = locate(settings.model)
         check(folder)
@@ -109,7 +109,7 @@ class Trainer:
         self.lumiere = self._new_lumiere(folder).to(accelerator.device)
         schedule = read_json(folder / "scheduler" / "scheduler_config.json") | schedule_for(self.lumiere)
         self.scheduler = DDIMScheduler.from_config(schedule)
-        if settings.checkpointing:
+        if settings.gradient_checkpointing:
             self.lumiere.enable_gradient_checkpointing()
         self.averaged = copy.deepcopy(self.lumiere).requires_grad_(False)  # copies only the motion weights
         self.optimizer = MatrixOptimizer(self.lumiere.parameters())
@@ -125,7 +125,7 @@ class Trainer:
         frames = length_of(s, self.step, self.lumiere.downsample_factor)
         rate = s.learning_rate * relative_rate(self.step, s.steps, s.warmup, s.decay)
         loss = self._gradients()
-        norm = self.accelerator.clip_grad_norm_(self.lumiere.parameters(), s.gradient_norm)
+        norm = self.accelerator.clip_grad_norm_(self.lumiere.parameters(), s.max_grad_norm)
         for name, value in {"loss": loss, "gradient": float(norm)}.items():
             if not math.isfinite(value):
                 raise ValueError(
@@ -241,14 +241,14 @@ class Trainer:
         """Returns the metadata stored with the motion weights: training data, progress and settings."""
         s = self.settings
         names = (
-            "frames shortest batch learning_rate decay ema shift spread min_snr caption_dropout given "
-            "continued from_start cond_noise subject_weight common_weight precision"
+            "frames min_frames batch_size learning_rate decay ema shift spread min_snr caption_dropout "
+            "cond_prob continued from_start cond_noise subject_weight common_weight precision"
         )
         return {
             "base": Path(s.model).name if Path(s.model).is_dir() else s.model,
             "data": Path(s.data).name,
             "clips": len(self.clips),
-            "clips_seen": self.step * s.batch,
+            "clips_seen": self.step * s.batch_size,
             "steps": self.step,
             "steps_planned": s.steps,
             "loss": sum(self.losses) / max(1, len(self.losses)),
@@ -287,11 +287,11 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(s.seed)
             lumiere = load_weights(base, locate_motion(s.init)) if s.init else self._fresh(base)
-        if s.given and not lumiere.given_channels:
+        if s.cond_prob and not lumiere.given_channels:
             lumiere.add_given_channels(self.clips.channels + 1)
         if s.noise_correlation is not None:
             lumiere.noise_correlation = s.noise_correlation
-        for name, frames in (("frames", s.frames), ("shortest", s.shortest)):
+        for name, frames in (("frames", s.frames), ("min_frames", s.min_frames)):
             if frames % lumiere.downsample_factor:
                 raise ValueError(
                     f"{name} must be a multiple of {lumiere.downsample_factor}; received {frames}."
@@ -303,15 +303,15 @@ class Trainer:
         reach = max(1, s.frames // s.factor - 1)  # largest distance between frames of a training clip
         attention = {"depth": s.attention_depth, "space_time_depth": s.space_time_depth}
         attention |= {"rotary": True, "window": reach}
-        convolution = {"conv1d_kernel_size": s.kernel, "norm": "clip", "padding_mode": s.padding_mode}
+        convolution = {"conv1d_kernel_size": s.temporal_kernel, "padding_mode": s.padding_mode}
         return Lumiere.from_unet(
             base,
             s.factor,
             at_input=True,
             conditioned=bool(s.conditioned),
-            conv_inflation_kwargs=convolution,
+            conv_inflation_kwargs=convolution | {"norm": "clip"},
             attn_inflation_kwargs=attention,
-            given_channels=self.clips.channels + 1 if s.given else 0,
+            given_channels=self.clips.channels + 1 if s.cond_prob else 0,
             embedding_width=s.embedding_width,
             noise_correlation=NOISE_CORRELATION,
         )
@@ -330,15 +330,15 @@ class Trainer:
     def _passes(self) -> list[range]:
         """Clip numbers of each forward and backward pass of this process."""
         s, processes = self.settings, self.accelerator.num_processes
-        share = s.batch // (processes * s.accumulation)
-        parts = range(self.accelerator.process_index, processes * s.accumulation, processes)
+        share = s.batch_size // (processes * s.grad_accum)
+        parts = range(self.accelerator.process_index, processes * s.grad_accum, processes)
         return [range(part * share, (part + 1) * share) for part in parts]
 
     @cached_property
     def _batches(self) -> Iterator[list[Batch]]:
         """Yields, for each step, one batch per pass; `workers` processes prefetch them."""
-        given = self.settings.given if self.lumiere.given_channels else 0.0
-        draws = _Draws(self.clips, self._passes, self.settings, given, self.lumiere.downsample_factor)
+        cond_prob = self.settings.cond_prob if self.lumiere.given_channels else 0.0
+        draws = _Draws(self.clips, self._passes, self.settings, cond_prob, self.lumiere.downsample_factor)
         return iter(
             DataLoader(
                 draws,
@@ -358,14 +358,14 @@ class Trainer:
         timesteps = (times * self.scheduler.config.num_train_timesteps).long().to(device)
         noisy, target = noise_and_target(self.scheduler, clean, noise, timesteps)
         if self.lumiere.given_channels:
-            noisy = torch.cat([noisy, channels(batch.cond.to(device), batch.given.to(device))], dim=1)
+            noisy = torch.cat([noisy, channels(batch.cond.to(device), batch.cond_mask.to(device))], dim=1)
         text = self.captions(batch.texts, device)
         count = min_snr(self.scheduler, timesteps, s.min_snr) if s.min_snr else None
         with plain_attention(device):  # backward included: gradient checkpointing recomputes blocks
             predicted = self.model(noisy, timesteps, return_dict=False, **text.arguments)[0]
             if s.common_weight != 1:
                 predicted, target = (scale_common(x.float(), s.common_weight) for x in (predicted, target))
-            loss = weighted_error(predicted, target, 1 + s.subject_weight * subject, count) / s.accumulation
+            loss = weighted_error(predicted, target, 1 + s.subject_weight * subject, count) / s.grad_accum
             self.accelerator.backward(loss)
         return loss.detach()
 
@@ -382,18 +382,18 @@ class _Draws(Dataset):
     clips: LatentClips
     passes: list[range]
     settings: Settings
-    given: float
+    cond_prob: float
     factor: int
 
     def __getitem__(self, step: int) -> list[Batch]:
         s, frames = self.settings, length_of(self.settings, step, self.factor)
         options = DrawOptions(
-            batch=s.batch,
+            batch_size=s.batch_size,
             frames=frames,
             seed=s.seed,
             caption_dropout=s.caption_dropout,
             stride=s.stride,
-            given=self.given,
+            cond_prob=self.cond_prob,
             continued=s.continued,
             from_start=s.from_start,
             cond_noise=s.cond_noise,
@@ -407,10 +407,10 @@ def length_of(settings: Settings, step: int, factor: int) -> int:
     Args:
         settings: training settings.
         step: training step, from 0.
-        factor: temporal downsampling factor; lengths are `shortest` plus multiples of it.
+        factor: temporal downsampling factor; lengths are `min_frames` plus multiples of it.
     """
-    shortest = settings.shortest or settings.frames
-    return draw_length(range(shortest, settings.frames + 1, factor), step, settings.seed)
+    min_frames = settings.min_frames or settings.frames
+    return draw_length(range(min_frames, settings.frames + 1, factor), step, settings.seed)
 
 
 def _metrics_until(file: Path, step: int) -> list[dict]:

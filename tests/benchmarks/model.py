@@ -171,7 +171,7 @@ def overfit(steps: int = 300, batch: int = 4) -> tuple[float, float]:
             folder,
             f"{folder}/run",
             steps=steps,
-            batch=batch,
+            batch_size=batch,
             warmup=20,
             caption_dropout=0.0,
             ema=0.98,

@@ -167,9 +167,9 @@ def test_windows_longer_than_the_clips_are_refused(folder):
 def test_clips_from_their_start_give_their_first_frame(folder):
     starts = {(int(x[0, 0, 0, 0]) % 100) for s in range(5) for x in draw(folder, s, from_start=1.0).latents}
     assert starts == {0}
-    given = draw(folder, from_start=1.0, given=1.0).given
+    given = draw(folder, from_start=1.0, cond_prob=1.0).cond_mask
     assert given[:, 0].all() and not given[:, 1:].any()
-    assert not draw(folder, from_start=1.0, given=0.0).given.any()
+    assert not draw(folder, from_start=1.0, cond_prob=0.0).cond_mask.any()
     mixed = [draw(folder, s, batch=8, from_start=0.5).latents[:, 0, 0, 0, 0] % 100 for s in range(20)]
     assert 0.4 < (torch.cat(mixed) == 0).float().mean() < 0.8
 

@@ -28,7 +28,7 @@ from lumiere.media.video import read_clip
 from lumiere.model.motion_weights import load_motion, read_facts
 from lumiere.sampling.schedulers import predict_clean
 from lumiere.train import EXAMPLES, main, parser
-from lumiere.training.config import CLIPS, FRESH, NOISE, RUN, STEPS, Settings
+from lumiere.training.config import ALIASES, CLIPS, FRESH, NOISE, RUN, STEPS, Settings
 from lumiere.training.latent_dataset import DrawOptions, write_captions
 from lumiere.training.loss import min_snr, noise_and_target, weighted_error
 from lumiere.training.optimizer import relative_rate
@@ -57,7 +57,7 @@ def settings(tiny_model, clips, tmp_path):
     """Makes settings for a run in a folder of this name, in exact arithmetic unless asked otherwise."""
 
     def make(name: str = "run", **given) -> Settings:
-        given = {"frames": 8, "steps": 6, "batch": 2, "warmup": 2, "precision": "no", "seed": 3} | given
+        given = {"frames": 8, "steps": 6, "batch_size": 2, "warmup": 2, "precision": "no", "seed": 3} | given
         return Settings(str(tiny_model), str(clips), str(tmp_path / name), **given)
 
     return make
@@ -85,7 +85,19 @@ def result(settings: Settings) -> dict:
 
 def command(settings: Settings) -> list[str]:
     given = {key: value for key, value in vars(settings).items() if value is not None}
-    return [f"--{key.replace('_', '-')}={value}" for key, value in given.items()]
+    flags = {key: f"--{key.replace('_', '-')}={value}" for key, value in given.items()}
+    switches = {key: value for key, value in given.items() if isinstance(value, bool)}
+    flags |= {key: f"--{'' if on else 'no-'}{key.replace('_', '-')}" for key, on in switches.items()}
+    return list(flags.values())
+
+
+def test_old_flags_set_the_renamed_settings():
+    words = "--model m --data d --out o --batch 6 --checkpointing 1 --shortest 4 --given 0.25"
+    read = parser().parse_args(words.split())
+    assert (read.batch_size, read.min_frames, read.cond_prob) == (6, 4, 0.25)
+    assert read.gradient_checkpointing is True
+    assert all(hasattr(Settings, name) for name in ALIASES.values())
+    assert not any(f"{old} " in parser().format_help() for old in ALIASES)
 
 
 @pytest.mark.slow
@@ -160,10 +172,10 @@ def test_the_noise_of_earlier_weights_is_kept_unless_another_is_asked_for(settin
 
 @pytest.mark.slow
 def test_weights_that_took_no_given_pixels_learn_to(settings):
-    first = settings(steps=1, given=0.0)
+    first = settings(steps=1, cond_prob=0.0)
     list(train(first))
     AcceleratorState._reset_state(reset_partial_state=True)
-    continued = settings("given", steps=2, init=str(Path(first.out) / "motion"), given=0.5)
+    continued = settings("given", steps=2, init=str(Path(first.out) / "motion"), cond_prob=0.5)
     list(train(continued))
     found = [json.loads((Path(s.out) / "motion" / "motion.json").read_text()) for s in (first, continued)]
     assert [description["given_channels"] for description in found] == [0, 5]
@@ -194,7 +206,7 @@ def test_passes_add_up_to_the_step(settings):
     """Clip by clip, or all four in one pass: one gradient."""
     gradients = []
     for name, passes in (("one", 1), ("four", 4)):
-        run = trainer(settings(name, batch=4, accumulation=passes))
+        run = trainer(settings(name, batch_size=4, grad_accum=passes))
         loss = run._gradients()
         gradients.append((loss, [weight.grad.clone() for weight in run.lumiere.parameters()]))
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -206,17 +218,17 @@ def test_passes_add_up_to_the_step(settings):
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_other_processes_draw_is_the_same(settings, workers):
-    drawn = [metrics["loss"] for metrics in train(settings("alone", steps=3, batch=4, accumulation=2))]
+    drawn = [metrics["loss"] for metrics in train(settings("alone", steps=3, batch_size=4, grad_accum=2))]
     AcceleratorState._reset_state(reset_partial_state=True)
-    made = settings("helped", steps=3, batch=4, accumulation=2, workers=workers)
+    made = settings("helped", steps=3, batch_size=4, grad_accum=2, workers=workers)
     assert [metrics["loss"] for metrics in train(made)] == drawn
 
 
 def test_checkpointing_makes_the_same_step(settings):
     made = []
-    for name, checkpointing in (("kept", 0), ("again", 1)):
-        run = trainer(settings(name, checkpointing=checkpointing))
-        assert run.lumiere.model.is_gradient_checkpointing == bool(checkpointing)
+    for name, checkpointing in (("kept", False), ("again", True)):
+        run = trainer(settings(name, gradient_checkpointing=checkpointing))
+        assert run.lumiere.model.is_gradient_checkpointing == checkpointing
         made.append((run.advance()["loss"], run.lumiere.state_dict()))
         AcceleratorState._reset_state(reset_partial_state=True)
     (loss, weights), (again, others) = made
@@ -236,7 +248,7 @@ def test_fresh_attention_reaches_as_far_as_the_clips_are_long(settings, tiny_mod
 def test_shift_shows_more_of_the_noisy_timesteps(settings):
     seen = {}
     for shift in (1.0, 3.0):
-        run, times = trainer(settings(str(shift), batch=4, shift=shift)), []
+        run, times = trainer(settings(str(shift), batch_size=4, shift=shift)), []
         run.lumiere.model.time_proj.register_forward_pre_hook(
             lambda m, args, told=times: told.append(args[0])
         )
@@ -251,7 +263,7 @@ def test_shift_shows_more_of_the_noisy_timesteps(settings):
 def test_noise_is_shared_in_training_as_the_motion_weights_say(settings):
     changes = {}
     for correlation in (0.0, 0.9):
-        run, shown = trainer(settings(str(correlation), batch=4, noise_correlation=correlation)), []
+        run, shown = trainer(settings(str(correlation), batch_size=4, noise_correlation=correlation)), []
         run.lumiere.register_forward_pre_hook(lambda module, args, shown=shown: shown.append(args[0]))
         run.advance()
         changes[correlation] = shown[0].diff(dim=2).square().mean()
@@ -261,14 +273,14 @@ def test_noise_is_shared_in_training_as_the_motion_weights_say(settings):
 
 @pytest.mark.slow
 def test_lengths_are_drawn_anew_for_each_step_and_again_alike(settings):
-    made = settings("mixed", steps=12, frames=8, shortest=4, batch=4, accumulation=2)
+    made = settings("mixed", steps=12, frames=8, min_frames=4, batch_size=4, grad_accum=2)
     run, seen = trainer(made), []
     run.lumiere.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[2]))
     told = [run.advance()["frames"] for _ in range(12)]
     assert seen == [frames for frames in told for _ in range(2)], "one length for all parts of a step"
     assert set(told) == {4, 8} and 3 <= told.count(4) <= 9
     AcceleratorState._reset_state(reset_partial_state=True)
-    again = trainer(settings("again", steps=12, frames=8, shortest=4, batch=4, accumulation=2))
+    again = trainer(settings("again", steps=12, frames=8, min_frames=4, batch_size=4, grad_accum=2))
     assert [again.advance()["frames"] for _ in range(12)] == told
     AcceleratorState._reset_state(reset_partial_state=True)
     assert [trainer(settings("one")).advance()["frames"]] == [8]
@@ -423,26 +435,25 @@ def test_a_gradient_that_is_not_a_number_stops_as_early(settings, monkeypatch):
     [
         ({"frames": 6}, "multiple of 4; received 6"),
         ({"frames": 12}, "have 10 frames; training on 12"),
-        ({"batch": 3, "accumulation": 2}, "1 processes x 2 passes; received 3 clips"),
+        ({"batch_size": 3, "grad_accum": 2}, "1 processes x 2 passes; received 3 clips"),
         ({"factor": 3}, "power of two"),
-        ({"shortest": 6}, "shortest must be a multiple of 4; received 6"),
-        ({"shortest": 12}, "shortest must be at most frames, 8; received 12"),
+        ({"min_frames": 6}, "min_frames must be a multiple of 4; received 6"),
+        ({"min_frames": 12}, "min_frames must be at most frames, 8; received 12"),
         ({"min_snr": float("inf")}, "min_snr must be 0 or more; received inf"),
         ({"steps": 0}, "steps must be 1 or more; received 0"),
         ({"ema": 1.0}, "ema must be 0 or more and below 1; received 1"),
         ({"learning_rate": float("nan")}, "learning_rate must be 0 or more; received nan"),
         ({"shift": 0.0}, "shift must be above 0; received 0"),
         ({"attention_depth": 0}, "attention_depth must be 1 or more; received 0"),
-        ({"conditioned": 2}, "conditioned must be from 0 to 1; received 2"),
         ({"space_time_depth": -1}, "space_time_depth must be 0 or more; received -1"),
         ({"sample_steps": -1}, "sample_steps must be 0 or more; received -1"),
-        ({"kernel": 4}, "Kernel sizes are odd.*received 4"),
+        ({"temporal_kernel": 4}, "Kernel sizes are odd.*received 4"),
         ({"precision": "fp8"}, "precision is one of no, bf16; received fp8"),
         ({"padding_mode": "mirror"}, "padding_mode is one of zeros, circular; received mirror"),
         ({"data": "/nowhere"}, "There is no captions.jsonl in /nowhere"),
     ],
 )
-def test_settings_that_cannot_be_are_refused_in_words(settings, given, words):
+def test_refuses_invalid_settings(settings, given, words):
     with pytest.raises(ValueError, match=words):
         list(train(Settings(**(vars(settings()) | given))))
 
@@ -473,7 +484,8 @@ def test_too_little_memory_is_told_with_what_helps(settings, capsys, monkeypatch
     monkeypatch.setattr("lumiere.train.show", fail)
     assert main(command(settings())) == 1
     told = capsys.readouterr().err
-    assert all(option in told for option in ("--accumulation", "--checkpointing 1", "--size", "--frames"))
+    options = ("--grad-accum", "--gradient-checkpointing", "--size", "--frames")
+    assert all(option in told for option in options)
 
 
 def test_other_failures_of_the_device_keep_their_traceback(settings, monkeypatch):
@@ -498,7 +510,8 @@ def test_the_examples_of_the_help_run(tmp_path):
     """As they stand, but for how much of everything."""
     examples = [line.strip() for line in EXAMPLES.replace("\\\n", "").splitlines()[1:]]
     assert len(examples) == 2
-    less = "--steps 2 --scenes 4 --batch 2 --accumulation 1 --frames 8 --shortest 4 --sample-steps 1".split()
+    less = "--steps 2 --scenes 4 --batch-size 2 --grad-accum 1 --frames 8 --min-frames 4".split()
+    less += ["--sample-steps", "1"]
     for number, example in enumerate(examples):
         out = tmp_path / str(number)
         words = [*shlex.split(example), *less, "--out", str(out)]
@@ -527,14 +540,14 @@ def test_one_clip_can_be_learnt(settings, tiny_model, clips, tmp_path):
     config |= {"block_out_channels": (64, 64, 64), "norm_num_groups": 8}
     UNet2DConditionModel.from_config(config).save_pretrained(model / "unet")
     given = {"model": str(model), "data": str(folder), "caption_dropout": 0.0}
-    made = settings(steps=100, batch=4, warmup=10)
+    made = settings(steps=100, batch_size=4, warmup=10)
     losses = [metrics["loss"] for metrics in train(Settings(**(vars(made) | given)))]
     assert np.mean(losses[-20:]) < 0.3 * np.mean(losses[:3])
 
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(settings):
-    one, two = settings("one", batch=4), settings("two", batch=4)
+    one, two = settings("one", batch_size=4), settings("two", batch_size=4)
     list(train(one))
     launch(2, "-m", "lumiere.train", *command(two))
     for a, b in zip(lines(one), lines(two), strict=True):
@@ -558,7 +571,7 @@ if run.accelerator.is_main_process:
 def test_two_processes_have_the_gradients_of_one(settings, tiny_model, tmp_path):
     """From weights of which all matter; fresh ones have no gradient behind a projection that is zero."""
     (tmp_path / "gradients.py").write_text(GRADIENTS)
-    made = json.dumps(vars(settings(batch=4, init=str(tiny_model / "motion"))))
+    made = json.dumps(vars(settings(batch_size=4, init=str(tiny_model / "motion"))))
     found = []
     for processes in (1, 2):
         file = tmp_path / f"{processes}.pt"

@@ -36,8 +36,8 @@ def folder(tmp_path_factory) -> Path:
 
 
 def trainer(folder: Path, out: Path, family: str, **given) -> Trainer:
-    given = {"frames": 8, "steps": 3, "batch": 2, "warmup": 1, "precision": "no", "sample_steps": 0} | given
-    settings = Settings(str(folder / family), str(folder / "clips"), str(out), **given)
+    small = {"frames": 8, "steps": 3, "batch_size": 2, "warmup": 1, "precision": "no", "sample_steps": 0}
+    settings = Settings(str(folder / family), str(folder / "clips"), str(out), **(small | given))
     made = Trainer(settings, Accelerator(cpu=True))
     made.resume()
     return made
