@@ -9,6 +9,7 @@ TRAINED = {
     "autoencoder": "train the autoencoder on rendered stills",
     "text": "train the text encoder and its tokenizer on captions",
     "base": "train the base text-to-image UNet on encoded stills",
+    "decoder": "train the decoder further on what the motion weights predict of encoded clips",
     "preview": "train the tiny autoencoder of the previews on encoded stills",
 }
 
@@ -24,7 +25,8 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         prog="python -m lumiere.paperworld",
         description=__doc__,
-        epilog="`make` does all: render, autoencoder, text, encode, base, preview, `lumiere.train`, motion.",
+        epilog="`make` does all: render, autoencoder, text, encode, base, `lumiere.train`, motion, decoder, "
+        "preview.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
 

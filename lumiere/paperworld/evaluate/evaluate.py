@@ -16,7 +16,7 @@ from lumiere.loading.layout import locate
 from lumiere.loading.registry import DEFAULT
 from lumiere.loading.version import SAMPLING_VERSION
 from lumiere.paperworld.evaluate.figures import pairs, per_motion
-from lumiere.paperworld.evaluate.grid import GRID, write_grid
+from lumiere.paperworld.evaluate.grid import GRID, SHEET, write_grid, write_sheet
 from lumiere.paperworld.evaluate.measures import digest
 from lumiere.paperworld.evaluate.records import Records
 from lumiere.paperworld.evaluate.rows import CHOOSING_SEED, ROWS, SEED, scene_of
@@ -139,6 +139,9 @@ def add_evaluate_arguments(parser):
     add("--first-frame", choices=("base", "none"), help=first_frame)
     grid = f"only write {GRID[0] * GRID[1]} clips as a moving picture"
     add("--grid", metavar="FILE.webp", help=grid)
+    sheet = f"only write frames of {SHEET} clips as one picture, a contact sheet"
+    add("--sheet", metavar="FILE.png", help=sheet)
+    add("--frames", type=int, default=80, metavar="N", help="of --grid and --sheet (%(default)s)")
     remember = "only keep the fixed clips of this version, and drop the records of others"
     add("--remember", action="store_true", help=remember)
 
@@ -157,8 +160,8 @@ def run_evaluate(args):
     settings = {name: getattr(args, name) for name in ("steps", "guidance", "scheduler", "first_frame")}
     try:
         studio = Studio(args.model, args.seed, **settings)
-        if args.grid:
-            return draw_grid(studio, args.grid, args.first)
+        if args.grid or args.sheet:
+            return draw_clips(studio, args)
         records = Records(args.results, studio.name, args.seed)
         accept = records.remember if args.remember else records.accept
         if not accept(fixed_clips(studio)):
@@ -213,14 +216,18 @@ def _print_table(title, columns, rows, text):
         print(f"| {name} | " + " | ".join(cells) + " |")
 
 
-def draw_grid(studio, file, first=0, frames=80):
-    """Writes a grid of clips with the prompt below each."""
-    numbers = range(first, first + GRID[0] * GRID[1])
+def draw_clips(studio, args):
+    """Writes clips of the first prompts: `--grid`, `--sheet` or both."""
+    count = max(GRID[0] * GRID[1] if args.grid else 0, SHEET if args.sheet else 0)
+    numbers = range(args.first, args.first + count)
     prompts = [canonical(scene_of(studio.seed, index)[0]) for index in numbers]
     shown = zip(numbers, tqdm(prompts, unit="clip", disable=None), strict=True)
-    clips = [studio.clip(prompt, frames, index) for index, prompt in shown]
-    write_grid(file, clips, prompts)
-    print(f"{file}: {Path(file).stat().st_size / 1e6:.1f} MB")
+    clips = [studio.clip(prompt, args.frames, index) for index, prompt in shown]
+    files = ((args.grid, write_grid, GRID[0] * GRID[1]), (args.sheet, write_sheet, SHEET))
+    for file, write, most in files:
+        if file:
+            write(file, clips[:most], prompts[:most])
+            print(f"{file}: {Path(file).stat().st_size / 1e6:.1f} MB")
     return 0
 
 

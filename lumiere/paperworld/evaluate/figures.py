@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from lumiere.paperworld.evaluate import costs
-from lumiere.paperworld.evaluate.measures import wilson
+from lumiere.paperworld.evaluate.measures import spread, wilson
 from lumiere.paperworld.judge.judge import Verdict, accuracy, chance, score
 from lumiere.paperworld.world.scene import MOTIONS
 
 KEPT, KEPT_DB = ("colour", "subject", "background"), 30.0  # PSNR in dB above which given pixels count as kept
+DECODER_DB = 25.0  # PLACEHOLDER
 NEAR = 0.1  # tolerance above chance
 
 
@@ -158,6 +159,21 @@ def of_still(records):
         for name in ("generated", "real")
     )
     return [Figure("generated / real", generated / max(real, 1e-9), 1.5, at_most=True)]
+
+
+def of_decoder(records):
+    """Figures of the decoder on predicted latents: PSNR against the true clip, sharpness of outlines."""
+    sharpness = Figure("outlines / true", _mean(records, "outlines"), 0.85)
+    return [Figure("dB mean", _mean(records, "psnr"), DECODER_DB), sharpness]
+
+
+def of_diversity(records):
+    """Figures of the diversity over seeds: each spread, relative to that of real scenes."""
+    sides = [[r[side] for r in records if r[side] is not None] for side in ("generated", "real")]
+    if min(map(len, sides)) < 2:
+        return [Figure("clips", min(map(len, sides)), 2)]
+    ratios = {name: spread(sides[0], name) / max(spread(sides[1], name), 1e-9) for name in sides[0][0]}
+    return [Figure(name, value, 0.7) for name, value in ratios.items()]
 
 
 def of_parameters(records):

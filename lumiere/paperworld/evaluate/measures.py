@@ -18,6 +18,7 @@ FAINT = 8.0  # levels; smaller changes do not count as motion
 CELL = 8  # pixels per latent
 Z = 1.959964  # half width of the 95 % interval of a normal distribution, in standard deviations
 GRID, LOOKS = 8, 4  # cells per side and frames of a digest
+OUTLINE = 32.0  # levels per pixel, minimum gradient of an outline
 ALIKE = 0.5  # levels, maximum mean difference between digests of the same sampling
 
 
@@ -117,6 +118,45 @@ def flicker(frames):
     if background.mean() < LEAST_SHARE:
         return None
     return float(changes(frames)[:, background].mean(dtype=np.float64))
+
+
+def outline_sharpness(frames, truth):
+    """Returns the mean gradient at the outlines of `truth`, relative to that of `truth`; 1 if as sharp."""
+    made, real = (np.hypot(*np.gradient(x.mean(-1, dtype=np.float32), axis=(1, 2))) for x in (frames, truth))
+    outlines = real > OUTLINE
+    return float(made[outlines].mean() / real[outlines].mean())
+
+
+def opening(frames, verdict):
+    """Measures how a clip begins and how fast it moves: position, radius, direction, pace.
+
+    Args:
+        frames: uint8 `t h w c`.
+        verdict: the judge's Verdict.
+
+    Returns:
+        x, y and radius in pixels, the direction of the first movement in radians, and the log of frames per
+        cycle; None for a clip without a subject or without a cycle.
+    """
+    if verdict.colour is None or verdict.period is None:
+        return None
+    seen = see_silhouettes(frames[: LOOKS + 1], verdict.background, verdict.colour)
+    dx, dy = (float(_around(a[-1] - a[1])) for a in (seen.x, seen.y))
+    return {
+        "x": float(seen.x[0]),
+        "y": float(seen.y[0]),
+        "radius": verdict.radius,
+        "direction": math.atan2(dy, dx),
+        "pace": math.log(verdict.period),
+    }
+
+
+def spread(openings, name):
+    """Returns the spread of one measure of `opening`: the circular variance of angles, else the deviation."""
+    values = np.array([opening[name] for opening in openings])
+    if name == "direction":
+        return float(1 - np.abs(np.exp(1j * values).mean()))
+    return float(values.std())
 
 
 def _around(distance):

@@ -18,6 +18,8 @@ from lumiere.paperworld.evaluate.measures import (
     flicker,
     inside_and_outside,
     moving_region,
+    opening,
+    outline_sharpness,
     preview_psnr,
     psnr,
     seam_ratio,
@@ -156,6 +158,26 @@ def _still(studio, index):
     return {"generated": flicker(studio.clip(canonical(scene), 16, index)), "real": flicker(real)}
 
 
+def _decoder(studio, index):
+    """Noises a real clip to a fifth of the timesteps and denoises it."""
+    scene, _ = scene_of(studio.seed, index)
+    real = render(scene, 16)[0]
+    nothing = conditioning.Given(real, np.zeros(real.shape[:3], bool))
+    clip = studio.clip(canonical(scene), 16, index, nothing, mode="video", strength=0.2)
+    return {"psnr": psnr(clip, real), "outlines": outline_sharpness(clip, real)}
+
+
+def _diversity(studio, index):
+    """Compares the seeds of one prompt with real scenes of the same words."""
+    rng = np.random.default_rng((studio.seed, index))
+    words = {"colour": "red", "subject": "ball", "background": "hills", "motion": "circling"}
+    scene = replace(sample_scene(rng, motions=("circling",)), **words)
+    still, moving = begin_at_rest(scene, rng)
+    real = np.concatenate([render(still, 1)[0], render(moving, 31)[0]])
+    clips = {"generated": studio.clip(canonical(scene), 32, index), "real": real}
+    return {name: opening(clip, judge(clip)) for name, clip in clips.items()}
+
+
 ROWS = {
     "ceiling": Row("real clips through the autoencoder", _ceiling, partial(figures.of_text, bar=0.95)),
     "text16": Row("16 frames", _text16, partial(figures.of_text, bar=0.93)),
@@ -180,6 +202,8 @@ ROWS = {
     "cinemagraph16": Row("cinemagraph", _cinemagraph, figures.of_cinemagraph),
     "still16": Row("background flicker where nothing moves", _still, figures.of_still),
     "noise16": Row("16 frames, all of them from noise", partial(_text, first_frame="none"), figures.of_text),
+    "decoder16": Row("real clips noised to 0.2 and denoised", _decoder, figures.of_decoder),
+    "diversity32": Row("spread over seeds / of real scenes", _diversity, figures.of_diversity, prompts=100),
     "parameters": Row(
         "modules besides base and motion weights", costs.parameters, figures.of_parameters, prompts=1
     ),

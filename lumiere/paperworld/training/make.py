@@ -28,6 +28,7 @@ class Budget:
     autoencoder: int
     text: int
     base: int
+    decoder: int
     preview: int
     clips: int
     frames: int
@@ -42,6 +43,7 @@ BUDGETS = {
         autoencoder=4,
         text=20,
         base=4,
+        decoder=2,
         preview=2,
         clips=4,
         frames=32,
@@ -82,12 +84,13 @@ class Maker:
             "text encoder": lambda: parts.text(model, at / "text", b.text),
             "stills, encoded": lambda: parts.latents(model, self.stills),
             "base": lambda: parts.base(model, self.stills, at / "base", b.base),
-            "preview": lambda: parts.preview(model, self.stills, at / "preview", b.preview),
             "clips, rendered": lambda: render_dataset(
                 self.clips, b.clips, b.frames, parts.CLIPS_SEED, workers=b.workers, from_rest=True
             ),
             "clips, encoded": lambda: parts.latents(model, self.clips),
             "motion": self._motion,
+            "decoder": lambda: parts.decoder(model, self.clips, at / "decoder", b.decoder),
+            "preview": lambda: parts.preview(model, self.stills, at / "preview", b.preview),
         }
 
     def make(self) -> dict[str, float]:

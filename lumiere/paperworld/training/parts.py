@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+from lumiere.model.motion_weights import load_motion
 from lumiere.paperworld.training.autoencoder import encode_dataset, train_autoencoder
 from lumiere.paperworld.training.base import BATCH, train_base
+from lumiere.paperworld.training.decoder import train_decoder
 from lumiere.paperworld.training.model_folder import (
+    MOTION,
     load_base,
     load_text,
     load_vae,
@@ -18,7 +21,8 @@ from lumiere.paperworld.world.dataset import PIXELS, render_dataset
 from lumiere.training.latent_dataset import CAPTIONS
 
 STILLS_SEED, CLIPS_SEED = 11, 12  # the evaluation uses other seeds
-STEPS = {"autoencoder": 2800, "text": 400, "base": 6400, "preview": 20_000}
+STEPS = {"autoencoder": 2800, "text": 400, "base": 6400, "decoder": 6000, "preview": 20_000}
+DECODER_CLIPS = 1000  # predictions to train the decoder on
 
 
 def autoencoder(model, data, run, steps=STEPS["autoencoder"]):
@@ -43,6 +47,13 @@ def base(model, data, run, steps=STEPS["base"], further=False, batch=BATCH):
     """Trains the base UNet on the encoded stills in `data`; `further` continues from the saved UNet."""
     unet = load_base(model) if further else None
     save_component(model, "unet", train_base(data, *load_text(model), run, steps, unet, batch))
+
+
+def decoder(model, data, run, steps=STEPS["decoder"]):
+    """Trains the decoder further on predictions of the motion weights for the encoded clips in `data`."""
+    lumiere = load_motion(load_base(model), Path(model) / MOTION).eval()
+    vae, clips = load_vae(model), min(DECODER_CLIPS, steps)
+    save_component(model, "vae", train_decoder(data, vae, lumiere, load_text(model), run, steps, clips))
 
 
 def preview(model, data, run, steps=STEPS["preview"]):

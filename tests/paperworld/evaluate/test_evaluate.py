@@ -15,7 +15,7 @@ from lumiere.loading.version import SAMPLING_VERSION
 from lumiere.paperworld.__main__ import main
 from lumiere.paperworld.evaluate import costs, evaluate
 from lumiere.paperworld.evaluate.evaluate import Studio, fixed_clips, print_tables
-from lumiere.paperworld.evaluate.grid import write_grid
+from lumiere.paperworld.evaluate.grid import write_grid, write_sheet
 from lumiere.paperworld.evaluate.measures import alike
 from lumiere.paperworld.evaluate.records import CLIPS, Records
 from lumiere.pipeline import LumierePipeline
@@ -210,3 +210,15 @@ def test_grid_plays_every_clip_in_its_place_above_its_words(tmp_path):
     labels = [frame[16:height, column * 64 : (column + 1) * 64] for column in range(3)]
     ink = [(label < 150).any(-1).sum() for label in labels]
     assert ink[0] > 20 and ink[1] > 20 and ink[2] == 0
+
+
+def test_sheet_shows_clips_from_first_to_last_frame(tmp_path):
+    clips = [np.full((16, 32, 32, 3), 40 * i, np.uint8) for i in range(3)]
+    clips[0] = clips[0] + np.arange(16, dtype=np.uint8)[:, None, None, None] * 10
+    write_sheet(tmp_path / "sheet.png", clips, ["a red ball", " ", " "])
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        pixels = np.asarray(sheet, int)
+    half = len(pixels) // 2
+    assert pixels[0, :128:16, 0].tolist() == [0, 20, 40, 60, 80, 100, 120, 150]
+    assert (pixels[0, 128] == 40).all() and (pixels[half, 0] == 80).all()
+    assert (pixels[16:half, :128] < 150).any() and not (pixels[16:half, 128:] < 150).any()

@@ -72,6 +72,30 @@ def test_preview_bars(tmp_path):
     assert (mean.value, least.value, mean.met, least.met) == (31.5, 23.0, True, False)
 
 
+def test_decoder_row_compares_with_the_true_clip(tmp_path):
+    def blurred(clip, given):
+        soft = given.frames.astype(float)
+        for axis in (1, 2):
+            soft = (np.roll(soft, 1, axis) + soft + np.roll(soft, -1, axis)) / 3
+        return soft.astype(np.uint8)
+
+    puppets = {"a": Puppet(lambda clip, given: given.frames), "b": Puppet(blurred)}
+    for name, expected in (("a", []), ("b", ["outlines / true"])):
+        (tmp_path / name).mkdir()
+        assert set(expected) <= set(missed("decoder16", puppets[name], tmp_path / name, 2))
+    assert missed("decoder16", puppets["a"], tmp_path / "a", 2) == []
+    assert puppets["a"].asked[0][4] == {"mode": "video", "strength": 0.2}
+
+
+def test_diversity_is_relative_to_real_scenes(tmp_path):
+    records = Records(tmp_path / "r.json", "x", 0)
+    found = measure(Puppet(), records, "diversity32", range(6))
+    same = [record | {"generated": record["real"]} for record in found]
+    assert [figure.value for figure in ROWS["diversity32"].figures(same)] == pytest.approx([1.0] * 5)
+    one = [record | {"generated": found[0]["real"]} for record in found]
+    assert max(figure.value for figure in ROWS["diversity32"].figures(one)) < 1e-6
+
+
 def test_text16_serves_three_rows(tmp_path):
     puppet, records = Puppet(), Records(tmp_path / "r.json", "x", 0)
     for name in ("text16", "controls", "preview"):

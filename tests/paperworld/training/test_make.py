@@ -25,13 +25,13 @@ def test_a_tiny_budget_makes_a_model_that_generates(tmp_path, capsys):
     *_, result = pipeline.generate(Request("a red ball", frames=8, steps=2, seed=1))
     assert result.frames.shape == (8, 128, 128, 3) and not pipeline.unknown_words("a red ball")
     spent = json.loads((work / DONE).read_text())
-    assert len(spent) == 9 and all(part["done"] and part["seconds"] > 0 for part in spent.values())
+    assert len(spent) == 10 and all(part["done"] and part["seconds"] > 0 for part in spent.values())
     assert all(f"{name}: " in first for name in spent) and "made in" in first
 
     files = {file: file.stat() for file in motion_files(model / "motion")}
     assert max(told.st_size for told in files.values()) <= 10_000_000
     assert main(command) is None  # all of it is there
-    assert capsys.readouterr().out.count("there already") == 9
+    assert capsys.readouterr().out.count("there already") == 10
     assert all(file.stat().st_mtime_ns == told.st_mtime_ns for file, told in files.items())
 
     before = load_base(model).state_dict()
