@@ -21,6 +21,7 @@ from lumiere.model.motion_weights import AnimateDiffBlock, check_keys, load_moti
 from lumiere.model.placement import adapter_places
 
 WEIGHTS = ADAPTER[1].removesuffix(".safetensors")  # a diffusers folder may add a variant, such as `.fp16`
+POSITIONS = ".pos_embed.pe"
 HEADS = 8  # in every adapter published so far; cannot be inferred from the weights
 SCHEDULE = {  # training schedule of every published adapter, on any base; other betas make clips flicker
     "beta_start": 0.00085,
@@ -33,10 +34,13 @@ SCHEDULE = {  # training schedule of every published adapter, on any base; other
     "timestep_spacing": "leading",
     "steps_offset": 1,
 }
-ORIGINAL = (  # key names of AnimateDiff's own code -> key names of diffusers, replaced in this order
+UNSTORED_POSITIONS = 64  # AnimateLCM's own file leaves out its sinusoidal positions, which it computes
+ORIGINAL = (  # key names of other codes -> key names of diffusers, replaced in this order
+    (".temporal_attentions.", ".motion_modules."),  # Hotshot-XL
     (".temporal_transformer.", "."),
     (".attention_blocks.0.pos_encoder.", ".pos_embed."),  # AnimateDiff stores one copy per attention
     (".attention_blocks.1.pos_encoder.", ".pos_embed."),
+    (".pos_embed.positional_encoding", ".pos_embed.pe"),  # Hotshot-XL
     (".attention_blocks.0.", ".attn1."),
     (".attention_blocks.1.", ".attn2."),
     (".norms.0.", ".norm1."),
@@ -115,8 +119,10 @@ def load_adapter(unet: nn.Module, source: str | os.PathLike | MotionAdapter) -> 
     lumiere = Lumiere.from_unet(
         unet, places=places, attn_klass=AnimateDiffBlock, attn_inflation_kwargs=options
     )
-    names = {key: _adapter_key(key, list(places.attns)) for key in lumiere.state_dict()}
+    names = adapter_keys(lumiere)
     expected = {names[key]: weight for key, weight in lumiere.state_dict().items()}
+    if not any(key.endswith(POSITIONS) for key in weights):  # computed, not stored
+        weights |= {name: weight for name, weight in expected.items() if name.endswith(POSITIONS)}
     check_keys(weights, expected, where)
     if lumiere.device.type != "meta":
         lumiere.load_state_dict({key: weights[name] for key, name in names.items()})
@@ -163,15 +169,27 @@ def _weights_file(folder: Path) -> Path:
 def _in_names_of_diffusers(weights: dict[str, Tensor], where: str) -> dict[str, Tensor]:
     renamed = {}
     for key, weight in weights.items():
-        name = key.removeprefix("module.")  # from training on several GPUs
-        for theirs, ours in ORIGINAL:
-            name = name.replace(theirs, ours)
+        name = diffusers_name(key)
         if name in renamed and not torch.equal(renamed[name], weight):
             raise ValueError(f"{where} has two different tensors for {name}, one of them in {key}.")
         renamed[name] = weight
     if not any(".motion_modules." in name for name in renamed):
         raise ValueError(f"{where} holds no motion modules: it is no AnimateDiff adapter.")
     return renamed
+
+
+def diffusers_name(key: str) -> str:
+    """Returns the name that diffusers gives to a key of AnimateDiff's or Hotshot-XL's own code."""
+    name = key.removeprefix("module.")  # from training on several GPUs
+    for theirs, ours in ORIGINAL:
+        name = name.replace(theirs, ours)
+    return name
+
+
+def adapter_keys(lumiere: Lumiere) -> dict[str, str]:
+    """Returns diffusers' name of each key of the state dict, for a model with an AnimateDiff adapter."""
+    places = list(lumiere.places.attns)
+    return {key: _adapter_key(key, places) for key in lumiere.state_dict()}
 
 
 def _check_family(weights: dict[str, Tensor], unet: nn.Module, where: str) -> None:
@@ -207,8 +225,8 @@ def _depth(weights: dict[str, Tensor]) -> int:
 
 def _positions(weights: dict[str, Tensor]) -> int:
     """Returns the length of the first positional embedding `1 t c`; `check_keys` reports other lengths."""
-    lengths = (w.shape[1] for key, w in weights.items() if key.endswith(".pos_embed.pe") and w.ndim == 3)
-    return next(lengths, 32)
+    stored = [w for key, w in weights.items() if key.endswith(POSITIONS)]
+    return next((w.shape[1] for w in stored if w.ndim == 3), 32 if stored else UNSTORED_POSITIONS)
 
 
 def _adapter_key(key: str, places: list[str]) -> str:

@@ -46,7 +46,12 @@ class AnimateDiffBlock(TemporalLayer):
         ValueError: `heads` does not divide `dim`; in `forward`, the clip is longer than `positions`.
     """
 
-    def __init__(self, *, dim: int, heads: int = 8, depth: int = 1, positions: int = 32, groups: int = 32):
+    motion_scale = 1.0  # set for a run by `adapter_options.motion_scale`
+    windowed = False  # set for a run by `adapter_options.windowed_attention`
+
+    def __init__(
+        self, *, dim: int, heads: int = 8, depth: int = 1, positions: int = 32, groups: int = 32
+    ):
         super().__init__()
         if dim % heads:
             raise ValueError(f"`heads` must divide the {dim} channels; received {heads}.")
@@ -64,9 +69,10 @@ class AnimateDiffBlock(TemporalLayer):
     def over_time(self, x: Tensor, b: int) -> Tensor:
         """Maps `(b t) c h w` to `(b t) c h w`. Raises ValueError if t exceeds `positions`."""
         frames = x.shape[0] // b
-        if frames > self.positions:
+        if frames > self.positions and not self.windowed:
             raise ValueError(f"These motion weights know {self.positions} frames at most; received {frames}.")
-        return self.motion_module(x, num_frames=frames)
+        moved = self.motion_module(x, num_frames=frames)
+        return moved if self.motion_scale == 1 else torch.lerp(x, moved, self.motion_scale)
 
 
 CLASSES = {

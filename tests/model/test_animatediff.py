@@ -146,7 +146,9 @@ def test_every_layout_gives_the_same_weights(unet, adapter, tmp_path):
     weights = adapter.state_dict()
     original = original_keys(weights)
     assert len(original) == len(weights) + sum(key.endswith(".pe") for key in weights)
-    assert all(any(theirs in key for key in original) for theirs, _ in ORIGINAL)
+    hotshot = ("temporal_attentions", "positional_encoding")
+    named = [theirs for theirs, _ in ORIGINAL if not any(word in theirs for word in hotshot)]
+    assert all(any(theirs in key for key in original) for theirs in named) and len(named) == 8
     save_file(weights, tmp_path / "diffusers.safetensors")
     save_file(original, tmp_path / "original.safetensors")
     save_file({f"module.{key}": w for key, w in original.items()}, tmp_path / "trained.safetensors")
@@ -214,8 +216,8 @@ def test_keys_that_do_not_fit_are_an_error_that_lists_the_first(unet, file):
     save_file(weights | {positions[-1]: weights[positions[-1]][:, :4].contiguous()}, file)
     with pytest.raises(ValueError, match=rf"1 misshapen \({positions[-1]}\)"):
         load_adapter(unet, file)
-    save_file({key: weight for key, weight in weights.items() if key not in positions}, file)
-    with pytest.raises(ValueError, match=rf"{len(positions)} missing \({positions[0]}, "):
+    save_file({key: weight for key, weight in weights.items() if key not in positions[1:]}, file)
+    with pytest.raises(ValueError, match=rf"{len(positions) - 1} missing \({positions[1]}, "):
         load_adapter(unet, file)
     first = next(key for key in keys if key.startswith("mid_block."))
     save_file({key: weight for key, weight in weights.items() if key != first}, file)
@@ -333,3 +335,31 @@ def test_loads_onto_meta_and_in_the_dtype_of_the_base(unet, adapter, lumiere, fi
     half = load_adapter(copy.deepcopy(unet).half(), adapter).state_dict()
     assert all(weight.dtype == torch.float16 for weight in half.values())
     assert all(torch.equal(weight, lumiere.state_dict()[key].half()) for key, weight in half.items())
+
+
+def test_reads_keys_of_hotshot(unet, adapter, lumiere, tmp_path):
+    renamed = {
+        key.replace(".temporal_transformer.", ".")
+        .replace(".motion_modules.", ".temporal_attentions.")
+        .replace(".pos_encoder.pe", ".pos_encoder.positional_encoding"): weight
+        for key, weight in original_keys(adapter.state_dict()).items()
+    }
+    assert not any(".motion_modules." in key for key in renamed)
+    save_file(renamed, tmp_path / "hsxl.safetensors")
+    assert same_weights(load_adapter(unet, tmp_path / "hsxl.safetensors"), lumiere)
+
+
+def test_computes_positions_that_a_file_leaves_out(unet, adapter, tmp_path):
+    """AnimateLCM's own file has none; its code computes 64 sinusoidal ones."""
+    weights = {key: w for key, w in adapter.state_dict().items() if not key.endswith("pos_embed.pe")}
+    save_file(weights, tmp_path / "lcm.safetensors")
+    found = load_adapter(unet, tmp_path / "lcm.safetensors")
+    assert all(layer.positions == 64 for layer in found.attns)
+    expected = MotionAdapter(
+        block_out_channels=unet.config.block_out_channels,
+        motion_layers_per_block=unet.config.layers_per_block,
+        motion_norm_num_groups=8,
+        motion_max_seq_length=64,
+    )
+    expected.load_state_dict(weights, strict=False)
+    assert same_weights(found, load_adapter(unet, expected))
