@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from lumiere.events import Result
-from lumiere.limits import Bounds
+from lumiere.limits import ServerLimits
 from lumiere.loading.registry import saved_settings
 from lumiere.media.images import read_image
 from lumiere.media.video import read_clip, write_clip
@@ -175,17 +175,17 @@ def given_pixels(options: argparse.Namespace, request: Request, model: model_cac
     """
     from lumiere.runtime.sources import Sources, prepare
 
-    limits, bounds = model_cache.limits(model), Bounds.read()
+    limits, server_limits = model_cache.limits(model), ServerLimits.read()
     if request.mode in ("inpaint", "video") and options.frames is None:
         request = replace(request, frames=limits.longest(request.height, request.width))
     clip = options.video or options.beginning
     longest = limits.longest_given(request.height, request.width)
-    most = longest + 1, bounds.video_side, bounds.video_seconds, request.fps
+    most = longest + 1, server_limits.video_side, server_limits.video_seconds, request.fps
     frames = read_clip(clip, *most)[0] if clip else None
     if options.video and options.frames and options.frames > len(frames):
         raise ValueError(f"the video has {len(frames)} frames: {options.frames} were asked for.")
     files = (options.image, options.last_image, options.mask)
-    image, last_image, region = (file and read_image(file, bounds.image_side) for file in files)
+    image, last_image, region = (file and read_image(file, server_limits.image_side) for file in files)
     return prepare(request, Sources(image, last_image, frames, region), limits)
 
 

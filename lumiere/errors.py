@@ -3,3 +3,7 @@
 
 class GenerationError(RuntimeError):
     """A run failed for a reason that concerns the user; the message is one sentence."""
+
+
+class UserError(ValueError):
+    """A refusal or an expected failure; the message is one sentence for the user."""

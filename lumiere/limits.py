@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 PREFIX = "LUMIERE_"
 
 
-def bound(default: int, low: int, high: int, why: str):
+def limit(default: int, low: int, high: int, why: str):
     """Declares a limit with its default, its valid range and the reason for the default.
 
     Args:
@@ -24,34 +24,34 @@ def bound(default: int, low: int, high: int, why: str):
 
 
 @dataclass(frozen=True)
-class Bounds:
+class ServerLimits:
     """Operator limits, all integers.
 
     Raises:
         ValueError: a limit is out of range; the message contains its environment variable.
     """
 
-    max_frames: int = bound(480, 4, 10_000, "of one clip: half a minute at 16 frames a second")
-    max_side: int = bound(1024, 64, 4096, "pixels along a side of a clip; phones decode no more than 4096")
-    max_pixels: int = bound(
+    max_frames: int = limit(480, 4, 10_000, "of one clip: half a minute at 16 frames a second")
+    max_side: int = limit(1024, 64, 4096, "pixels along a side of a clip; phones decode no more than 4096")
+    max_pixels: int = limit(
         2**23, 2**14, 2**31, "frames x height x width of a clip, which is its cost: 512 frames of 128 x 128"
     )
-    max_steps: int = bound(150, 1, 150, "of denoising; past 150 no scheduler changes the clip")
-    upload_mb: int = bound(64, 1, 10_000, "of one upload with all its files: some seconds of a phone's video")
-    image_side: int = bound(8192, 64, 16_384, "pixels of a picture that is given: more than any phone's")
-    video_side: int = bound(1024, 64, 4096, "pixels of a video that is given; 480 such frames take 1.5 GB")
-    video_seconds: int = bound(30, 1, 600, "in which a given video must be read")
-    queue: int = bound(
+    max_steps: int = limit(150, 1, 150, "of denoising; past 150 no scheduler changes the clip")
+    upload_mb: int = limit(64, 1, 10_000, "of one upload with all its files: some seconds of a phone's video")
+    image_side: int = limit(8192, 64, 16_384, "pixels of a picture that is given: more than any phone's")
+    video_side: int = limit(1024, 64, 4096, "pixels of a video that is given; 480 such frames take 1.5 GB")
+    video_seconds: int = limit(30, 1, 600, "in which a given video must be read")
+    queue: int = limit(
         16,
         1,
         10_000,
         "requests that wait behind the 24 first in line; whoever comes later is told to try again",
     )
-    keep_minutes: int = bound(60, 1, 100_000, "after which clips and uploads are deleted")
-    disk_mb: int = bound(2048, 8, 10**8, "of clips and uploads at once; past that the oldest go first")
-    free_mb: int = bound(128, 0, 10**8, "of free disk below which no clip is begun: the largest takes less")
-    grace_seconds: int = bound(30, 0, 3600, "for the clip in the making, at the end of the server")
-    log_prompts: int = bound(0, 0, 1, "1 writes prompts to the log, escaped; else nobody's words are kept")
+    keep_minutes: int = limit(60, 1, 100_000, "after which clips and uploads are deleted")
+    disk_mb: int = limit(2048, 8, 10**8, "of clips and uploads at once; past that the oldest go first")
+    free_mb: int = limit(128, 0, 10**8, "of free disk below which no clip is begun: the largest takes less")
+    grace_seconds: int = limit(30, 0, 3600, "for the clip in the making, at the end of the server")
+    log_prompts: int = limit(0, 0, 1, "1 writes prompts to the log, escaped; else nobody's words are kept")
 
     def __post_init__(self):
         for each in fields(self):
@@ -62,7 +62,7 @@ class Bounds:
                 )
 
     @classmethod
-    def read(cls, environment: Mapping[str, str] = os.environ) -> "Bounds":
+    def read(cls, environment: Mapping[str, str] = os.environ) -> "ServerLimits":
         """Reads limits from environment variables. Defaults replace empty variables.
 
         Args:

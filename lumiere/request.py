@@ -11,14 +11,14 @@ import secrets
 import unicodedata
 from dataclasses import asdict, dataclass, fields, replace
 
-from lumiere.limits import Bounds
+from lumiere.limits import ServerLimits
 
 # Inputs of a clip besides the prompt; modes.py lists the inputs of each mode.
 MODES = ("text", "image", "images", "inpaint", "cinemagraph", "continue", "video")
 FIRST_FRAMES = ("base", "none")  # source of the first frame in text-to-video
 SCHEDULERS = ("ddim", "dpm++ 2m", "euler", "euler a", "unipc", "lcm")
 
-STEPS = (1, Bounds.max_steps)  # the operator may set a lower maximum, see `check`
+STEPS = (1, ServerLimits.max_steps)  # the operator may set a lower maximum, see `check`
 FPS = (1, 60)  # range of browsers and screens; a higher rate only shortens the clip
 GUIDANCE = (0.0, 30.0)  # far past the values at which colours saturate
 SEED = (0, 2**32 - 1)  # survives a number field, JSON and a URL without loss
@@ -50,11 +50,11 @@ class Limits:
     downsample_factor: int = 4
     size_multiple: int = 32
     min_frames: int = 4
-    max_frames: int = Bounds.max_frames
+    max_frames: int = ServerLimits.max_frames
     min_side: int = 64
-    max_side: int = Bounds.max_side
-    max_pixels: int = Bounds.max_pixels
-    max_steps: int = Bounds.max_steps
+    max_side: int = ServerLimits.max_side
+    max_pixels: int = ServerLimits.max_pixels
+    max_steps: int = ServerLimits.max_steps
     default_height: int = 128
     default_width: int = 128
     styles: tuple[tuple[float, float], ...] = ()

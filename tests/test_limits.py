@@ -6,25 +6,25 @@ from pathlib import Path
 
 import pytest
 
-from lumiere.limits import Bounds, variable
+from lumiere.limits import ServerLimits, variable
 from lumiere.loading.layout import read_limits
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_each_is_read_from_its_variable():
-    for each in fields(Bounds):
+    for each in fields(ServerLimits):
         low, high = each.metadata["low"], each.metadata["high"]
         for value in (low, high):
-            assert getattr(Bounds.read({variable(each.name): f" {value} "}), each.name) == value
+            assert getattr(ServerLimits.read({variable(each.name): f" {value} "}), each.name) == value
         for value in (low - 1, high + 1, "", "many", "7.5", "1e3", "\u0663", "0x10"):
             if value == "":
-                assert Bounds.read({variable(each.name): ""}) == Bounds()
+                assert ServerLimits.read({variable(each.name): ""}) == ServerLimits()
                 continue
             with pytest.raises(
                 ValueError, match=f"{variable(each.name)} must be a whole number from {low} to"
             ):
-                Bounds.read({variable(each.name): str(value)})
+                ServerLimits.read({variable(each.name): str(value)})
 
 
 def test_they_reach_the_limits_of_a_model(tiny_model, monkeypatch):
@@ -40,4 +40,4 @@ def test_they_reach_the_limits_of_a_model(tiny_model, monkeypatch):
 def test_the_readme_has_all_of_them_with_their_values():
     text = (ROOT / "README.md").read_text("utf-8")
     told = dict(re.findall(r"^\| `(LUMIERE_[A-Z_]+)` \| (\d+) \|", text, re.MULTILINE))
-    assert told == {variable(each.name): str(each.default) for each in fields(Bounds)}
+    assert told == {variable(each.name): str(each.default) for each in fields(ServerLimits)}

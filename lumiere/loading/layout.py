@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from lumiere.limits import Bounds, variable
+from lumiere.limits import ServerLimits, variable
 from lumiere.loading.hub import fetch
 from lumiere.model.motion_files import ADAPTER, MOTION, MOTION_INDEX, read_json
 from lumiere.request import Limits
@@ -229,7 +229,7 @@ def component_class(folder: Path, name: str) -> str:
 
 
 def read_limits(folder: Path, downsample_factor: int) -> Limits:
-    """Reads the valid ranges of a request from the UNet config, the VAE config and the operator's bounds.
+    """Reads the valid ranges of a request from the UNet config, the VAE config and the operator's limits.
 
     Args:
         folder: model folder.
@@ -237,7 +237,7 @@ def read_limits(folder: Path, downsample_factor: int) -> Limits:
 
     Raises:
         OSError: the configs do not belong to a latent diffusion model.
-        ValueError: the operator's bounds are too low for any clip.
+        ValueError: the operator's limits are too low for any clip.
     """
     unet, vae = (read_json(folder / name / "config.json") for name in ("unet", "vae"))
     if type(downsample_factor) is not int or downsample_factor < 1:
@@ -251,7 +251,7 @@ def read_limits(folder: Path, downsample_factor: int) -> Limits:
             f"the configs of unet and vae in {folder} are not those of a latent diffusion model."
         ) from error
     height, width = (side * pixels for side in (size if isinstance(size, list) else (size, size)))
-    bounds, least = Bounds.read(), {"max_frames": downsample_factor, "max_side": max(height, width)}
+    bounds, least = ServerLimits.read(), {"max_frames": downsample_factor, "max_side": max(height, width)}
     least["max_pixels"] = downsample_factor * height * width
     for name, needed in least.items():
         allowed = getattr(bounds, name)

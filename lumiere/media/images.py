@@ -6,13 +6,13 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from lumiere.limits import Bounds
+from lumiere.limits import ServerLimits
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 UNREADABLE = "cannot read a picture from this file"
 
 
-def read_image(path: str | Path | BinaryIO, max_side: int = Bounds.image_side) -> np.ndarray:
+def read_image(path: str | Path | BinaryIO, max_side: int = ServerLimits.image_side) -> np.ndarray:
     """Reads the first image of an untrusted file, upright, with transparency blended onto white.
 
     Args:

@@ -19,7 +19,7 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 
-from lumiere.limits import Bounds
+from lumiere.limits import ServerLimits
 from lumiere.request import FPS
 
 MAX_SETTINGS_BYTES = 100_000  # passed as one process argument, which Linux limits to 128 KiB
@@ -104,8 +104,8 @@ def write_clip(path, frames: np.ndarray, fps: float, settings: str | None = None
 def read_clip(
     path,
     max_frames: int = 256,
-    max_side: int = Bounds.video_side,
-    max_seconds: float = Bounds.video_seconds,
+    max_side: int = ServerLimits.video_side,
+    max_seconds: float = ServerLimits.video_seconds,
     max_fps: float = FPS[1],
 ) -> tuple[np.ndarray, float]:
     """Reads the beginning of an untrusted video, upright.

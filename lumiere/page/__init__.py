@@ -4,10 +4,11 @@ Templates are static. User input reaches the page only as component values, whic
 `textContent`: a template that contained user input would execute it.
 """
 
-import os
+from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
-from lumiere.page import words
+from lumiere.page import strings
 
 FOLDER = Path(__file__).parent
 PICTURE = FOLDER.parents[1] / "assets" / "pictures" / "share.png"  # 1200 x 630, for links in chats
@@ -22,12 +23,20 @@ def part(name: str) -> str:
     return (FOLDER / name).read_text(encoding="utf-8")
 
 
-def head() -> str:
-    """Returns the HTML that the page adds to the head of its document.
+def head(url: str = "") -> str:
+    """Returns a Jinja template of what the page adds to the head of its document as served.
 
-    A link preview needs the public address of its picture: LUMIERE_URL or, on a Space, SPACE_HOST.
+    Link previews read no scripts and need the public address of their picture.
+
+    Args:
+        url: public address without a trailing slash. Defaults to the address of the request.
     """
-    space = os.environ.get("SPACE_HOST")
-    base = os.environ.get("LUMIERE_URL") or (f"https://{space}" if space else "")
-    picture = f"{base.rstrip('/')}/gradio_api/file={PICTURE}"
-    return part("components/document/head.html").replace("@intro", words.INTRO).replace("@picture", picture)
+    base = escape(url) or "{{ config['root'] }}"
+    picture = f"{base}/gradio_api/file={escape(quote(str(PICTURE)))}" if PICTURE.is_file() else ""
+    values = {"@title": strings.TITLE, "@intro": strings.INTRO, "@url": base, "@picture": picture}
+    previews = part("components/document/previews.html")
+    for name, value in values.items():
+        previews = previews.replace(name, value)
+    if not picture:
+        previews = "\n".join(line for line in previews.splitlines() if ":image" not in line)
+    return previews + "{% raw %}" + part("components/document/head.html") + "{% endraw %}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lumiere.loading.layout import parts, weight_files
 from lumiere.model.motion_files import MOTION, read_json
-from lumiere.page import words
+from lumiere.page import strings
 
 MOST_HEADER = 2**26  # bytes; the largest models have far smaller headers
 ACROSS, LEFT, TOP = 760, 16, 44  # width and margins of the drawing, in SVG units
@@ -27,7 +27,7 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Works:
+class Architecture:
     """Numbers of the architecture.
 
     Attributes:
@@ -43,7 +43,7 @@ class Works:
     trained: int | None
 
 
-def read(folder: Path, motion: Path) -> Works:
+def read(folder: Path, motion: Path) -> Architecture:
     """Reads the architecture from its config files; AnimateDiff adapters do not downsample in time.
 
     Args:
@@ -68,7 +68,7 @@ def read(folder: Path, motion: Path) -> Works:
         stride *= 2 if str(index) in halved else 1
     names = [part.name for part in parts(folder) if part.weights]
     base = [sum(map(parameters, weight_files(folder, name))) for name in names]
-    return Works(
+    return Architecture(
         levels=tuple(levels),
         pixels=2 ** (len(vae["block_out_channels"]) - 1),
         frozen=sum(base) if all(base) else None,
@@ -99,40 +99,46 @@ def parameters(folder: Path) -> int:
     return total
 
 
-def drawing(works: Works, frames: int) -> str:
+def drawing(architecture: Architecture, frames: int) -> str:
     """Returns the HTML section with a description, an SVG and a table of its numbers. Contains no user text.
 
     Elements with `data-stride` show the frame count of a level; the component's script updates them when the
     clip length changes.
 
     Args:
-        works: numbers of the architecture.
+        architecture: numbers of the architecture.
         frames: initial clip length.
     """
-    changes = words.WORKS_HALVED if works.levels[-1].stride > 1 else words.WORKS_KEPT
-    why = "".join(f"<p>{text}</p>" for text in (words.WORKS_BASE, changes, words.works_facts(works)))
-    drawn = f"{_svg(works, frames)}{_table(works, frames)}"
-    return f'<section class="works"><h2>{words.WORKS}</h2><div class="why">{why}</div>{drawn}</section>'
+    changes = strings.ARCHITECTURE_HALVED if architecture.levels[-1].stride > 1 else strings.ARCHITECTURE_KEPT
+    why = "".join(
+        f"<p>{text}</p>"
+        for text in (strings.ARCHITECTURE_BASE, changes, strings.architecture_facts(architecture))
+    )
+    drawn = f"{_svg(architecture, frames)}{_table(architecture, frames)}"
+    title = f"<h2>{strings.ARCHITECTURE}</h2>"
+    return f'<section class="architecture">{title}<div class="why">{why}</div>{drawn}</section>'
 
 
-def _svg(works: Works, frames: int) -> str:
+def _svg(architecture: Architecture, frames: int) -> str:
     """Draws the UNet: block height shows frame size, block width shows time; both shrink on the way down."""
     parts = []
-    for index, level in enumerate(works.levels):
+    for index, level in enumerate(architecture.levels):
         wide, high = max(46, WIDE * level.stride**-0.62), max(30, HIGH * 0.76**index)
         y, inset = TOP + DEEP * index, LEFT + INSET * index
         left, right = inset, ACROSS - inset - wide
-        deepest = index == len(works.levels) - 1
+        deepest = index == len(architecture.levels) - 1
         parts += [_block(x, y, wide, high, level, frames) for x in (left, right)]
         if not deepest:
             top, bottom = y + high + 44, y + DEEP - 6
             parts += [_arrow(left + INSET + 20, top, bottom), _arrow(ACROSS - left - INSET - 20, bottom, top)]
         parts.append(_across(left + wide + 14, right - 14, y + high / 2, deepest))
-    names = f'<text class="end" x="{LEFT}" y="24">{words.WORKS_NOISE}</text>'
-    names += f'<text class="end" x="{ACROSS - LEFT}" y="24" text-anchor="end">{words.WORKS_CLIP}</text>'
-    height = TOP + DEEP * len(works.levels) - 40
+    names = f'<text class="end" x="{LEFT}" y="24">{strings.ARCHITECTURE_NOISE}</text>'
+    names += (
+        f'<text class="end" x="{ACROSS - LEFT}" y="24" text-anchor="end">{strings.ARCHITECTURE_CLIP}</text>'
+    )
+    height = TOP + DEEP * len(architecture.levels) - 40
     return (
-        f'<div class="scroll" tabindex="0" role="img" aria-label="{words.WORKS_LABEL}">'
+        f'<div class="scroll" tabindex="0" role="img" aria-label="{strings.ARCHITECTURE_LABEL}">'
         f'<svg viewBox="0 0 {ACROSS} {height}" aria-hidden="true">{"".join(parts)}{names}</svg></div>'
     )
 
@@ -153,7 +159,7 @@ def _block(x: float, y: float, wide: float, high: float, level: Level, frames: i
 
 def _across(left: float, right: float, y: float, deepest: bool) -> str:
     """Draws a skip connection or, on the deepest level, the middle block."""
-    label, middle = (words.WORKS_MIDDLE, " middle") if deepest else (words.WORKS_SKIP, "")
+    label, middle = (strings.ARCHITECTURE_MIDDLE, " middle") if deepest else (strings.ARCHITECTURE_SKIP, "")
     return (
         f'<path class="skip{middle}" d="M{left:.0f} {y:.0f}H{right - 8:.0f}"/>'
         f'<path class="tip" d="M{right:.0f} {y:.0f}l-9 -4.5v9z"/>'
@@ -167,12 +173,13 @@ def _arrow(x: float, start: float, end: float) -> str:
     return f'<path class="way" d="M{x:.0f} {start:.0f}V{end - back:.0f}"/><path class="tip" d="{tip}"/>'
 
 
-def _table(works: Works, frames: int) -> str:
+def _table(architecture: Architecture, frames: int) -> str:
+    kinds = strings.ARCHITECTURE_CONVOLUTION, strings.ARCHITECTURE_ATTENTION
     rows = "".join(
         f'<tr><td><span data-stride="{level.stride}">{frames // level.stride}</span></td>'
         f"<td>{level.height} × {level.width}</td><td>{level.channels}</td>"
-        f"<td>{words.WORKS_ATTENTION if level.attention else words.WORKS_CONVOLUTION}</td></tr>"
-        for level in works.levels
+        f"<td>{kinds[level.attention]}</td></tr>"
+        for level in architecture.levels
     )
-    head = "".join(f'<th scope="col">{name}</th>' for name in words.WORKS_COLUMNS)
+    head = "".join(f'<th scope="col">{name}</th>' for name in strings.ARCHITECTURE_COLUMNS)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"

@@ -7,8 +7,8 @@ from dataclasses import fields
 from urllib.parse import parse_qsl, urlencode
 
 from lumiere.media.video import read_settings
-from lumiere.page import words
-from lumiere.page.files import uploaded
+from lumiere.page import strings
+from lumiere.page.server.files import uploaded
 from lumiere.request import Limits, Request
 
 KINDS = {field.name: field.type for field in fields(Request)}
@@ -57,17 +57,17 @@ def read_link(query: str, limits: Limits, version: str | None = None) -> dict:
         {"sentence": …}, the reason why the link is refused.
     """
     if type(query) is not str or len(query) > MOST_QUERY:
-        return {"sentence": words.BAD_LINK}
+        return {"sentence": strings.BAD_LINK}
     try:
         pairs = parse_qsl(query, True, max_num_fields=64)
     except ValueError:  # more fields than our links have
-        return {"sentence": words.BAD_LINK}
+        return {"sentence": strings.BAD_LINK}
     given = {name: _value(name, text) for name, text in pairs if name in KINDS}
     try:
         own = {"prompt": STAND_IN, "height": limits.default_height, "width": limits.default_width}
         request = Request(**own | given).check(limits)
     except ValueError as refusal:
-        return {"sentence": words.sentence(refusal)}
+        return {"sentence": strings.sentence(refusal)}
     made_by = dict(pairs).get(VERSION)
     warning = "" if made_by is None else _version_warning(made_by, version)
     return {"settings": form(request, tuple(given))} | _sentence(request, warning)
@@ -95,28 +95,28 @@ def read_clip_settings(
     try:
         text = read_settings(uploaded(sent))
         if text is None:
-            return {"sentence": words.NO_SETTINGS}
+            return {"sentence": strings.NO_SETTINGS}
         request, saved = Request.from_json(text), json.loads(text)
         model, made_by = saved.get("model"), saved.get(VERSION)
         if type(model) is str and model not in names and model in (others or {}):
             return {"address": others[model] + link(request) + "&" + urlencode({VERSION: _shown(made_by)})}
         request.check(limits)
     except ValueError as refusal:
-        return {"sentence": words.sentence(refusal)}
+        return {"sentence": strings.sentence(refusal)}
     foreign = type(model) is str and model not in names
-    warning = words.OTHER_MODEL if foreign else _version_warning(made_by, version)
+    warning = strings.OTHER_MODEL if foreign else _version_warning(made_by, version)
     return {"settings": form(request)} | _sentence(request, warning)
 
 
 def _sentence(request: Request, warning: str) -> dict:
     """Returns the message shown after settings are restored; an empty dict if there is none."""
-    reminder = "" if request.mode == "text" else words.give_again(request.mode)
+    reminder = "" if request.mode == "text" else strings.give_again(request.mode)
     said = " ".join(filter(None, (reminder, warning)))
     return {"sentence": said} if said else {}
 
 
 def _version_warning(made_by, version: str | None) -> str:
-    return "" if version in (None, made_by) else words.other_version(_shown(made_by), version)
+    return "" if version in (None, made_by) else strings.other_version(_shown(made_by), version)
 
 
 def _shown(version) -> str:

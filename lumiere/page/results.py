@@ -12,9 +12,9 @@ from PIL import Image
 from lumiere.media.images import write_moving
 from lumiere.media.video import probe, read_clip
 from lumiere.modes import NEEDS
-from lumiere.page import words
-from lumiere.page.files import address, uploaded
+from lumiere.page import strings
 from lumiere.page.restore import form, link
+from lumiere.page.server.files import address, uploaded
 from lumiere.request import Limits, Request
 
 PREVIEW_FRAMES = 24  # frames of a finished clip that play until its video is loaded
@@ -35,7 +35,7 @@ def status(state: str, text: str, facts: str = "", step: int = 0, steps: int = 0
     return {"state": state, "text": text, "facts": facts, "step": step, "steps": steps, "pace": pace}
 
 
-def told(request: Request, update) -> dict:
+def progress(request: Request, update) -> dict:
     """Returns the status of a running job.
 
     Args:
@@ -44,22 +44,22 @@ def told(request: Request, update) -> dict:
     """
     pace = 0
     if update.ahead or update.text:
-        text = update.text or words.waiting(update.ahead)
+        text = update.text or strings.waiting(update.ahead)
     elif update.step == update.steps:
-        text = words.DEVELOPING
+        text = strings.DEVELOPING
     elif update.seconds_left is None:
-        text = words.begun(update.step, update.steps)
+        text = strings.begun(update.step, update.steps)
     else:
-        text = words.working(update.step, update.steps, update.seconds_per_step, update.seconds_left)
+        text = strings.working(update.step, update.steps, update.seconds_per_step, update.seconds_left)
         pace = update.seconds_left / (1 - update.share) / (request.steps_run * request.frames)
-    return status("busy", text, words.facts(request), update.step, update.steps, pace)
+    return status("busy", text, strings.facts(request), update.step, update.steps, pace)
 
 
 def ending(result) -> str:
     """Returns the status line of a finished or stopped clip."""
     if result.stopped:
-        return words.stopped(result.steps_done, result.steps)
-    return words.done(result.seconds)
+        return strings.stopped(result.steps_done, result.steps)
+    return strings.done(result.seconds)
 
 
 def sheet(frames: np.ndarray, request: Request, of: int | None = None) -> dict:
@@ -129,7 +129,7 @@ def finished(request: Request, frames: np.ndarray, path: str, limits: Limits) ->
         "path": path,
         "name": Path(path).name,
         "settings": form(request),
-        "facts": words.facts(request),
+        "facts": strings.facts(request),
         "query": link(request),
         "longest": request.frames if of_a_clip else limits.longest(request.height, request.width),
     }
@@ -155,16 +155,16 @@ def export(asked, limits: Limits, service) -> dict:
             shown = probe(path)
             size = shown.height, shown.width
             longest = limits.longest_given(*size) + limits.longest(*size)  # a continued clip
-            seconds = service.bounds.video_seconds
+            seconds = service.limits.video_seconds
             frames, fps = read_clip(path, max(1, longest), limits.max_side, seconds)
             if not service.room(frames.nbytes, str(path)):
-                return {"sentence": words.DISK_FULL}
+                return {"sentence": strings.DISK_FULL}
             write(made, kind, frames, fps)
         return {"url": address(made), "name": made.name}
     except (ValueError, AttributeError, TypeError) as refusal:
-        return {"sentence": words.sentence(refusal) if isinstance(refusal, ValueError) else words.FAILED}
+        return {"sentence": strings.sentence(refusal) if isinstance(refusal, ValueError) else strings.FAILED}
     except OSError:
-        return {"sentence": words.FAILED}
+        return {"sentence": strings.FAILED}
 
 
 def write(made: Path, kind: str, frames: np.ndarray, fps: float) -> None:

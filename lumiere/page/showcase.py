@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 
 import gradio as gr
 
-from lumiere.page import examples, results, words
+from lumiere.errors import UserError
+from lumiere.page import examples, results, strings
 from lumiere.page.events import LOST
 from lumiere.page.results import status
-from lumiere.page.server.service import Sorry
 from lumiere.page.widgets import QUIET, component
 
 HOLD = 12  # seconds to show a finished clip
@@ -16,21 +16,21 @@ HOLD = 12  # seconds to show a finished clip
 log = logging.getLogger("lumiere.showcase")
 
 
-def blocks(apps: Mapping) -> gr.Blocks:
+def blocks(controllers: Mapping) -> gr.Blocks:
     """Returns the `gr.Blocks` of the showcase.
 
     Args:
-        apps: model name -> `App` of `app.py`. The first model generates the clips.
+        controllers: model name -> `Controller`. The first model generates the clips.
     """
-    app = next(iter(apps.values()))
+    controller = next(iter(controllers.values()))
 
     def film(http: gr.Request, asked) -> Iterator[tuple]:
         """Yields the previews of a clip, then all its frames, as values of the player and of the caption."""
         prompt = asked.get("prompt") if isinstance(asked, dict) else None
         fields = {"prompt": prompt, "seed": None, "mode": "text"}
         try:
-            with app.service.entry(prompt) as line:
-                for news in app.relay(fields, None, http.session_hash, line):
+            with controller.service.entry(prompt) as line:
+                for news in controller.relay(fields, None, http.session_hash, line):
                     if isinstance(news, str):
                         yield gr.skip(), status("busy", news) if news else gr.skip()
                         continue
@@ -45,27 +45,27 @@ def blocks(apps: Mapping) -> gr.Blocks:
             if update.result is not None:
                 clip = results.sheet(results.reel(news.frames), news.request)
             yield clip, status("done", prompt)
-        except Sorry as sorry:
-            yield None, status("refused", str(sorry))
+        except UserError as error:
+            yield None, status("refused", str(error))
         except Exception:
             log.exception("the clip was not made")
-            yield None, status("refused", words.FAILED)
+            yield None, status("refused", strings.FAILED)
 
-    with gr.Blocks(title=words.TITLE, analytics_enabled=False) as demo:
+    with gr.Blocks(title=strings.TITLE, analytics_enabled=False) as demo:
         with gr.Column(elem_id="showcase"):
             with gr.Column(elem_id="stage"):
-                theatre = component("player", label=words.STAGE_LABEL, clip_label=words.CLIP_LABEL)
+                player = component("player", label=strings.STAGE_LABEL, clip_label=strings.CLIP_LABEL)
             caption = component(
                 "showcase",
                 prompts=[prompt for prompt, _ in examples.EXAMPLES],
                 hold=HOLD,
-                keys=words.SHOWCASE_KEYS,
+                keys=strings.SHOWCASE_KEYS,
                 elem_id="caption",
             )
             rota = component("rotation")
         # "multiple": the next clip may be requested before the last update of the current one arrives.
         line = dict(concurrency_id="device", concurrency_limit=4, trigger_mode="multiple")
-        made = rota.submit(film, rota, [theatre, caption], **line, **QUIET)
+        made = rota.submit(film, rota, [player, caption], **line, **QUIET)
         made.failure(None, None, caption, js=LOST, **QUIET)
-        rota.clear(app.stop, None, gr.Button(visible=False), queue=False, **QUIET)
-    return demo.queue(max_size=app.service.bounds.queue, api_open=False)
+        rota.clear(controller.stop, None, gr.Button(visible=False), queue=False, **QUIET)
+    return demo.queue(max_size=controller.service.limits.queue, api_open=False)

@@ -11,7 +11,8 @@ from lumiere.loading.registry import DEFAULT
 from lumiere.loading.styles import Style
 from lumiere.model.motion_files import read_json
 from lumiere.modes import NEEDS
-from lumiere.page import architecture, examples, files, part, words
+from lumiere.page import architecture, examples, part, strings
+from lumiere.page.server import files
 from lumiere.request import FIRST_FRAMES, FPS, GUIDANCE, SCHEDULERS, STEPS, Limits
 from lumiere.runtime import model_cache
 
@@ -19,7 +20,7 @@ LONGEST = 128  # maximum frames on the slider; the API accepts every length that
 SETTINGS = """negative_prompt frames fps steps guidance scheduler first_frame seed randomise height width
 strength""".split()
 FORM = ["prompt", "mode", *SETTINGS]  # inputs that can be restored
-OUTPUTS = ("theatre", "status", "result", "seed", "stop", "note")
+OUTPUTS = ("player", "status", "result", "seed", "stop", "note")
 
 PLAIN = {"apply_default_css": False}  # only our own margins
 QUIET = dict(show_progress="hidden", api_visibility="private", preprocess=False)  # for all events of the page
@@ -35,17 +36,17 @@ class Page:
     generate: gr.Button
     stop: gr.Button
     note: gr.HTML
-    theatre: gr.HTML
+    player: gr.HTML
     status: gr.HTML
     result: gr.HTML
-    wish: gr.HTML
-    outside: gr.HTML
+    form: gr.HTML
+    deep_link: gr.HTML
     export: gr.HTML
     settings: list
     style: list  # one component if the model has styles, else empty
 
     @property
-    def form(self) -> list:
+    def inputs(self) -> list:
         """The inputs in the order of `FORM`."""
         return [self.prompt, self.mode, *self.settings]
 
@@ -67,7 +68,7 @@ def component(name: str, value=None, **props) -> gr.HTML:
     return gr.HTML(value, html_template=template, js_on_load=script, **PLAIN, **props)
 
 
-def masthead(name: str, addresses: Mapping[str, str]) -> str:
+def header(name: str, addresses: Mapping[str, str]) -> str:
     """Returns the header: the title and, with two or more models, links to their pages.
 
     Args:
@@ -78,9 +79,9 @@ def masthead(name: str, addresses: Mapping[str, str]) -> str:
         f'<a href="{escape(address)}"{" aria-current=page" * (each == name)}>{escape(each)}</a>'
         for each, address in addresses.items()
     )
-    choice = f'<nav id="models" aria-label="{words.MODELS}">{links}</nav>' if len(addresses) > 1 else ""
-    made = part("components/header/template.html").replace("@title", words.TITLE)
-    return made.replace("@intro", words.INTRO).replace("@choice", choice)
+    choice = f'<nav id="models" aria-label="{strings.MODELS}">{links}</nav>' if len(addresses) > 1 else ""
+    made = part("components/header/template.html").replace("@title", strings.TITLE)
+    return made.replace("@intro", strings.INTRO).replace("@choice", choice)
 
 
 def page(
@@ -95,19 +96,19 @@ def page(
         name: name of the model.
         addresses: model name -> address of its page.
     """
-    told = {"most_bytes": upload_mb * 2**20, "too_large": words.too_large(upload_mb), "lost": words.LOST}
+    told = {"most_bytes": upload_mb * 2**20, "too_large": strings.too_large(upload_mb), "lost": strings.LOST}
     store = f"lumiere-{name}"  # localStorage key: settings are saved per model
-    gr.HTML(masthead(name, addresses), **PLAIN)
+    gr.HTML(header(name, addresses), **PLAIN)
     known = model == model_cache.within(model_cache.entry(DEFAULT), limits)
     with gr.Column(elem_id="workbench"):
         with gr.Column(elem_id="ways"):
             mode = gr.Radio(
-                [(name, mode) for mode, name in words.MODES.items()],
+                [(name, mode) for mode, name in strings.MODES.items()],
                 value="text",
-                label=words.MODE,
+                label=strings.MODE,
                 elem_id="mode",
             )
-            component("modes", needs=NEEDS, help=words.MODE_HELP, elem_id="mode-help")
+            component("modes", needs=NEEDS, help=strings.MODE_HELP, elem_id="mode-help")
         with gr.Column(elem_id="ask"):
             asked, strength = ask(vocabulary(model), told)
         with gr.Column(elem_id="film"):
@@ -117,26 +118,33 @@ def page(
                 "settings_panel",
                 store=store,
                 presets=presets(limits, model),
-                more=words.SETTINGS,
-                presets_label=words.PRESETS,
-                length=words.LENGTH,
-                takes=words.TAKES,
-                elem_id="fold",
+                more=strings.SETTINGS,
+                presets_label=strings.PRESETS,
+                length=strings.LENGTH,
+                takes=strings.TAKES,
+                elem_id="settings-panel",
             )
             with gr.Column(elem_id="settings"):
                 made = settings(limits, model, strength)
             style = [styles(model.style, limits)] if limits.styles else []
-            component("examples", title=words.TRY, examples=shelf(limits, model, known), elem_id="shelf")
-    component("gallery", words=words.GALLERY, elem_id="gallery")
+            component("examples", title=strings.TRY, examples=shelf(limits, model, known), elem_id="shelf")
+    component("gallery", strings=strings.GALLERY, elem_id="gallery")
     drawing = architecture.drawing(architecture.read(*model_cache.small_files(model)), model.frames)
     script = part("components/architecture/script.js")
-    gr.HTML(html_template=drawing, js_on_load=script, elem_id="works", **PLAIN)
+    gr.HTML(html_template=drawing, js_on_load=script, elem_id="architecture", **PLAIN)
     with gr.Column(elem_id="unseen"):
-        wish = component("form", store=store, names=FORM)
-        outside = component("deep_link", names=FORM, **told)
+        form = component("form", store=store, names=FORM)
+        deep_link = component("deep_link", names=FORM, **told)
         export = component("export")
     return Page(
-        **asked, **shown, mode=mode, wish=wish, outside=outside, export=export, settings=made, style=style
+        **asked,
+        **shown,
+        mode=mode,
+        form=form,
+        deep_link=deep_link,
+        export=export,
+        settings=made,
+        style=style,
     )
 
 
@@ -152,34 +160,34 @@ def ask(kinds: list[dict], told: dict) -> tuple[dict, gr.Slider]:
     """
     given = component(
         "given",
-        labels=words.GIVEN,
-        drop=words.DROP,
-        remove=words.REMOVE,
-        brush=words.BRUSH,
-        clear=words.CLEAR,
-        areas=words.AREAS,
-        hint=words.HINT,
+        labels=strings.GIVEN,
+        drop=strings.DROP,
+        remove=strings.REMOVE,
+        brush=strings.BRUSH,
+        clear=strings.CLEAR,
+        areas=strings.AREAS,
+        hint=strings.HINT,
         **told,
         elem_id="given",
     )
     strength = gr.Slider(
-        0.05, 1, 0.6, step=0.05, label=words.STRENGTH, info=words.STRENGTH_HELP, elem_id="strength"
+        0.05, 1, 0.6, step=0.05, label=strings.STRENGTH, info=strings.STRENGTH_HELP, elem_id="strength"
     )
     prompt = gr.Textbox(
         examples.EXAMPLES[0][0],
-        label=words.PROMPT,
-        placeholder=words.PLACEHOLDER,
+        label=strings.PROMPT,
+        placeholder=strings.PLACEHOLDER,
         lines=1,
         max_lines=4,
         autofocus=True,
         elem_id="prompt",
     )
     with gr.Row(elem_id="go"):
-        generate = gr.Button(words.GENERATE, variant="primary", elem_id="generate")
-        stop = gr.Button(words.STOP, elem_id="stop")
-    note = component("note", words.note([]), elem_id="note")
+        generate = gr.Button(strings.GENERATE, variant="primary", elem_id="generate")
+        stop = gr.Button(strings.STOP, elem_id="stop")
+    note = component("note", strings.note([]), elem_id="note")
     if kinds:
-        component("vocabulary", title=words.KNOWS, kinds=kinds, elem_id="knows")
+        component("vocabulary", title=strings.VOCABULARY_TITLE, kinds=kinds, elem_id="vocabulary")
     return {"given": given, "prompt": prompt, "generate": generate, "stop": stop, "note": note}, strength
 
 
@@ -187,7 +195,7 @@ def vocabulary(model: model_cache.Model) -> list[dict]:
     """Returns the words of the model's `vocabulary.json` by kind; an empty list if it has none."""
     file = model_cache.small_files(model)[0] / VOCABULARY
     known = read_json(file) if file.is_file() else {}
-    return [{"name": title, "words": known[kind]} for kind, title in words.KINDS.items() if kind in known]
+    return [{"name": title, "words": known[kind]} for kind, title in strings.KINDS.items() if kind in known]
 
 
 def styles(style: Style, limits: Limits) -> gr.HTML:
@@ -195,8 +203,8 @@ def styles(style: Style, limits: Limits) -> gr.HTML:
     return component(
         "style",
         style.weights,
-        title=words.STYLE,
-        help=words.STYLE_HELP,
+        title=strings.STYLE,
+        help=strings.STYLE_HELP,
         names=style.names,
         ranges=limits.styles,
         elem_id="style",
@@ -206,11 +214,11 @@ def styles(style: Style, limits: Limits) -> gr.HTML:
 def film() -> dict:
     """Builds the player, the status line and the result; returns {`Page` field: component}."""
     with gr.Column(elem_id="stage"):
-        theatre = component("player", label=words.STAGE_LABEL, clip_label=words.CLIP_LABEL)
-    idle = {"state": "idle", "text": words.IDLE}
-    status = component("status", idle, label=words.PROGRESS_LABEL, elem_id="told")
-    result = component("result", words=words.RESULT, modes=words.MODES, elem_id="result")
-    return {"theatre": theatre, "status": status, "result": result}
+        player = component("player", label=strings.STAGE_LABEL, clip_label=strings.CLIP_LABEL)
+    idle = {"state": "idle", "text": strings.IDLE}
+    status = component("status", idle, label=strings.PROGRESS_LABEL, elem_id="status")
+    result = component("result", strings=strings.RESULT, modes=strings.MODES, elem_id="result")
+    return {"player": player, "status": status, "result": result}
 
 
 def presets(limits: Limits, model: model_cache.Model) -> list[dict]:
@@ -228,8 +236,8 @@ def presets(limits: Limits, model: model_cache.Model) -> list[dict]:
         del made["long"]
     return [
         {
-            "name": words.PRESET_NAMES[name],
-            "help": words.PRESET_HELP[name],
+            "name": strings.PRESET_NAMES[name],
+            "help": strings.PRESET_HELP[name],
             "settings": settings,
         }
         for name, settings in made.items()
@@ -276,50 +284,50 @@ def settings(limits: Limits, model: model_cache.Model, strength: gr.Slider) -> l
         model.frames,
         step=limits.downsample_factor,
         precision=0,
-        label=words.FRAMES,
-        info=words.FRAMES_HELP,
+        label=strings.FRAMES,
+        info=strings.FRAMES_HELP,
         elem_id="frames",
     )
-    learnt = words.FPS_HELP.replace("@", str(model.fps))
-    fps = gr.Slider(*FPS, model.fps, step=1, precision=0, label=words.FPS, info=learnt, elem_id="fps")
+    learnt = strings.FPS_HELP.replace("@", str(model.fps))
+    fps = gr.Slider(*FPS, model.fps, step=1, precision=0, label=strings.FPS, info=learnt, elem_id="fps")
     steps = gr.Slider(
         STEPS[0],
         limits.max_steps,
         model.steps,
         step=1,
         precision=0,
-        label=words.STEPS,
-        info=words.STEPS_HELP,
+        label=strings.STEPS,
+        info=strings.STEPS_HELP,
         elem_id="steps",
     )
     guidance = gr.Slider(
         *GUIDANCE,
         model.guidance,
         step=0.5,
-        label=words.GUIDANCE,
-        info=words.GUIDANCE_HELP,
+        label=strings.GUIDANCE,
+        info=strings.GUIDANCE_HELP,
         elem_id="guidance",
     )
     negative_prompt = gr.Textbox(
-        "", label=words.NEGATIVE, info=words.NEGATIVE_HELP, max_lines=3, elem_id="negative-prompt"
+        "", label=strings.NEGATIVE, info=strings.NEGATIVE_HELP, max_lines=3, elem_id="negative-prompt"
     )
     scheduler = gr.Dropdown(
-        [(words.scheduler(name), name) for name in SCHEDULERS],
+        [(strings.scheduler(name), name) for name in SCHEDULERS],
         value=model.scheduler,
-        label=words.SCHEDULER,
-        info=words.SCHEDULER_HELP,
+        label=strings.SCHEDULER,
+        info=strings.SCHEDULER_HELP,
         elem_id="scheduler",
     )
     first_frame = gr.Dropdown(
-        [(words.FIRST_FRAMES[name], name) for name in FIRST_FRAMES],
+        [(strings.FIRST_FRAMES[name], name) for name in FIRST_FRAMES],
         value=FIRST_FRAMES[0],
-        label=words.FIRST_FRAME,
-        info=words.FIRST_FRAME_HELP,
+        label=strings.FIRST_FRAME,
+        info=strings.FIRST_FRAME_HELP,
         visible=model_cache.takes_given_pixels(model) or "hidden",
         elem_id="first-frame",
     )
-    seed = gr.Number(label=words.SEED, info=words.SEED_HELP, precision=0, elem_id="seed")
-    randomise = gr.Checkbox(True, label=words.RANDOMISE, info=words.RANDOMISE_HELP, elem_id="randomise")
+    seed = gr.Number(label=strings.SEED, info=strings.SEED_HELP, precision=0, elem_id="seed")
+    randomise = gr.Checkbox(True, label=strings.RANDOMISE, info=strings.RANDOMISE_HELP, elem_id="randomise")
     side = {
         "step": limits.size_multiple,
         "precision": 0,
@@ -327,10 +335,10 @@ def settings(limits: Limits, model: model_cache.Model, strength: gr.Slider) -> l
         "maximum": limits.max_side,
     }
     height = gr.Slider(
-        value=limits.default_height, label=words.HEIGHT, info=words.HEIGHT_HELP, elem_id="height", **side
+        value=limits.default_height, label=strings.HEIGHT, info=strings.HEIGHT_HELP, elem_id="height", **side
     )
     width = gr.Slider(
-        value=limits.default_width, label=words.WIDTH, info=words.WIDTH_HELP, elem_id="width", **side
+        value=limits.default_width, label=strings.WIDTH, info=strings.WIDTH_HELP, elem_id="width", **side
     )
     return [
         negative_prompt,

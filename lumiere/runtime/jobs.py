@@ -215,7 +215,7 @@ class Closed(RuntimeError):
     """The queue takes no more jobs."""
 
 
-class Line:
+class JobQueue:
     """First come, first served queue for the device: the first job holds it."""
 
     def __init__(self):
@@ -291,4 +291,4 @@ def _bare(error: BaseException) -> BaseException:
     return error
 
 
-device = Line()  # one per process, like the device itself
+device = JobQueue()  # one per process, like the device itself

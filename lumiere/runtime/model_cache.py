@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lumiere.limits import Bounds
+from lumiere.limits import ServerLimits
 from lumiere.loading.layout import locate, locate_motion, read_limits
 from lumiere.loading.registry import (
     MODELS,
@@ -123,7 +123,7 @@ def limits(model: "str | Model | None" = None) -> Limits:
 
     Raises:
         OSError: the files are missing or belong to another kind of model.
-        ValueError: the operator's bounds are too low for any clip.
+        ValueError: the operator's limits are too low for any clip.
     """
     model = entry(model)
     folder, where = small_files(model)
@@ -167,11 +167,15 @@ def narrowed(known: Limits, model: Model) -> Limits:
     The entry's upper limits apply only where the operator keeps the default bound.
 
     Args:
-        known: limits from the configs of the model and the operator's bounds.
+        known: limits from the configs of the model and the operator's limits.
         model: registry entry.
     """
     own = {"max_frames": model.longest, "max_side": model.longest_side, "max_pixels": model.pixels}
-    own = {name: most for name, most in own.items() if most and getattr(known, name) == getattr(Bounds, name)}
+    own = {
+        name: most
+        for name, most in own.items()
+        if most and getattr(known, name) == getattr(ServerLimits, name)
+    }
     shortest = max(known.min_frames, model.shortest)
     own["styles"] = model.style.ranges
     return replace(known, min_frames=shortest, **own)

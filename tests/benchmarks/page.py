@@ -27,11 +27,11 @@ PROMPT = "a red ball bouncing over green hills"
 
 # Notes when the status changes and when a preview is drawn, in ms.
 LISTEN = """() => {
-  const theatre = document.querySelector(".theatre");
+  const player = document.querySelector(".player");
   window.told = [];
   const note = (what) => told.push({ at: performance.now(), ...what });
   document.addEventListener("lumiere:status", ({ detail }) => note(detail));
-  new MutationObserver(() => note({ sheet: theatre.dataset.sheets })).observe(theatre, {
+  new MutationObserver(() => note({ sheet: player.dataset.sheets })).observe(player, {
     attributeFilter: ["data-sheets"],
   });
 }"""

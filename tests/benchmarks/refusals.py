@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from lumiere.runtime.model_cache import MODELS
-from tests.faults.server import ROOT, Process
+from tests.security.server import ROOT, Process
 
 TIMES = 200
 BOUND = 50  # ms, the most that a refusal may take

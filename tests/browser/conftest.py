@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lumiere.page import words
+from lumiere.page import strings
 
 sync_api = pytest.importorskip("playwright.sync_api")
 
@@ -56,7 +56,7 @@ def serving(model: Path | str, folder: Path, *options: str, wait: bool = True, *
         )
         try:
             deadline = time.monotonic() + PATIENCE / 1000
-            while wait and words.READY not in (text := (folder / "log").read_text()):
+            while wait and strings.READY not in (text := (folder / "log").read_text()):
                 assert app.poll() is None and time.monotonic() < deadline, text
                 time.sleep(0.2)
             yield f"http://127.0.0.1:{port}/"

@@ -15,7 +15,7 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from lumiere.loading.registry import DEFAULT
-from lumiere.page import PICTURE, examples, words
+from lumiere.page import PICTURE, examples, strings
 from tests.browser.conftest import ARGUMENTS, CHROMIUM, PATIENCE, ROOT, ask, serving, shown, state
 
 PAGE = PICTURE.with_name("page.png")
@@ -81,7 +81,7 @@ def main() -> None:
         page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
         shoot(page, PAGE)
         page.set_viewport_size(dict(zip(("width", "height"), SHARED, strict=True)))
-        page.evaluate(CARD, [words.TITLE, words.INTRO, stills()])
+        page.evaluate(CARD, [strings.TITLE, strings.INTRO, stills()])
         shoot(page, PICTURE)
         browser.close()
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lumiere.page import words
+from lumiere.page import strings
 from tests.browser.conftest import ask, shown, state
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
@@ -24,13 +24,13 @@ def serious(page) -> list[str]:
 def test_no_serious_findings(visit, size, theme):
     page = visit(*size, color_scheme=theme)
     assert serious(page) == [], "idle"
-    page.locator(".fold .more").click()
+    page.locator(".settings-panel .more").click()
     assert serious(page) == [], "settings"
-    for mode, name in words.MODES.items():
+    for mode, name in strings.MODES.items():
         page.locator("#mode label", has_text=name).click()
         page.wait_for_function(f"lumiere.now.mode === '{mode}'")
         assert serious(page) == [], mode
-    page.locator("#mode label", has_text=words.MODES["text"]).click()
+    page.locator("#mode label", has_text=strings.MODES["text"]).click()
     ask(page, "a red dragon", steps=2, frames=8)
     state(page, "done")
     shown(page)

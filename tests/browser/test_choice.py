@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from lumiere.page import words
+from lumiere.page import strings
 from tests.browser.conftest import ask, fill, line, serving, state
 
 pytestmark = pytest.mark.slow
@@ -40,7 +40,7 @@ def test_pages_of_two_models(visit, several, pictures):
     page.evaluate(NOTE)
     ask(page, "a red fish", steps=2, frames=8)
     state(page, "done")
-    assert words.loading("small-two") in page.evaluate("told")
+    assert strings.loading("small-two") in page.evaluate("told")
     assert line(page).startswith("Done in")
     clip = page.get_attribute("#download", "href")
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 # Notes ten times a second what a person sees in the place of the clip.
 WATCH = """() => {
-  const canvas = document.querySelector("#stage canvas"), theatre = document.querySelector(".theatre");
+  const canvas = document.querySelector("#stage canvas"), player = document.querySelector(".player");
   const seen = window.seen = [];
   setInterval(() => {
     const { width, height } = canvas;
@@ -29,7 +29,7 @@ WATCH = """() => {
     const box = document.querySelector("#stage").getBoundingClientRect();
     const texts = [...document.querySelectorAll(".status .line")].map((line) => line.textContent);
     seen.push({
-      at: performance.now(), playing: theatre.dataset.state === "playing", sheet: theatre.dataset.sheets,
+      at: performance.now(), playing: player.dataset.state === "playing", sheet: player.dataset.sheets,
       shown: getComputedStyle(canvas).opacity, blank: !opaque || high - low < 4,
       film, top: box.top + scrollY, height: box.height, text: texts[0],
       state: document.querySelector("#workbench").dataset.state,
@@ -43,7 +43,7 @@ def test_from_prompt_to_clip(visit, pictures):
     page.evaluate(WATCH)
     ask(page, "a red ball bouncing over green hills", steps=80)
     state(page, "busy")
-    page.wait_for_function("document.querySelector('.theatre').dataset.sheets > 2")
+    page.wait_for_function("document.querySelector('.player').dataset.sheets > 2")
     page.screenshot(path=pictures / "working-1280-light.png")
     state(page, "done")
     video = page.locator("#stage video")
@@ -94,7 +94,7 @@ def test_second_clip_replaces_the_first_without_a_gap(visit):
 def test_stop_keeps_the_clip_so_far(visit, pictures):
     page = visit()
     ask(page, "a red ball bouncing", steps=150, frames=128)  # long enough to be stopped on a busy machine
-    page.wait_for_function("document.querySelector('.theatre').dataset.sheets > 1")
+    page.wait_for_function("document.querySelector('.player').dataset.sheets > 1")
     page.click("#stop")
     state(page, "done")
     assert re.match(r"Stopped at step \d+ of 150\.", line(page))
@@ -135,7 +135,7 @@ def test_example_fills_and_runs(visit):
 def test_closed_tab_frees_the_device(visit):
     page = visit()
     ask(page, "a red ball", steps=150)
-    page.wait_for_function("document.querySelector('.theatre').dataset.sheets > 0")
+    page.wait_for_function("document.querySelector('.player').dataset.sheets > 0")
     page.context.close()
     other = visit()
     ask(other, "a blue star", steps=2)
@@ -157,7 +157,7 @@ def test_no_blank_on_a_slow_link(visit):
     page = visit()
     link = delayed(page, 150)
     page.evaluate(WATCH)
-    stage, film = page.locator(".theatre").bounding_box(), []
+    stage, film = page.locator(".player").bounding_box(), []
     ask(page, "a red ball bouncing over green hills", steps=40)
     page.evaluate("scrollTo(0, 0)")
     link.on("Page.screencastFrame", lambda frame: film.append(frame) or acknowledge(link, frame))

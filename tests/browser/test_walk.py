@@ -10,7 +10,7 @@ from PIL import Image
 
 from lumiere.media.video import write_clip
 from lumiere.modes import NEEDS
-from lumiere.page import words
+from lumiere.page import strings
 from lumiere.request import MODES
 from tests.browser.conftest import ask, fill, line, made, serving, shown, state
 
@@ -72,7 +72,7 @@ def press(page, place, text):
 
 
 def choose(page, mode):
-    page.locator("#mode label", has_text=words.MODES[mode]).click()
+    page.locator("#mode label", has_text=strings.MODES[mode]).click()
     page.wait_for_function(f"lumiere.now.mode === '{mode}'")
 
 
@@ -133,24 +133,26 @@ def test_walk(visit, pictures, given, tmp_path, size, theme):
     picture("end", full_page=True)
     # Of things that are there many times one is pressed; the buttons of settings and inputs are gradio's.
     there, pressed = (set(page.evaluate(script)) for script in ("names(['main'])", "[...pressed]"))
-    many = page.evaluate("names(['.cells', '.gallery li', '.examples', '.knows', '#settings', '#strength'])")
+    many = page.evaluate(
+        "names(['.cells', '.gallery li', '.examples', '.vocabulary', '#settings', '#strength'])"
+    )
     assert there - pressed - set(many) == set(), "buttons that the walk did not press"
 
 
 def settings_are_typed(page, picture):
-    for name in words.PRESET_NAMES.values():
+    for name in strings.PRESET_NAMES.values():
         if page.locator(".presets button", has_text=name).count():
             press(page, ".presets", name)
-    press(page, ".fold", words.SETTINGS)
+    press(page, ".settings-panel", strings.SETTINGS)
     type_number(page, "steps", 2)
     type_number(page, "frames", 8)
     page.wait_for_function("document.querySelector('.estimate').textContent.startsWith('0.5 s of film')")
     picture("settings", full_page=True)
-    page.locator("#settings").get_by_label(words.RANDOMISE).uncheck()
+    page.locator("#settings").get_by_label(strings.RANDOMISE).uncheck()
     page.locator("#seed input").fill("7")
     page.locator("#seed input").blur()
     page.wait_for_function("lumiere.now.seed === 7 && lumiere.now.randomise === false")
-    press(page, ".fold", words.SETTINGS)
+    press(page, ".settings-panel", strings.SETTINGS)
     assert not page.locator("#settings").is_visible()
 
 
@@ -163,15 +165,15 @@ def text_to_clip(page, picture, tmp_path):
     picture("done", full_page=True)
     page.locator(".cells button").nth(3).click()
     page.wait_for_function("document.querySelector('#stage video').paused")
-    press(page, ".acts", words.RESULT["loop"])
+    press(page, ".acts", strings.RESULT["loop"])
     assert not page.locator("#stage video").evaluate("v => v.loop")
-    press(page, ".acts", words.RESULT["loop"])
+    press(page, ".acts", strings.RESULT["loop"])
     before = page.evaluate("document.querySelector('.slice canvas').toDataURL()")
     page.locator(".slice input").fill("0.1")
     assert page.evaluate("document.querySelector('.slice canvas').toDataURL()") != before
     assert page.locator(".ruler").is_visible()
     page.locator(".slice input").blur()
-    for name, reader in {"WebP": moving, "GIF": moving, words.RESULT["frames"]: zipped}.items():
+    for name, reader in {"WebP": moving, "GIF": moving, strings.RESULT["frames"]: zipped}.items():
         with page.expect_download() as download:
             press(page, ".saves", name)
         assert reader(Path(download.value.path()).read_bytes()) == 8, name
@@ -179,13 +181,13 @@ def text_to_clip(page, picture, tmp_path):
         page.click("#download")
     assert Path(download.value.path()).read_bytes()[4:8] == b"ftyp"
     assert download.value.suggested_filename == "lumiere-7.mp4"
-    press(page, ".acts", words.RESULT["another"])
+    press(page, ".acts", strings.RESULT["another"])
     done(page)
     assert made(page)["settings"]["seed"] != 7 and made(page)["settings"]["steps"] == 2
-    press(page, ".acts", words.RESULT["longer"])
+    press(page, ".acts", strings.RESULT["longer"])
     done(page)
     assert made(page)["settings"]["frames"] == 16
-    press(page, ".saves", words.RESULT["link"])
+    press(page, ".saves", strings.RESULT["link"])
     page.wait_for_function("document.querySelector('.said').textContent !== ''")
     fill(page, steps=150, frames=64)
     page.click("#generate")
@@ -206,16 +208,16 @@ def zipped(data: bytes) -> int:
 
 def results_go_on(page):
     """The clip of one mode is the beginning of another."""
-    press(page, ".acts", words.RESULT["continue"])
+    press(page, ".acts", strings.RESULT["continue"])
     done(page)
     assert made(page)["settings"]["mode"] == "continue" and made(page)["frames"] == 12
     for mode in ("inpaint", "video", "cinemagraph", "image"):
-        press(page, ".uses", words.MODES[mode])
+        press(page, ".uses", strings.MODES[mode])
         page.wait_for_function(f"lumiere.now.mode === '{mode}'")
         if "region" in NEEDS[mode]:
-            for area in words.AREAS.values():
+            for area in strings.AREAS.values():
                 press(page, ".tools", area)
-            press(page, ".tools", words.CLEAR)
+            press(page, ".tools", strings.CLEAR)
             draw(page)
         generate(page)
         assert made(page)["settings"]["mode"] == mode
@@ -237,18 +239,18 @@ def gallery(page, picture):
     assert cards.count() >= 10
     cards.nth(0).locator("input").check()
     cards.nth(1).locator("input").check()
-    press(page, ".gallery", words.GALLERY["compare"])
+    press(page, ".gallery", strings.GALLERY["compare"])
     page.wait_for_timeout(300)
     assert page.locator(".pair canvas").count() == 2 and page.locator(".pair dt").count() > 0
     picture("compare")
-    press(page, "dialog", words.GALLERY["close"])
+    press(page, "dialog", strings.GALLERY["close"])
     cards.last.locator("button").click()
     page.wait_for_function(
         "lumiere.now.seed === 7 && lumiere.now.frames === 8 && lumiere.now.mode === 'text'"
     )
-    if page.locator(".knows").count():
-        page.locator(".knows summary").click()
-        page.locator(".knows button").first.click()
+    if page.locator(".vocabulary").count():
+        page.locator(".vocabulary summary").click()
+        page.locator(".vocabulary button").first.click()
 
 
 def test_nothing_is_drawn_while_another_picture_is_on_its_way(visit, given):
@@ -262,7 +264,7 @@ def test_nothing_is_drawn_while_another_picture_is_on_its_way(visit, given):
     page.locator(".slot.image input").set_input_files(given["image"])
     page.wait_for_function("window.go")
     stroke(page)
-    press(page, ".tools", words.AREAS["middle"])
+    press(page, ".tools", strings.AREAS["middle"])
     assert not page.locator(".easel[data-drawn]").count()
     page.evaluate("() => { window.fetch = usual; go(); }")
     draw(page)
@@ -283,7 +285,7 @@ def test_link_restores_every_setting(visit):
     }
     ask(page, "a red ball & a <b>star</b>", **wanted)
     done(page)
-    press(page, ".saves", words.RESULT["link"])
+    press(page, ".saves", strings.RESULT["link"])
     page.wait_for_function("document.querySelector('.said').textContent !== ''")
     address = page.evaluate("navigator.clipboard.readText()")
     seed = made(page)["settings"]["seed"]
@@ -316,7 +318,7 @@ def test_clip_dropped_on_the_page_restores_its_settings(visit, tmp_path):
     write_clip(tmp_path / "other.mp4", np.zeros((4, 16, 16, 3), np.uint8), 16)
     drop(other, (tmp_path / "other.mp4").read_bytes())
     other.wait_for_function(
-        "s => document.querySelector('.status .line').textContent === s", arg=words.NO_SETTINGS
+        "s => document.querySelector('.status .line').textContent === s", arg=strings.NO_SETTINGS
     )
     drop(other, b"no clip at all")
     other.wait_for_function(
@@ -362,10 +364,10 @@ def test_two_browsers_get_their_own_clips(visit):
 def test_place_in_the_queue_is_told(visit):
     first, second = visit(), visit()
     ask(first, "a red ball", steps=150, frames=64)
-    first.wait_for_function("document.querySelector('.theatre').dataset.sheets > 0")
+    first.wait_for_function("document.querySelector('.player').dataset.sheets > 0")
     ask(second, "a blue star", **QUICK)
     second.wait_for_function(
-        "s => document.querySelector('.status .line').textContent === s", arg=words.waiting(1)
+        "s => document.querySelector('.status .line').textContent === s", arg=strings.waiting(1)
     )
     first.click("#stop")
     state(second, "done")
@@ -394,7 +396,7 @@ def test_showcase(visit, tiny_model, tmp_path, pictures):
     """It goes from clip to clip by itself and by keys, and leaves nothing on the disk."""
     with serving(tiny_model, tmp_path, "--showcase") as at:
         page = visit(1920, 1080, at=at, ready=".caption .prompt")
-        page.wait_for_function("document.querySelector('.theatre').dataset.sheets > 1")
+        page.wait_for_function("document.querySelector('.player').dataset.sheets > 1")
         page.wait_for_function("document.querySelector('.caption').dataset.state === 'done'")
         first = page.locator(".caption .prompt").inner_text()
         page.screenshot(path=pictures / "showcase-1920-light.png")

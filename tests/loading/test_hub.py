@@ -8,7 +8,7 @@ import pytest
 from lumiere.loading import hub as fetch
 from lumiere.loading.hub import progress, telling
 from lumiere.loading.layout import FIRST_FRAME, PREVIEW, locate
-from tests.faults.test_34_start import hub
+from tests.security.test_start import hub
 
 
 @pytest.fixture

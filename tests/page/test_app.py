@@ -7,25 +7,25 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import gradio as gr
 import httpx
 import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
 
-import app as lumiere_app
 from lumiere import models, page
-from lumiere.limits import Bounds
+from lumiere.limits import ServerLimits
 from lumiere.media.video import read_clip, read_settings, write_clip
 from lumiere.modes import NEEDS
-from lumiere.page import endpoints, events, files, results, showcase, widgets, words
+from lumiere.page import controller, endpoints, events, results, showcase, strings, widgets
+from lumiere.page.server import files, gradio_private
 from lumiere.pipeline import LumierePipeline
 from lumiere.request import MODES, Limits, Request
 from lumiere.runtime import jobs
 from tests.awaiting import awaited
 from tests.test_readme import examples
 
+ROOT = Path(page.FOLDER).parents[1]
 PATIENCE = 120  # s; only a failing test waits that long
 
 
@@ -35,8 +35,8 @@ def served(tiny_model, tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("clips")))
     patch.setenv(models.VARIABLE, str(tiny_model))
-    app = lumiere_app.App(models.entry(), models.limits())
-    demo = events.blocks(app.apps)
+    app = controller.Controller(models.entry(), models.limits())
+    demo = events.blocks(app.controllers)
     app.service.launch(demo)
     app.model.set_result(LumierePipeline.from_pretrained(tiny_model, device="cpu"))
     yield app, demo.local_url
@@ -96,7 +96,7 @@ def test_the_example_of_the_readme(served, capsys):
 
 
 def test_each_clip_is_stored_once(served, client):
-    folder = Path(gr.utils.get_upload_folder())
+    folder = Path(gradio_private.upload_folder())
     before = set(folder.rglob("*.mp4"))
     clip(client)
     assert len(set(folder.rglob("*.mp4")) - before) == 1
@@ -178,11 +178,11 @@ def test_the_operator_says_how_large_given_files_may_be(tmp_path, monkeypatch):
     picture, clip = str(tmp_path / "picture.png"), str(tmp_path / "clip.mp4")
     Image.new("RGB", (80, 80)).save(picture)
     write_clip(clip, np.zeros((4, 80, 80, 3), np.uint8), 16)
-    small = Bounds(image_side=64, video_side=64, video_seconds=7)
+    small = ServerLimits(image_side=64, video_side=64, video_seconds=7)
     given = {"image": picture, "region": picture, "clip": clip}
     for mode in ("image", "cinemagraph", "continue"):
         request = Request("a red ball", mode=mode)
-        files.sources(request, given, Limits(), Bounds())
+        files.sources(request, given, Limits(), ServerLimits())
         with pytest.raises(ValueError, match="at most 64 pixels a side: received 80 x 80"):
             files.sources(request, given, Limits(), small)
     with pytest.raises(ValueError, match="at most 64 pixels"):
@@ -206,10 +206,10 @@ def test_as_many_files_are_read_at_once_as_memory_allows(tmp_path, monkeypatch, 
     readers = threading.BoundedSemaphore(1)
     monkeypatch.setattr(files, "READERS", readers)
     for _ in range(2):  # each gives its place back
-        made = files.sources(*asked, Bounds())
+        made = files.sources(*asked, ServerLimits())
     assert {part.shape[-3:-1] for part in vars(made).values() if part is not None} == {(128, 128)}
     with readers, pytest.raises(ValueError, match="too many files are being read"):
-        files.sources(*asked, Bounds(video_seconds=1))
+        files.sources(*asked, ServerLimits(video_seconds=1))
 
 
 def test_given_clips_are_not_slowed_down(tmp_path, monkeypatch):
@@ -217,7 +217,7 @@ def test_given_clips_are_not_slowed_down(tmp_path, monkeypatch):
     write_clip(tmp_path / "clip.mp4", np.zeros((30, 64, 64, 3), np.uint8), 30)
     for fps, count in ((10, 10), (30, 30), (60, 30)):
         request = Request("a red ball", mode="continue", fps=fps)
-        made = files.sources(request, {"clip": str(tmp_path / "clip.mp4")}, Limits(), Bounds())
+        made = files.sources(request, {"clip": str(tmp_path / "clip.mp4")}, Limits(), ServerLimits())
         assert len(made.clip) == count
 
 
@@ -226,7 +226,7 @@ def test_without_tools_there_is_nothing_for_them(served):
 
 
 def test_files_that_were_not_uploaded_are_refused(client):
-    for path in ("/etc/passwd", "app.py", "http://127.0.0.1/x.png", str(Path(lumiere_app.__file__)), "\0", 7):
+    for path in ("/etc/passwd", "app.py", "http://127.0.0.1/x.png", str(ROOT / "app.py"), "\0", 7):
         sent = {"path": path, "meta": {"_type": "gradio.FileData"}}
         with pytest.raises(ValueError, match="must be uploaded"):
             files.uploaded(sent)
@@ -235,7 +235,7 @@ def test_files_that_were_not_uploaded_are_refused(client):
 
 
 def test_other_files_are_not_served(served):
-    root = Path(lumiere_app.__file__).parent
+    root = ROOT
     for path in (root / "app.py", "/etc/passwd", "/proc/self/environ", "../app.py"):
         answer = httpx.get(f"{served[1]}gradio_api/file={path}")
         assert answer.status_code in (403, 404), path
@@ -345,7 +345,7 @@ def form_of(**changes) -> list:
 
 def yielded(app, given=None, **changes) -> list[dict]:
     made = app.make(Visitor, given, *form_of(**changes))
-    return [dict(zip(lumiere_app.OUTPUTS, values, strict=True)) for values in made]
+    return [dict(zip(controller.OUTPUTS, values, strict=True)) for values in made]
 
 
 def is_sheet(value) -> bool:
@@ -354,15 +354,15 @@ def is_sheet(value) -> bool:
 
 def test_page_shows_previews_then_the_clip_once_and_no_sheet_last(served):
     seen = yielded(served[0])
-    assert seen[0]["status"]["text"] == words.STARTING
-    assert sum(is_sheet(values["theatre"]) for values in seen) >= 2
+    assert seen[0]["status"]["text"] == strings.STARTING
+    assert sum(is_sheet(values["player"]) for values in seen) >= 2
     assert [values for values in seen if is_sheet(values["result"])] == [seen[-1]]
-    assert "sheet" not in seen[-1]["theatre"] and seen[-1]["status"]["state"] == "done"
+    assert "sheet" not in seen[-1]["player"] and seen[-1]["status"]["state"] == "done"
     assert seen[-1]["status"]["text"].startswith("Done in") and "seed 3" in seen[-1]["status"]["facts"]
     result = seen[-1]["result"]
     assert Request.from_json(read_settings(result["path"])).seed == 3
     assert result["count"] == result["frames"] == 8 and result["settings"]["seed"] == 3
-    assert result["clip"] == seen[-1]["theatre"]["clip"] == f"gradio_api/file={result['path']}"
+    assert result["clip"] == seen[-1]["player"]["clip"] == f"gradio_api/file={result['path']}"
     assert json.dumps([values["status"] for values in seen if isinstance(values["status"], dict)])
 
 
@@ -384,8 +384,8 @@ def test_page_writes_the_drawn_seed_back(served):
 def test_page_keeps_the_clip_of_a_stopped_job(served):
     made, last = served[0].make(Visitor, None, *form_of(steps=150)), {}
     for values in made:
-        last = dict(zip(lumiere_app.OUTPUTS, values, strict=True))
-        if is_sheet(last["theatre"]):
+        last = dict(zip(controller.OUTPUTS, values, strict=True))
+        if is_sheet(last["player"]):
             awaited(served[0].stop(Visitor))
     assert re.match(r"Stopped at step \d+ of 150\.", last["status"]["text"])
     assert len(read_clip(last["result"]["path"])[0]) == 8
@@ -408,10 +408,10 @@ def test_closed_page_frees_the_device(served):
 
 
 def test_page_waits_for_the_model_and_keeps_the_connection_alive(served):
-    app = lumiere_app.App(served[0].entry, served[0].limits)
+    app = controller.Controller(served[0].entry, served[0].limits)
     made = app.make(Visitor, None, *form_of(steps=2))
-    assert next(made)[1]["text"] == words.WARMING
-    assert next(made) == lumiere_app.show()
+    assert next(made)[1]["text"] == strings.WARMING
+    assert next(made) == controller.show()
     app.service.tell_loading("Fetching a/b: 1.2 of 3.4 GB.")
     assert next(made)[1]["text"] == "Fetching a/b: 1.2 of 3.4 GB."
     app.model.set_result(served[0].model.result())
@@ -419,24 +419,24 @@ def test_page_waits_for_the_model_and_keeps_the_connection_alive(served):
 
 
 def test_who_waits_for_the_model_may_stop_and_nobody_else(served):
-    app = lumiere_app.App(served[0].entry, served[0].limits)
+    app = controller.Controller(served[0].entry, served[0].limits)
     made = app.make(Visitor, None, *form_of(steps=2))
     next(made), next(made)
     assert not app.service.stop_waiting("someone else") and not app.service.stop_waiting(None)
-    assert awaited(app.stop(Visitor)).value == words.STOPPING
+    assert awaited(app.stop(Visitor)).value == strings.STOPPING
     *_, last = made
-    assert last[lumiere_app.OUTPUTS.index("status")]["text"] == words.STOPPED_EARLY
+    assert last[controller.OUTPUTS.index("status")]["text"] == strings.STOPPED_EARLY
     assert not app.service.stop_waiting(Visitor.session_hash)
 
 
 @pytest.mark.slow
 def test_a_showcase_goes_on_after_a_failure(served, monkeypatch):
     app = served[0]
-    (film,) = [event.fn for event in showcase.blocks(app.apps).fns.values() if event.name == "film"]
+    (film,) = [event.fn for event in showcase.blocks(app.controllers).fns.values() if event.name == "film"]
     with monkeypatch.context() as patch:
         patch.setattr(app, "relay", lambda *_: 1 / 0)
         assert list(film(Visitor, {"prompt": "a red ball"})) == [
-            (None, results.status("refused", words.FAILED))
+            (None, results.status("refused", strings.FAILED))
         ]
     *_, (_, last) = film(Visitor, {"prompt": "a red ball"})
     assert last["state"] == "done"
@@ -455,7 +455,7 @@ def test_what_the_operator_allows_less_of_than_usual_is_the_most_there_is(served
 
 
 def test_note_names_unknown_words_only(served):
-    nothing = {"text": words.TIP, "words": []}
+    nothing = {"text": strings.TIP, "words": []}
     assert served[0].note("a red ball over green hills") == nothing
     noted = served[0].note("a red dragon")
     assert noted["words"] == ["dragon"] and "“dragon”" in noted["text"]
@@ -469,8 +469,8 @@ def test_templates_hold_no_place_for_values():
 
 
 def test_words_of_the_page():
-    assert words.duration(0.4211) == "0.42 s" and words.duration(3.14) == "3.1 s"
-    assert words.duration(59.7) == "1 min 0 s" and words.duration(125) == "2 min 5 s"
-    assert words.stopped(6, 20).startswith("Stopped at step 6 of 20")
-    assert words.note(["dragon"])["text"].endswith("“dragon”.")
-    assert "3 more" in words.note(list("abcdefg"))["text"]
+    assert strings.duration(0.4211) == "0.42 s" and strings.duration(3.14) == "3.1 s"
+    assert strings.duration(59.7) == "1 min 0 s" and strings.duration(125) == "2 min 5 s"
+    assert strings.stopped(6, 20).startswith("Stopped at step 6 of 20")
+    assert strings.note(["dragon"])["text"].endswith("“dragon”.")
+    assert "3 more" in strings.note(list("abcdefg"))["text"]

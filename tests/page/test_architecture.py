@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from safetensors import safe_open
 
-from lumiere.page import words
+from lumiere.page import strings
 from lumiere.page.architecture import drawing, parameters, read
 from tests.bases import save_base
 from tests.test_readme import ROOT
@@ -24,14 +24,14 @@ def counted(*folders) -> int:
 
 
 def test_levels_and_parameters_of_the_embedded_model():
-    works = read(MODEL, MODEL / "motion")
+    found = read(MODEL, MODEL / "motion")
     seen = [
-        (level.stride, level.height, level.width, level.channels, level.attention) for level in works.levels
+        (level.stride, level.height, level.width, level.channels, level.attention) for level in found.levels
     ]
     assert seen == [(1, 16, 16, 64, False), (2, 8, 8, 128, False), (4, 4, 4, 192, True)]
-    assert works.pixels == 8
-    assert works.frozen == counted(*(MODEL / name for name in ("unet", "vae", "text_encoder")))
-    assert works.trained == counted(MODEL / "motion")
+    assert found.pixels == 8
+    assert found.frozen == counted(*(MODEL / name for name in ("unet", "vae", "text_encoder")))
+    assert found.trained == counted(MODEL / "motion")
 
 
 def test_what_is_loaded_counts_once_and_whole(tmp_path):
@@ -50,15 +50,15 @@ def test_what_is_loaded_counts_once_and_whole(tmp_path):
 
 
 def test_the_drawing_is_whole_and_tells_them(tmp_path):
-    works = read(MODEL, MODEL / "motion")
-    section = ElementTree.fromstring(drawing(works, 80))
-    assert section.find("h2").text == words.WORKS
+    found = read(MODEL, MODEL / "motion")
+    section = ElementTree.fromstring(drawing(found, 80))
+    assert section.find("h2").text == strings.ARCHITECTURE
     counts = [e.text for e in section.iter() if e.get("data-stride")]
     assert {"80", "40", "20"} == set(counts) and len(counts) == 3 * 2 + 3  # both ways, and the table
     table = [["".join(cell.itertext()) for cell in row] for row in section.iter("tr")]
     assert table[1][:3] == ["80", "16 × 16", "64"] and table[3][:3] == ["20", "4 × 4", "192"]
-    millions = re.findall(r"\d+\.\d", words.works_facts(works))
-    assert f"{works.trained / 1e6:.1f}" in millions and f"{works.frozen / 1e6:.1f}" in millions
+    millions = re.findall(r"\d+\.\d", strings.architecture_facts(found))
+    assert f"{found.trained / 1e6:.1f}" in millions and f"{found.frozen / 1e6:.1f}" in millions
 
 
 def test_without_the_weights_there_is_a_drawing_without_their_numbers(tmp_path):
@@ -67,9 +67,9 @@ def test_without_the_weights_there_is_a_drawing_without_their_numbers(tmp_path):
         (tmp_path / name).mkdir()
         for file in (MODEL / name).glob("*.json"):
             shutil.copy(file, tmp_path / name)
-    works = read(tmp_path, tmp_path / "motion")
-    assert works.frozen is None and works.trained is None and len(works.levels) == 3
-    assert ElementTree.fromstring(drawing(works, 16)) is not None
+    found = read(tmp_path, tmp_path / "motion")
+    assert found.frozen is None and found.trained is None and len(found.levels) == 3
+    assert ElementTree.fromstring(drawing(found, 16)) is not None
     (tmp_path / "unet" / "config.json").unlink()
     with pytest.raises(OSError):
         read(tmp_path, tmp_path / "motion")

@@ -18,9 +18,9 @@ from PIL import Image
 from lumiere.media.video import read_clip
 from lumiere.page.endpoints import MODES
 from tests.awaiting import awaited
-from tests.faults.server import Process
-from tests.faults.stranger import CLIP
-from tests.faults.trap import trap
+from tests.security.server import Process
+from tests.security.stranger import CLIP
+from tests.security.trap import trap
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ import gradio.mcp
 import numpy as np
 import pytest
 
-from lumiere.limits import Bounds
+from lumiere.limits import ServerLimits
 from lumiere.page.server.disk import Disk, own_folder
 from lumiere.request import Request
 
@@ -39,7 +39,7 @@ def test_a_folder_that_another_user_has_made_is_not_taken(nowhere, monkeypatch):
 
 def test_what_another_server_is_writing_stays(tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    ours, theirs = Disk(Bounds()), Disk(Bounds())
+    ours, theirs = Disk(ServerLimits()), Disk(ServerLimits())
     for disk in (ours, theirs):
         disk.save(Request("a red ball", seed=1), np.zeros((4, 64, 64, 3), np.uint8), "{}")
     for folder in tmp_path.iterdir():
@@ -53,7 +53,7 @@ def test_nothing_is_deleted_for_what_could_never_fit(tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     (tmp_path / "old").write_bytes(b"old")
     os.utime(tmp_path / "old", (0, time.time() - 600))
-    assert not Disk(Bounds(disk_mb=8)).room(9 * 2**20) and (tmp_path / "old").exists()
+    assert not Disk(ServerLimits(disk_mb=8)).room(9 * 2**20) and (tmp_path / "old").exists()
 
 
 def test_the_operator_may_name_another(nowhere, monkeypatch):

@@ -13,21 +13,21 @@ import httpx
 import numpy as np
 import pytest
 
-import app as lumiere_app
 from lumiere import models
 from lumiere.errors import GenerationError
-from lumiere.limits import Bounds
+from lumiere.limits import ServerLimits
 from lumiere.loading.registry import Model
 from lumiere.media.video import read_settings, write_clip
-from lumiere.page import events, widgets, words
+from lumiere.page import controller, events, strings, widgets
 from lumiere.page.server import model_handle
-from lumiere.page.server.model_handle import Served
+from lumiere.page.server.launch import arguments
+from lumiere.page.server.model_handle import ModelHandle
 from lumiere.request import Request
 from lumiere.runtime import jobs
 from lumiere.sampling import memory
 from tests.bases import components, save_adapter, save_base
-from tests.faults.server import wait_for
-from tests.faults.stranger import Stranger
+from tests.security.server import wait_for
+from tests.security.stranger import Stranger
 
 pytestmark = pytest.mark.slow
 
@@ -57,11 +57,11 @@ def site(allowed, tmp_path_factory):
     patch.setattr(model_handle, "settle", lambda: None)  # what the tests made is not to stay
     apps = {}
     for name, (model, limits) in model_handle.there(allowed).items():
-        lumiere_app.App(model, limits, Bounds(), name, apps)
+        controller.Controller(model, limits, ServerLimits(), name, apps)
     demo = events.blocks(apps)
     apps["tiny"].service.launch(demo)
     for app in apps.values():
-        app.model.set_result(Served(app.name, app.entry, "cpu"))
+        app.model.set_result(ModelHandle(app.name, app.entry, "cpu"))
     yield apps, demo.local_url
     demo.close(verbose=False)
     patch.undo()
@@ -85,20 +85,20 @@ def test_each_page_has_what_is_its_models_own(site):
     assert (tiny["frames"]["step"], real["frames"]["step"]) == (4, 1)
     assert (tiny["scheduler"]["value"], real["scheduler"]["value"]) == ("dpm++ 2m", "ddim")
     assert "16 is what" in tiny["fps"]["info"] and "8 is what" in real["fps"]["info"]
-    assert words.WORKS_HALVED in tiny["works"]["html_template"]
-    assert words.WORKS_KEPT in real["works"]["html_template"]
+    assert strings.ARCHITECTURE_HALVED in tiny["architecture"]["html_template"]
+    assert strings.ARCHITECTURE_KEPT in real["architecture"]["html_template"]
     assert real["shelf"]["props"]["examples"][0]["settings"]["guidance"] == 7.5
     assert tiny["first-frame"]["visible"] == real["first-frame"]["visible"] == "hidden"
-    assert tiny["fold"]["props"]["store"] != real["fold"]["props"]["store"]
+    assert tiny["settings-panel"]["props"]["store"] != real["settings-panel"]["props"]["store"]
 
 
 def test_pages_link_to_each_other_and_a_page_alone_has_no_choice(site, allowed):
     apps, _ = site
-    head = widgets.masthead("real", apps["real"].addresses)
+    head = widgets.header("real", apps["real"].addresses)
     links = re.findall(r'<a href="([^"]+)"( aria-current=page)?>(\w+)<', head)
     assert links == [("./", "", "tiny"), ("real", " aria-current=page", "real"), ("torn", "", "torn")]
-    alone = lumiere_app.App(apps["tiny"].entry, apps["tiny"].limits)
-    assert "<nav" not in widgets.masthead("model", alone.addresses)
+    alone = controller.Controller(apps["tiny"].entry, apps["tiny"].limits)
+    assert "<nav" not in widgets.header("model", alone.addresses)
 
 
 def test_programs_choose_by_name_and_get_its_own_settings(stranger):
@@ -114,11 +114,11 @@ def test_programs_choose_by_name_and_get_its_own_settings(stranger):
 @pytest.mark.parametrize("name", ["<script>", "", 7, ["real"], {"real": 1}, True])
 def test_other_names_are_refused_in_words(stranger, name):
     said, sentence = stranger.generate(model=name)
-    assert (said, sentence) == ("error", words.unknown_model(["tiny", "real", "torn"]))
+    assert (said, sentence) == ("error", strings.unknown_model(["tiny", "real", "torn"]))
 
 
 def test_a_model_that_cannot_be_loaded_gives_a_sentence_and_others_go_on(stranger, caplog):
-    assert stranger.generate(model="torn") == ("error", words.no_model("torn"))
+    assert stranger.generate(model="torn") == ("error", strings.no_model("torn"))
     assert "lacks unet/diffusion_pytorch_model.safetensors" in caplog.text  # for the operator
     assert stranger.generate(model="tiny")[0] == "complete"
 
@@ -156,7 +156,7 @@ def test_a_switch_waits_for_its_turn_and_is_told(site, monkeypatch):
         thread.join(60)
     assert loaded == [apps["real"].entry]
     assert [name for name, _, state in seen if state == "done"] == ["tiny", "real"]
-    told = [name for name, text, _ in seen if text == words.loading("real")]
+    told = [name for name, text, _ in seen if text == strings.loading("real")]
     assert told and set(told) == {"real"}
     assert models.resident(apps["tiny"].entry, "cpu") is None
 
@@ -177,10 +177,10 @@ def test_a_clip_of_another_model_is_restored_on_its_page(site, stranger, tmp_pat
     apps, _ = site
     _, (file, settings) = stranger.generate(model="real", prompt="a “ball” & a fish", steps=2)
     sent = {"clip": {"path": file["path"]}}
-    assert apps["real"].outside(sent)["settings"]["prompt"] == settings["prompt"]
-    address = apps["tiny"].outside(sent)["address"]
+    assert apps["real"].deep_link(sent)["settings"]["prompt"] == settings["prompt"]
+    address = apps["tiny"].deep_link(sent)["address"]
     page, query = address.split("?")
-    told = apps["real"].outside({"query": query})
+    told = apps["real"].deep_link({"query": query})
     restored = told["settings"]
     assert "sentence" not in told
     expected = settings | {"randomise": False}
@@ -196,7 +196,7 @@ def test_only_pages_of_this_server_are_gone_to(site, model):
     path.parent.mkdir(parents=True, exist_ok=True)
     frames = np.zeros((8, 64, 64, 3), np.uint8)
     write_clip(path, frames, 8, json.dumps(SETTINGS | {"model": model}))
-    assert set(apps["tiny"].outside({"clip": {"path": str(path)}})) == {"settings", "sentence"}
+    assert set(apps["tiny"].deep_link({"clip": {"path": str(path)}})) == {"settings", "sentence"}
 
 
 def test_what_does_not_fit_is_refused_in_words(allowed, monkeypatch):
@@ -204,7 +204,7 @@ def test_what_does_not_fit_is_refused_in_words(allowed, monkeypatch):
     monkeypatch.setattr(model_handle, "settle", lambda: None)
     monkeypatch.setattr(memory, "available", lambda device: 1000)
     monkeypatch.setattr("lumiere.pipeline.BATCH_LATENTS", 0)  # so that it is asked of the CPU, too
-    items = Served("tiny", allowed["tiny"], "cpu").generate(Request(**SETTINGS), threading.Event())
+    items = ModelHandle("tiny", allowed["tiny"], "cpu").generate(Request(**SETTINGS), threading.Event())
     with pytest.raises(GenerationError, match="needs about .* lower frames"):
         list(items)
 
@@ -222,7 +222,7 @@ def test_what_was_frozen_after_its_loading_goes_too(allowed, monkeypatch):
 
 
 def options(*given: str):
-    return lumiere_app.arguments(list(given))
+    return arguments(list(given))
 
 
 def test_the_models_that_the_operator_allows(monkeypatch):
@@ -269,7 +269,7 @@ def test_a_model_that_cannot_be_loaded_at_the_start_ends_it_only_when_it_is_alon
 ):
     monkeypatch.setattr(models, "_resident", [])
     monkeypatch.setattr(model_handle, "settle", lambda: None)
-    assert model_handle.first_ready(allowed["torn"], "cpu", alone=False) == words.PAGE_READY
+    assert model_handle.first_ready(allowed["torn"], "cpu", alone=False) == strings.PAGE_READY
     assert "lacks unet" in capsys.readouterr().err
     with pytest.raises(OSError, match="lacks unet"):
         model_handle.first_ready(allowed["torn"], "cpu", alone=True)

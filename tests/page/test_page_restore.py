@@ -9,8 +9,9 @@ import pytest
 
 from lumiere.loading.registry import Model, saved_settings
 from lumiere.media.video import write_clip
-from lumiere.page import files, words
+from lumiere.page import strings
 from lumiere.page.restore import MOST_QUERY, link, read_clip_settings, read_link
+from lumiere.page.server import files
 from lumiere.request import Limits, Request
 
 LIMITS = Limits(styles=((0.0, 2.0),))
@@ -76,7 +77,7 @@ def test_a_link_with_what_cannot_be_is_refused_in_one_sentence(query, sentence):
     "query", [None, 7, ["frames=16"], {"frames": 16}, "a" * (MOST_QUERY + 1), "a=1&" * 65]
 )
 def test_what_is_no_link_is_refused(query):
-    assert read_link(query, LIMITS) == {"sentence": words.BAD_LINK}
+    assert read_link(query, LIMITS) == {"sentence": strings.BAD_LINK}
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def test_a_clip_with_settings_of_a_stranger_is_refused_in_one_sentence(clip, set
 
 
 def test_a_clip_of_others_has_none_and_a_file_that_is_not_ours_is_not_opened(clip, tmp_path):
-    assert read_clip_settings(clip(None), LIMITS) == {"sentence": words.NO_SETTINGS}
+    assert read_clip_settings(clip(None), LIMITS) == {"sentence": strings.NO_SETTINGS}
     for sent in (None, "/etc/passwd", {"path": "/etc/passwd"}, {"path": str(tmp_path / "missing.mp4")}):
         assert "must be uploaded" in read_clip_settings(sent, LIMITS)["sentence"]
 
@@ -129,7 +130,7 @@ def test_same_version_says_nothing(clip):
 def test_other_version_is_told(clip, made_by):
     told = read_clip_settings(clip(settings_of(model_version=made_by)), LIMITS, **HERE)
     assert told["settings"] == vars(WHOLE) | {"randomise": False}
-    assert told["sentence"] == words.other_version(made_by, OURS.version)
+    assert told["sentence"] == strings.other_version(made_by, OURS.version)
     assert f"({made_by}; now {OURS.version})" in told["sentence"]
 
 
@@ -137,24 +138,24 @@ def test_other_version_is_told(clip, made_by):
 def test_clip_without_version_is_an_earlier_one(clip, model):
     told = read_clip_settings(clip(settings_of(model=model, model_version=None)), LIMITS, **HERE)
     assert told["settings"]["prompt"] == WHOLE.prompt
-    assert told["sentence"] == words.other_version("", OURS.version) and "earlier" in told["sentence"]
+    assert told["sentence"] == strings.other_version("", OURS.version) and "earlier" in told["sentence"]
 
 
 @pytest.mark.parametrize("made_by", ["<b>1</b>", "1 free clip", "1" * 33, "\u0661", "", 1, ["1"], {}, True])
 def test_version_of_a_stranger_is_not_shown(clip, made_by):
     told = read_clip_settings(clip(settings_of(model_version=made_by)), LIMITS, **HERE)
-    assert told["sentence"] == words.other_version("", OURS.version)
+    assert told["sentence"] == strings.other_version("", OURS.version)
 
 
 def test_reminder_and_version_are_both_told(clip):
     told = read_clip_settings(clip(settings_of(model_version="1", mode="inpaint")), LIMITS, **HERE)
-    expected = words.give_again("inpaint"), words.other_version("1", OURS.version)
+    expected = strings.give_again("inpaint"), strings.other_version("1", OURS.version)
     assert told["sentence"] == " ".join(expected)
 
 
 def test_clip_of_another_model_is_told_without_its_name(clip):
     told = read_clip_settings(clip(settings_of(model="http://elsewhere/")), LIMITS, **HERE)
-    assert told["sentence"] == words.OTHER_MODEL and "settings" in told
+    assert told["sentence"] == strings.OTHER_MODEL and "settings" in told
 
 
 @pytest.mark.parametrize("made_by, shown", [("1", "1"), (None, ""), ("<b>", "")])
@@ -163,7 +164,7 @@ def test_version_travels_to_the_page_of_another_model(clip, made_by, shown):
     address = read_clip_settings(sent, LIMITS, **HERE, others={"real": "real"})["address"]
     told = read_link(address.removeprefix("real?"), LIMITS, "2")
     assert told["settings"]["prompt"] == WHOLE.prompt
-    assert told["sentence"] == words.other_version(shown, "2")
+    assert told["sentence"] == strings.other_version(shown, "2")
     assert "sentence" not in read_link("model_version=2", LIMITS, "2")
 
 

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lumiere.limits import Bounds
+from lumiere.limits import ServerLimits
 from lumiere.media.video import write_clip
-from lumiere.page import results, words
+from lumiere.page import results, strings
 from lumiere.page.server.service import Service
 from lumiere.request import Limits, Request
 from lumiere.runtime import jobs
 
 LIMITS = Limits()
-SERVICE = Service(Bounds(), loaded=lambda: True)
+SERVICE = Service(ServerLimits(), loaded=lambda: True)
 
 
 @pytest.fixture
@@ -58,8 +58,8 @@ def test_what_the_model_may_make_can_be_exported(clip):
 
 def test_nothing_is_exported_where_there_is_no_room_for_it(clip):
     write_clip(clip, np.zeros((60, 256, 256, 3), np.uint8), 8)  # 12 MB of pixels
-    told = results.export({"path": str(clip), "kind": "zip"}, LIMITS, Service(Bounds(disk_mb=8), bool))
-    assert told == {"sentence": words.DISK_FULL}
+    told = results.export({"path": str(clip), "kind": "zip"}, LIMITS, Service(ServerLimits(disk_mb=8), bool))
+    assert told == {"sentence": strings.DISK_FULL}
     assert [file.name for file in clip.parent.iterdir()] == ["clip.mp4"]
 
 
@@ -70,7 +70,7 @@ def test_room_is_not_made_of_the_clip_itself(clip, tmp_path):
     other.write_bytes(bytes(4 * 2**20))
     for file, age in ((clip, 400), (other, 300)):
         os.utime(file, (0, time.time() - age))
-    told = results.export({"path": str(clip), "kind": "zip"}, LIMITS, Service(Bounds(disk_mb=8), bool))
+    told = results.export({"path": str(clip), "kind": "zip"}, LIMITS, Service(ServerLimits(disk_mb=8), bool))
     assert "url" in told and clip.exists() and not other.exists()
 
 
@@ -111,9 +111,11 @@ def test_what_is_no_clip_or_no_format_is_refused(clip, asked):
 
 def test_time_left_and_pace():
     request, begun = Request("a red ball", frames=16, steps=20), jobs.Update(step=1, steps=5)
-    told = results.told(request, begun)
+    told = results.progress(request, begun)
     assert told["text"] == "Step 1 of 5" and told["pace"] == 0
-    told = results.told(request, replace(begun, step=2, seconds_per_step=2.0, seconds_left=6.0, share=0.4))
+    told = results.progress(
+        request, replace(begun, step=2, seconds_per_step=2.0, seconds_left=6.0, share=0.4)
+    )
     assert told["text"] == "Step 2 of 5 · 2.0 s per step · 6.0 s left"
     assert told["pace"] == pytest.approx(10 / (20 * 16))
 

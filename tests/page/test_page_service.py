@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from lumiere.media.video import ENCODE_SECONDS
-from lumiere.page import words
-from tests.faults.server import Process, wait_for
-from tests.faults.stranger import finished, status
+from lumiere.page import strings
+from tests.security.server import Process, wait_for
+from tests.security.stranger import finished, status
 
 pytestmark = pytest.mark.slow
 LONG = {"steps": 150, "frames": 128}
@@ -55,7 +55,7 @@ def test_sigterm_gives_everybody_an_answer_and_leaves_no_partial_file(process):
     page, waiting, messages, told = process.stranger(), process.stranger(), [], []
     late = process.stranger()
     late.values()
-    page.press("make", page.form(**LONG))
+    page.press("make", page.inputs(**LONG))
     reader = threading.Thread(target=lambda: messages.extend(page.news()))
     reader.start()
     wait_for(lambda: "sheet" in str(messages))
@@ -71,7 +71,7 @@ def test_sigterm_gives_everybody_an_answer_and_leaves_no_partial_file(process):
     assert process.end() == 0
     reader.join(), other.join()
     assert status(messages)["text"].startswith("Stopped at step ")
-    assert told == [("error", words.CLOSING)]
+    assert told == [("error", strings.CLOSING)]
     assert "Lumiere is closed." in process.said() and "Traceback" not in process.said()
     assert "outcome=stopped" in process.said() and "outcome=refused" in process.said()
     files = process.files()

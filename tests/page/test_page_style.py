@@ -7,19 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import app as lumiere_app
 from lumiere import models
-from lumiere.limits import Bounds
+from lumiere.limits import ServerLimits
 from lumiere.loading.registry import Model
 from lumiere.loading.styles import Style
 from lumiere.media.video import read_clip, write_clip
-from lumiere.page import events, restore, words
+from lumiere.page import controller, events, restore, strings
 from lumiere.page.server import model_handle
-from lumiere.page.server.model_handle import Served
+from lumiere.page.server.model_handle import ModelHandle
 from lumiere.pipeline import LumierePipeline
 from lumiere.request import Limits, Request
-from tests.faults.stranger import Stranger
 from tests.loading.test_lora import save_styled
+from tests.security.stranger import Stranger
 
 pytestmark = pytest.mark.slow
 
@@ -44,10 +43,10 @@ def nothing_stays(monkeypatch):
 @pytest.fixture
 def site(styled, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    app = lumiere_app.App(styled, models.limits(styled), Bounds())
-    demo = events.blocks(app.apps)
+    app = controller.Controller(styled, models.limits(styled), ServerLimits())
+    demo = events.blocks(app.controllers)
     app.service.launch(demo)
-    app.model.set_result(Served("styled", styled, "cpu"))
+    app.model.set_result(ModelHandle("styled", styled, "cpu"))
     yield Stranger(demo.local_url)
     demo.close(verbose=False)
 
@@ -58,11 +57,11 @@ def frames(pipeline) -> np.ndarray:
 
 
 def test_other_weights_are_put_in_for_the_clip_that_asks_for_them(styled):
-    served_model = Served("styled", styled, "cpu")
+    served_model = ModelHandle("styled", styled, "cpu")
 
     def made(*weights):
         items = list(served_model.generate(replace(REQUEST, style_weights=weights), threading.Event()))
-        return items[-1].frames, words.STYLING in items
+        return items[-1].frames, strings.STYLING in items
 
     own, told = made()
     assert not told

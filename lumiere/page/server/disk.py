@@ -12,12 +12,11 @@ import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-import gradio.mcp
 import numpy as np
-from gradio.utils import get_upload_folder
 
-from lumiere.limits import Bounds
+from lumiere.limits import ServerLimits
 from lumiere.media.video import write_clip
+from lumiere.page.server import gradio_private
 from lumiere.request import Request
 
 YOUNG = 120  # s; a younger file is never removed to make room, because a client may still need it
@@ -37,7 +36,7 @@ def own_folder() -> None:
     default = os.path.join(tempfile.gettempdir(), f"lumiere{user}")
     folder = Path(os.environ.get("GRADIO_TEMP_DIR") or default)
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
-    gradio.mcp.DEFAULT_TEMP_DIR = str(folder)  # gradio sets it at import
+    gradio_private.set_temp_folder(str(folder))
     try:
         folder.mkdir(0o700, parents=True, exist_ok=True)
         if str(folder) == default and user and folder.stat().st_uid != os.getuid():
@@ -54,17 +53,17 @@ class Disk:
     """The folder from which gradio serves files.
 
     Args:
-        bounds: limits of the server.
+        limits: limits of the server.
     """
 
-    def __init__(self, bounds: Bounds):
-        self.bounds, self.mark = bounds, secrets.token_hex(4)  # prefix of this process's folders
+    def __init__(self, limits: ServerLimits):
+        self.limits, self.mark = limits, secrets.token_hex(4)  # prefix of this process's folders
         self._sweeping = threading.Lock()
 
     @property
     def folder(self) -> Path:
         """Gradio's upload folder."""
-        return Path(get_upload_folder())
+        return Path(gradio_private.upload_folder())
 
     def save(self, request: Request, frames: np.ndarray, settings: str) -> str:
         """Writes a clip into gradio's folder, so that it is stored once. The file name contains no user text.
@@ -103,7 +102,7 @@ class Disk:
         Returns:
             Whether `coming` bytes fit within the size limit and the free disk space.
         """
-        most = self.bounds.disk_mb * MB
+        most = self.limits.disk_mb * MB
         if coming > most:
             return False
         with self._sweeping:
@@ -111,13 +110,13 @@ class Disk:
             files = sorted(file for file in found(self.folder) if str(file[2]) not in kept)
             size, count = sum(size for _, size, _ in files), len(files)
             for changed, bytes_, path in files:
-                old = now - changed > 60 * self.bounds.keep_minutes
+                old = now - changed > 60 * self.limits.keep_minutes
                 full = size + coming > most or count > MOST_FILES
                 if not old and not (full and now - changed > YOUNG):
                     break
                 remove(path, self.folder)
                 size, count = size - bytes_, count - 1
-        enough = self.free() - coming >= self.bounds.free_mb * MB
+        enough = self.free() - coming >= self.limits.free_mb * MB
         return enough and size + coming <= most and count <= MOST_FILES
 
     def remove_parts(self, folders: str, age: float = 0) -> None:

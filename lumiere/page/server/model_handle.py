@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 
 from lumiere.loading.hub import telling
-from lumiere.page import words
+from lumiere.page import strings
 from lumiere.request import Limits, Request
 from lumiere.runtime import model_cache, zerogpu
 
@@ -19,7 +19,7 @@ LOOK_SECONDS = 0.5  # between loading messages; a disconnected client is noticed
 log = logging.getLogger("lumiere.runtime.model_cache")
 
 
-class Served:
+class ModelHandle:
     """A handle with the pipeline methods that the page uses. At most one model is on the device.
 
     Args:
@@ -51,7 +51,7 @@ class Served:
             yield from self._load()
         model = replace(self.model, style=self.model.style.weighted(request.style_weights))
         if model_cache.resident(model, self.device).styler.style != model.style:
-            yield words.STYLING
+            yield strings.STYLING
         pipeline = model_cache.get(model, self.device)
         from lumiere.pipeline import GenerationError  # imported late: the page starts without torch
 
@@ -68,7 +68,7 @@ class Served:
 
     def _load(self) -> Iterator[str]:
         """Loads the model on another thread and yields progress messages; closing it waits for the thread."""
-        news = deque([words.loading(self.name)], maxlen=1)
+        news = deque([strings.loading(self.name)], maxlen=1)
 
         def load():
             with telling(news.append):
@@ -82,10 +82,10 @@ class Served:
         error = loading.exception()
         if error is not None:
             expected = isinstance(error, OSError | ValueError)
-            log.error("%s", words.unloadable(error), exc_info=None if expected else error)
+            log.error("%s", strings.unloadable(error), exc_info=None if expected else error)
             from lumiere.errors import GenerationError
 
-            raise GenerationError(words.no_model(self.name)) from None
+            raise GenerationError(strings.no_model(self.name)) from None
         settle()
 
 
@@ -103,7 +103,7 @@ def there(allowed: dict[str, model_cache.Model]) -> dict[str, tuple[model_cache.
         ValueError: two or more models on ZeroGPU.
     """
     if zerogpu.HERE and len(allowed) > 1:
-        raise ValueError(words.ONE_ON_ZERO)
+        raise ValueError(strings.ONE_ON_ZERO)
     found = {}
     for number, (name, model) in enumerate(allowed.items(), 1):
         try:
@@ -114,7 +114,7 @@ def there(allowed: dict[str, model_cache.Model]) -> dict[str, tuple[model_cache.
         except OSError as error:
             if number == len(allowed) and not found:
                 raise
-            tell(words.left_out(name, error))
+            tell(strings.left_out(name, error))
     return found
 
 
@@ -133,12 +133,12 @@ def first_ready(model: model_cache.Model, device: str | None, alone: bool) -> st
         ValueError: the only model is not supported.
     """
     try:
-        told = words.ready(model_cache.get(model, device).device.type)
+        told = strings.ready(model_cache.get(model, device).device.type)
     except (OSError, ValueError) as error:
         if alone:
             raise
-        tell(words.unloadable(error))
-        told = words.PAGE_READY
+        tell(strings.unloadable(error))
+        told = strings.PAGE_READY
     settle()
     return told
 

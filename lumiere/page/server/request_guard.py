@@ -12,12 +12,12 @@ import re
 from collections.abc import Callable
 
 from fastapi import HTTPException
-from gradio.route_utils import MultiPartException
-from gradio.utils import abspath, get_upload_folder, is_in_or_equal
 
-from lumiere.limits import Bounds
-from lumiere.page import words
+from lumiere.limits import ServerLimits
+from lumiere.page import strings
+from lumiere.page.server import gradio_private
 from lumiere.page.server.disk import MB
+from lumiere.page.server.site import root_prefix
 
 API = "/gradio_api/"
 CALLS = ("queue/join", "run/", "api/", "call/")  # paths that start an event
@@ -31,7 +31,7 @@ ADDRESS = re.compile(r"\s*(//|\\\\|[a-z][a-z0-9+.-]+:)", re.IGNORECASE)  # two l
 # Fields of a call that are passed on; gradio reserves the others for internal use.
 FIELDS = ("data", "fn_index", "session_hash", "trigger_id", "event_data")
 
-log = logging.getLogger("lumiere.gate")
+log = logging.getLogger("lumiere.request_guard")
 
 
 class Refused(Exception):
@@ -47,26 +47,29 @@ class Refused(Exception):
         self.status = status
 
 
-class Gate:
+class RequestGuard:
     """ASGI middleware that refuses invalid requests.
 
     Args:
         app: the wrapped ASGI app.
-        bounds: limits of the server.
+        limits: limits of the server.
         health: returns (healthy, JSON body for load balancers).
         room: makes room for n bytes and returns whether they fit. Called on a thread.
+        root_path: path or address of the page behind a proxy. Defaults to none.
         tools: also serve the endpoints as MCP tools. Defaults to False.
     """
 
     def __init__(
         self,
         app,
-        bounds: Bounds,
+        limits: ServerLimits,
         health: Callable[[], tuple[bool, dict]],
         room: Callable[[int], bool],
+        root_path: str = "",
         tools: bool = False,
     ):
-        self.app, self.bounds, self.health, self.room = app, bounds, health, room
+        self.app, self.limits, self.health, self.room = app, limits, health, room
+        self.prefix = root_prefix(root_path)
         self.posts = (*POSTS, "mcp") if tools else POSTS
         self.reading = asyncio.Semaphore(TOOLS)
 
@@ -96,6 +99,15 @@ class Gate:
 
     async def _pass(self, scope, receive, send) -> None:
         path = scope["path"]
+        # A proxy keeps the prefix or strips it. The router removes `root_path` from the front of the path,
+        # so that both are set here: the guard and the router see the same path. Gradio sets it for every
+        # request.
+        kept = bool(self.prefix) and (path == self.prefix or path.startswith(f"{self.prefix}/"))
+        scope["root_path"] = self.prefix if kept else ""
+        if kept:
+            path = path[len(self.prefix) :]
+        if kept and not path:  # addresses on the page are relative to the folder
+            return await redirect(send, f"{self.prefix}/", scope["query_string"])
         if path.rstrip("/") == "/health":
             well, facts = self.health()
             return await answer(send, 200 if well else 503, facts)
@@ -111,7 +123,7 @@ class Gate:
                 receive = await self._upload(scope, receive)
             elif inner.startswith("mcp"):  # MCP calls may contain files
                 async with self.reading:
-                    body = await whole(scope, receive, self.bounds.upload_mb * MB)
+                    body = await whole(scope, receive, self.limits.upload_mb * MB)
                 await self._make_room(len(body))
                 receive = replayed(body, receive)
             else:
@@ -120,12 +132,12 @@ class Gate:
         await self.app(scope, receive, send)
 
     async def _upload(self, scope, receive):
-        """Returns a `receive` that raises MultiPartException at the limit; gradio then deletes the files.
+        """Returns a `receive` that raises `MultiPartError` at the limit; gradio then deletes the files.
 
         Concurrent uploads fill the disk too, so the free space is checked again for every piece.
         """
-        most, seen, room = self.bounds.upload_mb * MB, 0, PIECE
-        sentence = f"An upload must be at most {self.bounds.upload_mb} MB, the maximum allowed size"
+        most, seen, room = self.limits.upload_mb * MB, 0, PIECE
+        sentence = f"An upload must be at most {self.limits.upload_mb} MB, the maximum allowed size"
         announced = length(scope)
         if announced is not None and announced > most:
             raise Refused(413, f"{sentence}: received {announced} bytes.")
@@ -136,18 +148,18 @@ class Gate:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > most:
-                raise MultiPartException(f"{sentence}.")
+                raise gradio_private.MultiPartError(f"{sentence}.")
             if seen > room:
                 room = seen + PIECE
                 if not await asyncio.to_thread(self.room, PIECE):
-                    raise MultiPartException(words.DISK_FULL)
+                    raise gradio_private.MultiPartError(strings.DISK_FULL)
             return message
 
         return counted
 
     async def _make_room(self, coming: int) -> None:
         if not await asyncio.to_thread(self.room, coming):
-            raise Refused(507, words.DISK_FULL)
+            raise Refused(507, strings.DISK_FULL)
 
 
 def check(blocks, path: str, body: bytes) -> bytes:
@@ -180,34 +192,26 @@ def check(blocks, path: str, body: bytes) -> bytes:
     session, data = call.get("session_hash"), call.get("data")
     if session is not None and (type(session) is not str or not 0 < len(session) <= SESSION):
         raise Refused(400, f"session_hash must be text of 1 to {SESSION} characters.")
-    event = _event(blocks, path, call.get("fn_index"))
-    takes = {len(event.inputs), len([each for each in event.inputs if not each.skip_api])}
-    if type(data) is not list or len(data) not in takes:
+    name = "" if path.startswith("queue/join") else path.split("/")[1]
+    event = gradio_private.event(blocks, name, call.get("fn_index"))
+    if event is None:
+        raise Refused(404, "There is no such endpoint: see the description of the API.")
+    if type(data) is not list or len(data) not in gradio_private.input_counts(event):
         received = f"{len(data)}" if type(data) is list else "something else"
         raise Refused(400, f"data must be a list of {len(event.inputs)} values: received {received}.")
     return json.dumps(call).encode()
 
 
-def _event(blocks, path: str, index):
-    """Returns the event of a call, by its index or else by its name in the path."""
-    name = "" if path.startswith("queue/join") else path.split("/")[1]
-    if index is None:
-        found = [event for event in blocks.fns.values() if name and event.api_name == name]
-    else:
-        found = [blocks.fns[index]] if type(index) is int and index in blocks.fns else []
-    if found and found[0].fn is not None:  # None: the event runs only in the browser
-        return found[0]
-    raise Refused(404, "There is no such endpoint: see the description of the API.")
-
-
 def names_a_foreign_file(value) -> bool:
     """Returns whether a JSON value names a file that was not uploaded, or a URL, which gradio would fetch."""
-    left, folder = [value], get_upload_folder()
+    left, folder = [value], gradio_private.upload_folder()
     while left:
         value = left.pop()
         if type(value) is dict:
             path = value.get("path")
-            if type(path) is str and (ADDRESS.match(path) or not is_in_or_equal(abspath(path), folder)):
+            if type(path) is str and (
+                ADDRESS.match(path) or not gradio_private.is_inside(gradio_private.absolute(path), folder)
+            ):
                 return True
             left += value.values()
         elif type(value) is list:
@@ -252,6 +256,14 @@ def replayed(body: bytes, receive):
         return left.pop() if left else await receive()
 
     return again
+
+
+async def redirect(send, path: str, query: bytes) -> None:
+    """Sends a redirect to a path of this server, with the query of the request."""
+    location = path.encode() + (b"?" + query if query else b"")
+    headers = [(b"location", location), (b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": 307, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def answer(send, status: int, content: dict) -> None:

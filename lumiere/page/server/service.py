@@ -12,11 +12,14 @@ from dataclasses import dataclass
 
 from starlette.middleware import Middleware
 
-from lumiere.limits import Bounds
+from lumiere.errors import UserError
+from lumiere.limits import ServerLimits
 from lumiere.media.video import ENCODE_SECONDS
-from lumiere.page import words
+from lumiere.page import PICTURE, head, strings
+from lumiere.page.server import gradio_private
 from lumiere.page.server.disk import MB, Disk
-from lumiere.page.server.request_guard import Gate
+from lumiere.page.server.request_guard import RequestGuard
+from lumiere.page.server.site import Site, without_proxies
 from lumiere.runtime import jobs
 
 SWEEP_SECONDS = 30  # between sweeps of the disk and of unread messages
@@ -25,10 +28,6 @@ LAST_SECONDS = 2  # for the last messages to reach connected clients at shutdown
 SESSIONS = 100  # sessions whose state gradio keeps, 0.1 MB each; a page without gr.State needs no state
 
 log = logging.getLogger("lumiere.requests")
-
-
-class Sorry(Exception):
-    """A refusal or an expected failure; its message is one sentence for the user."""
 
 
 @dataclass
@@ -48,12 +47,12 @@ class Service:
     """The service of the process; there is one, shared by all models, like the queue and the disk.
 
     Args:
-        bounds: limits of the server.
+        limits: limits of the server.
         loaded: returns whether the model is loaded.
     """
 
-    def __init__(self, bounds: Bounds, loaded: Callable[[], bool]):
-        self.bounds, self.loaded, self.disk = bounds, loaded, Disk(bounds)
+    def __init__(self, limits: ServerLimits, loaded: Callable[[], bool]):
+        self.limits, self.loaded, self.disk = limits, loaded, Disk(limits)
         self.ending = threading.Event()
         self.loading = ""  # latest loading message
         self._open = 0  # unanswered requests
@@ -95,30 +94,64 @@ class Service:
             event.set()
         return bool(events)
 
-    def launch(self, demo, **given) -> None:
+    def launch(self, demo, site: Site | None = None, tools: bool = False, **given) -> None:
         """Serves a page behind the request guard on a new thread and starts the periodic sweep.
+
+        Every argument that gradio would read from the environment is set: the environment must not change
+        what is promised (see `site.py`).
 
         Args:
             demo: the `gr.Blocks` to serve.
+            site: where to serve it. Defaults to a free port of this machine.
+            tools: also serve the endpoints as MCP tools.
             **given: further arguments of `gr.Blocks.launch`.
+
+        Raises:
+            OSError: the address cannot be used.
+            RuntimeError: gradio lacks a private name.
         """
-        tools = bool(given.get("mcp_server"))
-        gate = Middleware(Gate, bounds=self.bounds, health=self.health, room=self.room, tools=tools)
-        self._demo = demo
-        # Gradio keeps 10 000 events and rebuilds a table after each, for an analytics page that is disabled.
-        demo._queue.ANALYTICS_MAX_EVENTS, demo._queue.ANAYLTICS_CACHE_FREQUENCY = 100, sys.maxsize
-        demo.launch(
-            app_kwargs={"middleware": [gate]},
-            max_file_size=f"{self.bounds.upload_mb}mb",
-            state_session_capacity=SESSIONS,
-            footer_links=[],
-            run_history=False,
-            enable_monitoring=False,
-            show_error=False,
-            quiet=True,
-            prevent_thread_lock=True,
-            **given,
+        site = site or Site()
+        guard = Middleware(
+            RequestGuard,
+            limits=self.limits,
+            health=self.health,
+            room=self.room,
+            root_path=site.root_path,
+            tools=tools,
         )
+        self._demo = demo
+        gradio_private.check(demo)
+        gradio_private.keep_few_analytics(demo)
+        gradio_private.serve_head(head(site.url))
+        try:
+            with without_proxies():
+                demo.launch(
+                    server_name=site.host,
+                    server_port=site.port,
+                    root_path=site.root_path,
+                    app_kwargs={"middleware": [guard]},
+                    max_file_size=f"{self.limits.upload_mb}mb",
+                    state_session_capacity=SESSIONS,
+                    # Server-side rendering puts a Node process in front of the page. It answers /health
+                    # itself and replaces our signal handlers: SIGTERM would abort the clip in the making.
+                    ssr_mode=False,
+                    num_workers=0,  # static workers would serve files and uploads past the request guard
+                    share=False,
+                    mcp_server=tools,
+                    allowed_paths=[str(PICTURE)],
+                    pwa=False,
+                    footer_links=[],
+                    run_history=False,
+                    enable_monitoring=False,
+                    show_error=False,
+                    quiet=True,
+                    prevent_thread_lock=True,
+                    **given,
+                )
+        except OSError:
+            raise OSError(strings.no_address(site.host, site.port)) from None
+        if tools:
+            gradio_private.use_data_uris(demo, UserError, strings.DATA_URIS)
         self.disk.remove_parts("*", ENCODE_SECONDS)  # left by killed servers; younger files may be in use
         threading.Thread(target=self._mind, name="lumiere-service", daemon=True).start()
 
@@ -126,13 +159,13 @@ class Service:
         """Checks that a new clip can be started.
 
         Raises:
-            Sorry: the server is shutting down, or the disk is full.
+            UserError: the server is shutting down, or the disk is full.
         """
         if self.ending.is_set():
-            raise Sorry(words.CLOSING)
+            raise UserError(strings.CLOSING)
         if not self.room():
-            free, needed = self.disk.free() // MB, self.bounds.free_mb
-            raise Sorry(words.disk_full(free, needed) if free < needed else words.DISK_FULL)
+            free, needed = self.disk.free() // MB, self.limits.free_mb
+            raise UserError(strings.disk_full(free, needed) if free < needed else strings.DISK_FULL)
 
     def room(self, coming: int = 0, *kept: str) -> bool:
         """Makes room on the disk (see `Disk.room`), keeping the files that the page itself shows.
@@ -144,8 +177,7 @@ class Service:
         Returns:
             Whether `coming` bytes may be written.
         """
-        blocks = list(self._demo.blocks.values()) if self._demo else []
-        shown = {path for block in blocks for path in getattr(block, "keep_in_cache", ())}
+        shown = gradio_private.shown_files(self._demo) if self._demo else set()
         return self.disk.room(coming, shown.union(kept))
 
     # Log
@@ -155,7 +187,7 @@ class Service:
         """Logs one line for a request, whatever its outcome.
 
         Args:
-            prompt: logged only if `bounds.log_prompts` is set; untrusted.
+            prompt: logged only if `limits.log_prompts` is set; untrusted.
 
         Yields:
             The entry, for the caller to fill in.
@@ -169,7 +201,7 @@ class Service:
             entry.outcome = "left"
             raise
         except BaseException as error:
-            entry.outcome = "refused" if isinstance(error, Sorry) else "failed"
+            entry.outcome = "refused" if isinstance(error, UserError) else "failed"
             raise
         finally:
             with self._answered:
@@ -184,7 +216,7 @@ class Service:
             facts |= {"mode": asked.mode, "frames": asked.frames, "size": f"{asked.width}x{asked.height}"}
             facts["steps"] = asked.steps
         facts |= {"seconds": f"{seconds:.2f}", "outcome": entry.outcome}
-        if self.bounds.log_prompts and type(prompt) is str:
+        if self.limits.log_prompts and type(prompt) is str:
             facts["prompt"] = json.dumps(prompt[:2000])  # ASCII: escapes terminal control characters
         return " ".join(f"{key}={value}" for key, value in facts.items())
 
@@ -192,8 +224,7 @@ class Service:
 
     def unread(self, session: str | None) -> bool:
         """Returns whether a session has more unread messages than a connected client would leave."""
-        mail = self._demo and self._demo._queue.pending_messages_per_session.get(session)
-        return bool(mail) and mail.qsize() > UNREAD
+        return bool(self._demo) and gradio_private.unread(self._demo, session) > UNREAD
 
     def _mind(self) -> None:
         while not self.ending.wait(SWEEP_SECONDS):
@@ -208,12 +239,9 @@ class Service:
 
         Gradio would keep the messages of 2000 sessions, each with all previews of a clip.
         """
-        queue = self._demo._queue
-        busy = {event.session_hash for event in list(queue.event_ids_to_events.values())}
-        idle = {name for name in list(queue.pending_messages_per_session) if name not in busy}
+        idle = gradio_private.idle_sessions(self._demo)
         for name in idle & self._idle:
-            queue.pending_messages_per_session.pop(name, None)
-            queue.pending_event_ids_session.pop(name, None)
+            gradio_private.forget(self._demo, name)
         self._idle = idle - self._idle
 
     # Shutdown
@@ -235,7 +263,7 @@ class Service:
         self.ending.set()
 
     def close(self) -> bool:
-        """Refuses new requests, stops running jobs and waits up to `bounds.grace_seconds` for open requests.
+        """Refuses new requests, stops running jobs and waits up to `limits.grace_seconds` for open requests.
 
         Deletes partial files.
 
@@ -245,15 +273,9 @@ class Service:
         self.ending.set()
         jobs.device.close()
         with self._answered:
-            answered = self._answered.wait_for(lambda: not self._open, self.bounds.grace_seconds)
+            answered = self._answered.wait_for(lambda: not self._open, self.limits.grace_seconds)
         deadline = time.monotonic() + LAST_SECONDS
-        while self._unsent() and time.monotonic() < deadline:
+        while gradio_private.unsent(self._demo) and time.monotonic() < deadline:
             time.sleep(0.05)
         self.disk.remove_parts(f"{self.disk.mark}*")
         return answered
-
-    def _unsent(self) -> bool:
-        """Returns whether gradio still runs an event or holds unread messages."""
-        queue = self._demo._queue
-        mail = list(queue.pending_messages_per_session.values())
-        return any(job is not None for job in queue.active_jobs) or any(box.qsize() for box in mail)

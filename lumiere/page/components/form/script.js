@@ -13,8 +13,8 @@ function fill({ settings = {}, once = {}, run = false }) {
   trigger("submit");
 }
 
-state.merge = (wish, names, ...values) => {
-  const merged = values.map((value, index) => (names[index] in wish.settings ? wish.settings[names[index]] : value));
+state.merge = (fields, names, ...values) => {
+  const merged = values.map((value, index) => (names[index] in fields.settings ? fields.settings[names[index]] : value));
   state.changed(names, ...merged);
   return merged;
 };
@@ -53,6 +53,6 @@ function remembered() {
 
 document.addEventListener("lumiere:fill", ({ detail }) => fill(detail));
 
-// The link comes first, and what it says is read by outside.js.
+// The link comes first, and what it says is read by deep_link.
 const linked = [...new URLSearchParams(location.search).keys()].some((name) => props.names.includes(name));
 fill({ settings: linked ? {} : remembered() });

@@ -6,7 +6,7 @@ const compare = root.querySelector(".compare");
 const dialog = root.querySelector("dialog");
 const pair = dialog.querySelector(".pair");
 const still = matchMedia("(prefers-reduced-motion: reduce)");
-const words = props.words;
+const strings = props.strings;
 const clips = new Map(); // card: value
 const chosen = new Set();
 let films = []; // {canvas, value, image}
@@ -18,11 +18,11 @@ const make = (tag, attributes = {}, ...children) => {
   return made;
 };
 
-root.querySelector("h2").textContent = words.title;
-compare.textContent = words.compare;
-compare.title = words.compare_help;
-dialog.querySelector(".close").textContent = words.close;
-dialog.setAttribute("aria-label", words.compare);
+root.querySelector("h2").textContent = strings.title;
+compare.textContent = strings.compare;
+compare.title = strings.compare_help;
+dialog.querySelector(".close").textContent = strings.close;
+dialog.setAttribute("aria-label", strings.compare);
 
 function film(value) {
   const canvas = make("canvas", { width: value.width, height: value.height });
@@ -55,8 +55,8 @@ function restore(value) {
 
 function add(value) {
   const pick = make("input", { type: "checkbox" });
-  pick.setAttribute("aria-label", `${words.pick}: ${value.settings.prompt}`);
-  const again = make("button", { type: "button", textContent: words.restore, title: words.restore_help });
+  pick.setAttribute("aria-label", `${strings.pick}: ${value.settings.prompt}`);
+  const again = make("button", { type: "button", textContent: strings.restore, title: strings.restore_help });
   const facts = make("small", { textContent: value.facts });
   const text = make("p", { textContent: value.settings.prompt });
   const card = make("li", {}, make("label", {}, film(value), pick), text, facts, again);
@@ -88,7 +88,7 @@ function differences(one, other) {
 
 function side(value, names) {
   const table = make("dl");
-  for (const name of names) table.append(make("dt", { textContent: words.names[name] || name }), make("dd", { textContent: String(value.settings[name]) }));
+  for (const name of names) table.append(make("dt", { textContent: strings.names[name] || name }), make("dd", { textContent: String(value.settings[name]) }));
   return make("div", {}, film(value), table);
 }
 

@@ -3,7 +3,7 @@
 // used only once it is decoded, so nothing blanks. Values without a sheet change nothing: the last film keeps playing
 // under the video, which covers it once it has a picture.
 const FADE = 220; // ms from one sheet to the next: sharpening, not flicker
-const root = element.querySelector(".theatre");
+const root = element.querySelector(".player");
 const stage = element.closest("#stage");
 const canvas = element.querySelector("canvas");
 const video = element.querySelector("video");

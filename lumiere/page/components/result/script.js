@@ -11,7 +11,7 @@ let result = null;
 let image = null;
 
 const send = (name, detail) => document.dispatchEvent(new CustomEvent(`lumiere:${name}`, { detail }));
-const words = props.words;
+const strings = props.strings;
 
 function button(parent, text, help, press) {
   const made = document.createElement("button");
@@ -51,33 +51,33 @@ function useClip(mode, run = false) {
   toMode(mode, run);
 }
 
-button(acts, words.another, words.another_help, () => again({}, { randomise: true }));
-const longer = button(acts, words.longer, words.longer_help, () => again({ frames: Math.min(result.longest, 2 * result.settings.frames) }, theSame()));
-button(acts, words.continue, words.continue_help, () => useClip("continue", true));
-const loop = button(acts, words.loop, words.loop_help, () => {
+button(acts, strings.another, strings.another_help, () => again({}, { randomise: true }));
+const longer = button(acts, strings.longer, strings.longer_help, () => again({ frames: Math.min(result.longest, 2 * result.settings.frames) }, theSame()));
+button(acts, strings.continue, strings.continue_help, () => useClip("continue", true));
+const loop = button(acts, strings.loop, strings.loop_help, () => {
   const on = loop.getAttribute("aria-pressed") !== "true";
   loop.setAttribute("aria-pressed", on);
   send("loop", on);
 });
 loop.setAttribute("aria-pressed", "true");
-uses.setAttribute("aria-label", words.uses);
-uses.querySelector(".name").textContent = words.uses;
-for (const mode of ["image", "cinemagraph"]) button(uses, props.modes[mode], words.frame_help, () => useFrame(mode));
-for (const mode of ["inpaint", "video"]) button(uses, props.modes[mode], words.clip_help, () => useClip(mode));
+uses.setAttribute("aria-label", strings.uses);
+uses.querySelector(".name").textContent = strings.uses;
+for (const mode of ["image", "cinemagraph"]) button(uses, props.modes[mode], strings.frame_help, () => useFrame(mode));
+for (const mode of ["inpaint", "video"]) button(uses, props.modes[mode], strings.clip_help, () => useClip(mode));
 
-saves.setAttribute("aria-label", words.saves);
-saves.querySelector(".name").textContent = words.saves;
+saves.setAttribute("aria-label", strings.saves);
+saves.querySelector(".name").textContent = strings.saves;
 const mp4 = Object.assign(document.createElement("a"), { textContent: "MP4", id: "download", className: "button" });
 saves.append(mp4);
-for (const [kind, name] of [["webp", "WebP"], ["gif", "GIF"], ["zip", words.frames]]) button(saves, name, words[`${kind}_help`], () => {
-  tell(words.exporting);
+for (const [kind, name] of [["webp", "WebP"], ["gif", "GIF"], ["zip", strings.frames]]) button(saves, name, strings[`${kind}_help`], () => {
+  tell(strings.exporting);
   send("export", { path: result.path, kind });
 });
-button(saves, words.link, words.link_help, async () => {
+button(saves, strings.link, strings.link_help, async () => {
   const address = new URL(result.query, location.href).href;
   try {
     await navigator.clipboard.writeText(address);
-    tell(words.copied);
+    tell(strings.copied);
   } catch {
     tell(address); // where pages may not write to the clipboard it can be copied by hand
   }
@@ -101,7 +101,7 @@ function strip() {
     const at = Math.round((index * result.frames) / result.count);
     const made = document.createElement("button");
     made.type = "button";
-    made.setAttribute("aria-label", words.frame.replace("@", at + 1));
+    made.setAttribute("aria-label", strings.frame.replace("@", at + 1));
     const picture = document.createElement("canvas");
     picture.width = result.width;
     picture.height = result.height;
@@ -130,10 +130,10 @@ row.addEventListener("input", () => {
 });
 row.addEventListener("focus", () => send("row", Number(row.value)));
 row.addEventListener("blur", () => send("row", null));
-root.querySelector(".strip figcaption").textContent = words.strip;
-root.querySelector(".slice figcaption").textContent = words.slice;
-root.querySelector(".slice label span").textContent = words.row;
-slice.setAttribute("aria-label", words.slice_label);
+root.querySelector(".strip figcaption").textContent = strings.strip;
+root.querySelector(".slice figcaption").textContent = strings.slice;
+root.querySelector(".slice label span").textContent = strings.row;
+slice.setAttribute("aria-label", strings.slice_label);
 
 async function show(value) {
   if (!value) return;

@@ -1,0 +1,142 @@
+"""Reads untrusted files from the page and the API, and returns the URLs of files that gradio serves."""
+
+import base64
+import binascii
+import io
+import threading
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+
+from lumiere.limits import ServerLimits
+from lumiere.media.images import fit, read_image
+from lumiere.media.video import read_clip
+from lumiere.modes import NEEDS, check_length
+from lumiere.page.server import gradio_private
+from lumiere.request import Limits, Request
+from lumiere.runtime.sources import Sources
+
+MOST_REGION = 2**20  # characters of a drawn region; the page draws at most 256 x 256
+REGION_SIDE = 1024
+READERS = threading.BoundedSemaphore(4)  # concurrent decodes; each may use 1.5 GB of memory
+DATA = "data:image/png;base64,"
+
+
+def sources(request: Request, given: dict, limits: Limits, server_limits: ServerLimits) -> Sources:
+    """Reads the files that the request's mode needs, resized to the height and width of the request.
+
+    Args:
+        request: its `mode` selects the files.
+        given: {`Sources` field: uploaded file}, untrusted.
+        limits: limits of the model.
+        server_limits: limits of the server.
+
+    Raises:
+        ValueError: a file cannot be read, or a clip is too long to be continued.
+    """
+    return Sources(
+        **{
+            name: read_given(name, given[name], request, limits, server_limits)
+            for name in NEEDS[request.mode]
+        }
+    )
+
+
+def read_given(name: str, sent, request: Request, limits: Limits, server_limits: ServerLimits) -> np.ndarray:
+    """Reads one file, cropped and scaled to the request's size. At most four are decoded at once.
+
+    Args:
+        name: `Sources` field.
+        sent: uploaded file, or a drawn region as a data URI; untrusted.
+        request: provides height, width and fps.
+        limits: limits of the model.
+        server_limits: limits of the server.
+
+    Returns:
+        A picture uint8 `h w c`, or the frames of a clip uint8 `t h w c`.
+
+    Raises:
+        ValueError: the file cannot be read or is too large, or too many files are being read.
+    """
+    if not READERS.acquire(timeout=server_limits.video_seconds):
+        raise ValueError("too many files are being read: try again in a moment.")
+    try:
+        if name == "clip":
+            frames = limits.longest_given(request.height, request.width) + 1  # + 1 reveals a longer clip
+            clip, _ = read_clip(
+                uploaded(sent), frames, server_limits.video_side, server_limits.video_seconds, request.fps
+            )
+            check_length(request, len(clip), limits)
+            return fit(clip, request.height, request.width)
+        read = read_region if name == "region" else read_picture
+        return fit(read(sent, server_limits.image_side)[None], request.height, request.width)[0]
+    finally:
+        READERS.release()
+
+
+def uploaded(sent) -> Path:
+    """Returns the path of an uploaded file. No path or URL outside gradio's upload folder is opened.
+
+    Args:
+        sent: a path, or a dict or object with a `path`; untrusted.
+
+    Raises:
+        ValueError: gradio did not store the file.
+    """
+    path = sent.get("path") if isinstance(sent, dict) else getattr(sent, "path", sent)
+    if type(path) is str and "\0" not in path:
+        try:
+            file = Path(path).resolve()
+            if file.is_file() and file.is_relative_to(Path(gradio_private.upload_folder()).resolve()):
+                return file
+        except (OSError, RuntimeError):  # file name too long, symlink loop
+            pass
+    raise ValueError("a file must be uploaded first: received something else.")
+
+
+def read_picture(sent, max_side: int) -> np.ndarray:
+    """Reads an uploaded picture.
+
+    Args:
+        sent: uploaded file, untrusted.
+        max_side: maximum height and width in pixels.
+
+    Returns:
+        uint8 `h w c`.
+
+    Raises:
+        ValueError: the file was not uploaded, cannot be read or is too large.
+    """
+    return read_image(uploaded(sent), max_side)
+
+
+def read_region(sent, max_side: int) -> np.ndarray:
+    """Reads a region: a PNG data URI drawn on the page, or an uploaded picture.
+
+    Args:
+        sent: data URI or uploaded file, untrusted.
+        max_side: maximum height and width of an uploaded picture, in pixels.
+
+    Returns:
+        uint8 `h w c`.
+
+    Raises:
+        ValueError: the region is no PNG, is too large or was not uploaded.
+    """
+    if type(sent) is not str or not sent.startswith("data:"):
+        return read_picture(sent, max_side)
+    if len(sent) > MOST_REGION or not sent.startswith(DATA):
+        raise ValueError(
+            f"a drawn region must be a PNG of at most {MOST_REGION} characters: received {len(sent)}."
+        )
+    try:
+        data = base64.b64decode(sent[len(DATA) :], validate=True)
+    except (ValueError, binascii.Error):
+        data = b""
+    return read_image(io.BytesIO(data), REGION_SIDE)
+
+
+def address(path: Path | str) -> str:
+    """Returns the URL of a stored file, relative to the page."""
+    return f"gradio_api/file={quote(str(path))}"
