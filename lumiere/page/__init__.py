@@ -39,4 +39,12 @@ def head(url: str = "") -> str:
         previews = previews.replace(name, value)
     if not picture:
         previews = "\n".join(line for line in previews.splitlines() if ":image" not in line)
-    return previews + "{% raw %}" + part("components/document/head.html") + "{% endraw %}"
+    script = f"<script>\n{part('components/lib.js')}</script>\n"
+    return previews + "{% raw %}" + script + part("components/document/head.html") + "{% endraw %}"
+
+
+def css() -> str:
+    """Returns the styles of the document, then those of each component."""
+    files = FOLDER.glob("components/*/style.css")
+    ordered = sorted(files, key=lambda file: (file.parent.name != "document", file))
+    return "".join(file.read_text(encoding="utf-8") for file in ordered)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lumiere.loading.layout import parts, weight_files
 from lumiere.model.motion_files import MOTION, read_json
-from lumiere.page import strings
+from lumiere.page import part, strings
 
 MOST_HEADER = 2**26  # bytes; the largest models have far smaller headers
 ACROSS, LEFT, TOP = 760, 16, 44  # width and margins of the drawing, in SVG units
@@ -115,8 +115,8 @@ def drawing(architecture: Architecture, frames: int) -> str:
         for text in (strings.ARCHITECTURE_BASE, changes, strings.architecture_facts(architecture))
     )
     drawn = f"{_svg(architecture, frames)}{_table(architecture, frames)}"
-    title = f"<h2>{strings.ARCHITECTURE}</h2>"
-    return f'<section class="architecture">{title}<div class="why">{why}</div>{drawn}</section>'
+    made = part("components/architecture/template.html").replace("@title", strings.ARCHITECTURE)
+    return made.replace("@why", why).replace("@drawing", drawn)
 
 
 def _svg(architecture: Architecture, frames: int) -> str:

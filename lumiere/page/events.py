@@ -67,7 +67,7 @@ def bind(controller) -> None:
     page.prompt.change(
         controller.note, page.prompt, page.note, trigger_mode="always_last", queue=False, **QUIET
     )
-    merge = f"(wish, ...form) => lumiere.merge(wish, {NAMES}, ...form)"
+    merge = f"(filled, ...form) => lumiere.merge(filled, {NAMES}, ...form)"
     filled = page.form.submit(None, [page.form, *page.inputs], page.inputs, js=merge, **SCRIPT)
     filled.then(None, js="() => lumiere.begin()", **SCRIPT)
     gr.on([widget.change for widget in page.inputs], None, page.inputs, js=CHANGED, **SCRIPT)

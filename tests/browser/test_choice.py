@@ -48,7 +48,10 @@ def test_pages_of_two_models(visit, several, pictures):
     page.wait_for_function("window.lumiere?.now?.steps === 33")
     drop = """async (clip) => {
       const file = new File([await (await fetch(clip)).blob()], "clip.mp4", { type: "video/mp4" });
-      document.dispatchEvent(new CustomEvent("lumiere:drop", { detail: file }));
+      const held = new DataTransfer();
+      held.items.add(file);
+      const how = { dataTransfer: held, bubbles: true, cancelable: true };
+      document.body.dispatchEvent(new DragEvent("drop", how));
     }"""
     page.evaluate(drop, clip)
     page.wait_for_url("**/small-two?*")

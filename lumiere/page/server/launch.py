@@ -13,7 +13,7 @@ import sys
 
 from lumiere.limits import ServerLimits
 from lumiere.loading.hub import telling
-from lumiere.page import part, strings
+from lumiere.page import css, strings
 from lumiere.page.server.site import Site, ignore_others, without_proxies
 from lumiere.runtime import model_cache
 from lumiere.runtime.console import lenient_output
@@ -102,7 +102,7 @@ def serve(options: argparse.Namespace) -> None:
         first.zero = zerogpu.ZeroGPU(first.entry)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, service.end)
-    service.launch(demo, site, options.mcp, theme=theme(), css=part("components/document/page.css"))
+    service.launch(demo, site, options.mcp, theme=theme(), css=css())
     print(strings.opened(demo.local_url), flush=True)
     with telling(service.tell_loading):  # loads on this thread, so that a failure also ends the page
         message = first_ready(first.entry, options.device, alone=not others)

@@ -1,5 +1,5 @@
 // The frames on each level follow the length that is asked for.
-document.addEventListener("lumiere:now", ({ detail }) => {
-  if (!detail.frames) return;
-  for (const place of element.querySelectorAll("[data-stride]")) place.textContent = Math.floor(detail.frames / place.dataset.stride);
+lumiere.listen("now", ({ frames }) => {
+  if (!frames) return;
+  for (const place of element.querySelectorAll("[data-stride]")) place.textContent = Math.floor(frames / place.dataset.stride);
 });

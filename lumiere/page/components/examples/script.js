@@ -3,29 +3,17 @@ const list = element.querySelector(".examples");
 list.setAttribute("aria-label", props.title);
 element.querySelector("p").textContent = props.title;
 
+function again(prompt, { seed, ...form }) {
+  const once = seed === undefined ? {} : { seed, randomise: false };
+  lumiere.send("fill", { settings: { prompt, mode: "text", ...form }, once, run: true });
+}
+
 for (const { prompt, picture, still, settings } of props.examples) {
-  const button = document.createElement("button");
-  button.type = "button";
+  const button = lumiere.button(list, "", () => again(prompt, settings));
   if (picture) {
-    const frame = document.createElement("picture");
-    const calm = document.createElement("source");
-    calm.media = "(prefers-reduced-motion: reduce)";
-    calm.srcset = still;
-    const image = document.createElement("img");
-    image.src = picture;
-    image.alt = "";
-    image.width = image.height = 128;
-    frame.append(calm, image);
-    button.append(frame);
+    const calm = lumiere.make("source", { media: "(prefers-reduced-motion: reduce)", srcset: still });
+    const image = lumiere.make("img", { src: picture, alt: "", width: 128, height: 128 });
+    button.append(lumiere.make("picture", {}, calm, image));
   }
-  const text = document.createElement("span");
-  text.textContent = prompt;
-  button.append(text);
-  button.addEventListener("click", () => {
-    const { seed, ...form } = settings;
-    const once = seed === undefined ? {} : { seed, randomise: false };
-    const detail = { settings: { prompt, mode: "text", ...form }, once, run: true };
-    document.dispatchEvent(new CustomEvent("lumiere:fill", { detail }));
-  });
-  list.append(button);
+  button.append(lumiere.make("span", { textContent: prompt }));
 }

@@ -1,8 +1,8 @@
 // A clip in another format: asked for by the result, made by the server, downloaded as soon as it is there.
 let turns = 0;
 
-document.addEventListener("lumiere:export", ({ detail }) => {
-  props.value = { ...detail, turn: ++turns };
+lumiere.listen("export", (what) => {
+  props.value = { ...what, turn: ++turns };
   trigger("submit");
 });
 
@@ -10,10 +10,10 @@ watch("value", () => {
   const { url, name, sentence } = props.value || {};
   if (!url && !sentence) return;
   if (url) {
-    const link = Object.assign(document.createElement("a"), { href: url, download: name });
+    const link = lumiere.make("a", { href: url, download: name });
     document.body.append(link);
     link.click();
     link.remove();
   }
-  document.dispatchEvent(new CustomEvent("lumiere:exported", { detail: sentence || "" }));
+  lumiere.send("exported", sentence || "");
 });

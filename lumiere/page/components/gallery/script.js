@@ -11,12 +11,7 @@ const clips = new Map(); // card: value
 const chosen = new Set();
 let films = []; // {canvas, value, image}
 
-const send = (name, detail) => document.dispatchEvent(new CustomEvent(`lumiere:${name}`, { detail }));
-const make = (tag, attributes = {}, ...children) => {
-  const made = Object.assign(document.createElement(tag), attributes);
-  made.append(...children);
-  return made;
-};
+const { make, send } = lumiere;
 
 root.querySelector("h2").textContent = strings.title;
 compare.textContent = strings.compare;
@@ -100,5 +95,5 @@ compare.addEventListener("click", () => {
   dialog.showModal();
 });
 
-document.addEventListener("lumiere:made", ({ detail }) => add(detail));
+lumiere.listen("made", add);
 requestAnimationFrame(roll);

@@ -14,12 +14,8 @@ let drawn = false;
 let last = null;
 let awaited = 0; // pictures on their way to the easel
 
-const say = (text) => document.dispatchEvent(new CustomEvent("lumiere:say", { detail: text }));
-const make = (tag, attributes = {}, ...children) => {
-  const made = Object.assign(document.createElement(tag), attributes);
-  made.append(...children);
-  return made;
-};
+const { make } = lumiere;
+const say = (text) => lumiere.send("say", text);
 
 function tell() {
   value.region = drawn ? canvas.toDataURL("image/png") : null;
@@ -69,7 +65,7 @@ async function take(name, file) {
     if (name !== "clip") file = await smaller(file);
     if (file.size > props.most_bytes) return say(props.too_large);
     const { path, url } = await upload(file);
-    await put(name, { path, url, orig_name: file.name, meta: { _type: "gradio.FileData" } });
+    await put(name, lumiere.file(path, url, file.name));
   } catch {
     say(props.lost);
   } finally {
@@ -210,8 +206,5 @@ canvas.setAttribute("aria-label", props.labels.region);
 ["image", "last_image", "clip"].forEach(slot);
 lay(0, 0);
 
-document.addEventListener("lumiere:give", async ({ detail }) => {
-  for (const [name, file] of Object.entries(detail)) await put(name, file);
-  document.dispatchEvent(new CustomEvent("lumiere:given"));
-});
-document.addEventListener("lumiere:picture", async ({ detail }) => take("image", detail));
+lumiere.listen("give", (files) => Object.entries(files).forEach(([name, file]) => put(name, file)));
+lumiere.listen("picture", (file) => take("image", file));

@@ -8,5 +8,5 @@ function show(mode) {
   line.textContent = props.help[mode] || "";
 }
 
-document.addEventListener("lumiere:now", ({ detail }) => show(detail.mode));
+lumiere.listen("now", ({ mode }) => show(mode));
 show("text");

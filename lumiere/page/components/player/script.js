@@ -92,18 +92,18 @@ offer(false);
 for (const name of ["pointerenter", "focus", "touchstart"]) video.addEventListener(name, () => offer(true));
 for (const name of ["pointerleave", "blur"]) video.addEventListener(name, () => offer(false));
 video.addEventListener("loadeddata", () => (stage.dataset.film = "drawn"));
-document.addEventListener("lumiere:play", ({ detail }) => take(detail));
-document.addEventListener("lumiere:loop", ({ detail }) => {
-  video.loop = detail;
-  if (detail && video.ended) video.play();
+lumiere.listen("restored", take);
+lumiere.listen("loop", (on) => {
+  video.loop = on;
+  if (on && video.ended) video.play();
 });
-document.addEventListener("lumiere:seek", ({ detail }) => {
+lumiere.listen("seek", (frame) => {
   video.pause();
-  video.currentTime = (detail + 0.5) / fps; // the middle of a frame: its beginning may show the one before
+  video.currentTime = (frame + 0.5) / fps; // the middle of a frame: its beginning may show the one before
 });
-document.addEventListener("lumiere:row", ({ detail }) => {
-  ruler.hidden = detail === null;
-  ruler.style.top = `${100 * detail}%`;
+lumiere.listen("row", (at) => {
+  ruler.hidden = at === null;
+  ruler.style.top = `${100 * at}%`;
 });
 
 watch("value", () => take(props.value));

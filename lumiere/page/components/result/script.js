@@ -10,20 +10,10 @@ const said = root.querySelector(".said");
 let result = null;
 let image = null;
 
-const send = (name, detail) => document.dispatchEvent(new CustomEvent(`lumiere:${name}`, { detail }));
+const { make, send } = lumiere;
 const strings = props.strings;
-
-function button(parent, text, help, press) {
-  const made = document.createElement("button");
-  made.type = "button";
-  made.textContent = text;
-  made.title = help;
-  made.addEventListener("click", () => press(made));
-  parent.append(made);
-  return made;
-}
-
-const file = () => ({ path: result.path, url: result.clip, orig_name: result.name, meta: { _type: "gradio.FileData" } });
+const button = (parent, text, help, press) => lumiere.button(parent, text, press, { title: help });
+const file = () => lumiere.file(result.path, result.clip, result.name);
 const again = (changes, once) => send("fill", { settings: { ...result.settings, ...changes }, once, run: true });
 const theSame = () => ({ seed: result.settings.seed, randomise: false });
 
@@ -34,9 +24,7 @@ function toMode(mode, run) {
 
 function frameNow() {
   const video = document.querySelector("#stage video");
-  const sheet = document.createElement("canvas");
-  sheet.width = video.videoWidth;
-  sheet.height = video.videoHeight;
+  const sheet = make("canvas", { width: video.videoWidth, height: video.videoHeight });
   sheet.getContext("2d").drawImage(video, 0, 0);
   return new Promise((done) => sheet.toBlob((blob) => done(new File([blob], "frame.png", { type: "image/png" })), "image/png"));
 }
@@ -67,7 +55,7 @@ for (const mode of ["inpaint", "video"]) button(uses, props.modes[mode], strings
 
 saves.setAttribute("aria-label", strings.saves);
 saves.querySelector(".name").textContent = strings.saves;
-const mp4 = Object.assign(document.createElement("a"), { textContent: "MP4", id: "download", className: "button" });
+const mp4 = make("a", { textContent: "MP4", id: "download", className: "button" });
 saves.append(mp4);
 for (const [kind, name] of [["webp", "WebP"], ["gif", "GIF"], ["zip", strings.frames]]) button(saves, name, strings[`${kind}_help`], () => {
   tell(strings.exporting);
@@ -99,14 +87,10 @@ function strip() {
   cells.replaceChildren(...Array.from({ length: count }, (_, cell) => {
     const index = Math.floor((cell * result.count) / count);
     const at = Math.round((index * result.frames) / result.count);
-    const made = document.createElement("button");
-    made.type = "button";
+    const picture = make("canvas", { width: result.width, height: result.height });
+    const made = make("button", { type: "button" }, picture);
     made.setAttribute("aria-label", strings.frame.replace("@", at + 1));
-    const picture = document.createElement("canvas");
-    picture.width = result.width;
-    picture.height = result.height;
     cut(picture.getContext("2d"), index, picture.width, picture.height);
-    made.append(picture);
     made.addEventListener("click", () => send("seek", at));
     return made;
   }));
@@ -148,8 +132,11 @@ async function show(value) {
   strip();
   through();
   root.hidden = false;
-  send("made", value);
 }
 
-document.addEventListener("lumiere:exported", ({ detail }) => tell(detail));
-watch("value", () => show(props.value));
+lumiere.listen("exported", tell);
+lumiere.listen("restored", show);
+watch("value", async () => {
+  await show(props.value);
+  if (props.value) send("made", props.value);
+});

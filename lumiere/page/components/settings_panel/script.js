@@ -5,16 +5,8 @@ const more = element.querySelector(".more");
 const presets = element.querySelector(".presets");
 const estimate = element.querySelector(".estimate");
 const PACE = `${props.store}-pace`; // seconds per step and frame, as last measured here
-let pace = Number(read(PACE)) || 0;
+let pace = Number(lumiere.recall(PACE)) || 0;
 let now = {};
-
-function read(key) {
-  try {
-    return localStorage.getItem(key);
-  } catch {
-    return null;
-  }
-}
 
 presets.setAttribute("aria-label", props.presets_label);
 more.querySelector("span").textContent = props.more;
@@ -24,12 +16,7 @@ more.addEventListener("click", () => {
 });
 
 const buttons = props.presets.map(({ name, help, settings }) => {
-  const button = document.createElement("button");
-  button.type = "button";
-  button.textContent = name;
-  button.title = help;
-  button.addEventListener("click", () => document.dispatchEvent(new CustomEvent("lumiere:fill", { detail: { settings } })));
-  presets.append(button);
+  const button = lumiere.button(presets, name, () => lumiere.send("fill", { settings }), { title: help });
   return { button, settings };
 });
 
@@ -40,22 +27,18 @@ function show() {
   }
   if (!now.frames || !now.fps) return;
   const run = now.mode === "video" ? Math.max(1, Math.round(now.steps * now.strength)) : now.steps;
-  const words = [props.length.replace("@", (now.frames / now.fps).toFixed(1))];
-  if (pace) words.push(props.takes.replace("@", Math.max(1, Math.round(pace * run * now.frames))));
-  estimate.textContent = words.join(" · ");
+  const facts = [props.length.replace("@", (now.frames / now.fps).toFixed(1))];
+  if (pace) facts.push(props.takes.replace("@", Math.max(1, Math.round(pace * run * now.frames))));
+  estimate.textContent = facts.join(" · ");
 }
 
-document.addEventListener("lumiere:now", ({ detail }) => {
-  now = detail;
+lumiere.listen("now", (form) => {
+  now = form;
   show();
 });
-document.addEventListener("lumiere:status", ({ detail }) => {
-  if (!detail.pace) return;
-  pace = detail.pace;
-  try {
-    localStorage.setItem(PACE, pace);
-  } catch {
-    // the estimate is forgotten with the page
-  }
+lumiere.listen("status", (status) => {
+  if (!status.pace) return;
+  pace = status.pace;
+  lumiere.remember(PACE, pace);
   show();
 });

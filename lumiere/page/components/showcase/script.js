@@ -11,7 +11,7 @@ let busy = false;
 let wanted = 0; // steps in the rotation that were asked for while a clip was being made
 let timer = null;
 
-const send = (name, detail) => document.dispatchEvent(new CustomEvent(`lumiere:${name}`, { detail }));
+const { send } = lumiere;
 
 function next(by) {
   clearTimeout(timer);

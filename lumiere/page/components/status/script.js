@@ -34,7 +34,7 @@ function show(value) {
     spokenAt = Date.now();
   }
   entitle(value);
-  document.dispatchEvent(new CustomEvent("lumiere:status", { detail: value }));
+  lumiere.send("status", value);
 }
 
 function entitle({ state, text, step, steps }) {
@@ -46,6 +46,6 @@ function entitle({ state, text, step, steps }) {
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden) document.title = title;
 });
-document.addEventListener("lumiere:say", ({ detail }) => show({ state: "refused", text: detail }));
+lumiere.listen("say", (text) => show({ state: "refused", text }));
 watch("value", () => show(props.value));
 show(props.value);

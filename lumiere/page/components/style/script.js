@@ -29,8 +29,8 @@ function show() {
   });
 }
 
-document.addEventListener("lumiere:fill", ({ detail }) => {
-  const weights = detail.settings?.style_weights;
+lumiere.listen("fill", ({ settings }) => {
+  const weights = settings?.style_weights;
   if (weights?.length !== sliders.length) return;
   props.value = weights;
   show();

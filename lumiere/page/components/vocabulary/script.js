@@ -8,20 +8,11 @@ function apply(kind, text) {
   const known = [...others].sort((a, b) => b.length - a.length).find((word) => new RegExp(`\\b${word}\\b`, "i").test(field.value));
   let prompt = known ? field.value.replace(new RegExp(`\\b${known}\\b`, "i"), text) : `${field.value.trim()} ${text}`.trim();
   prompt = prompt.replace(/\ban? (\w)/gi, (_, letter) => `${/[aeiou]/i.test(letter) ? "an" : "a"} ${letter}`);
-  document.dispatchEvent(new CustomEvent("lumiere:fill", { detail: { settings: { prompt } } }));
+  lumiere.send("fill", { settings: { prompt } });
 }
 
 for (const { name, words } of props.kinds) {
-  const row = document.createElement("div");
-  const title = document.createElement("span");
-  title.textContent = name;
-  row.append(title);
-  for (const word of words) {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.textContent = word;
-    button.addEventListener("click", () => apply(name, word));
-    row.append(button);
-  }
+  const row = lumiere.make("div", {}, lumiere.make("span", { textContent: name }));
+  for (const word of words) lumiere.button(row, word, () => apply(name, word));
   rows.append(row);
 }
