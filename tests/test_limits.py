@@ -1,4 +1,4 @@
-"""What operators may change, and that the README tells all of it."""
+"""What operators may change, and that the docs list all of it."""
 
 import re
 from dataclasses import fields
@@ -37,7 +37,7 @@ def test_they_reach_the_limits_of_a_model(tiny_model, monkeypatch):
         read_limits(tiny_model, 8)
 
 
-def test_the_readme_has_all_of_them_with_their_values():
-    text = (ROOT / "README.md").read_text("utf-8")
+def test_the_docs_list_all_with_their_values():
+    text = (ROOT / "docs/security.md").read_text("utf-8")
     told = dict(re.findall(r"^\| `(LUMIERE_[A-Z_]+)` \| (\d+) \|", text, re.MULTILINE))
     assert told == {variable(each.name): str(each.default) for each in fields(ServerLimits)}

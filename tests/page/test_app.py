@@ -23,7 +23,6 @@ from lumiere.pipeline import LumierePipeline
 from lumiere.request import MODES, Limits, Request
 from lumiere.runtime import jobs
 from tests.awaiting import awaited
-from tests.test_readme import examples
 
 ROOT = Path(page.FOLDER).parents[1]
 PATIENCE = 120  # s; only a failing test waits that long
@@ -85,14 +84,6 @@ def test_one_seed_gives_one_clip_and_no_seed_gives_another(client):
     (one, _), (same, _), (other, settings) = clip(client), clip(client), clip(client, seed=None)
     assert np.array_equal(read_clip(one)[0], read_clip(same)[0])
     assert settings["seed"] != 7 and not np.array_equal(read_clip(one)[0], read_clip(other)[0])
-
-
-@pytest.mark.slow
-def test_the_example_of_the_readme(served, capsys):
-    (example,) = examples("gradio_client")
-    exec(compile(example.replace("http://127.0.0.1:7860/", served[1]), "README.md", "exec"), {})
-    path, seed = capsys.readouterr().out.split()
-    assert seed == "5" and read_clip(path)[0].shape[0] == 16
 
 
 def test_each_clip_is_stored_once(served, client):

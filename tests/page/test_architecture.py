@@ -3,6 +3,7 @@
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import pytest
 from safetensors import safe_open
@@ -10,8 +11,8 @@ from safetensors import safe_open
 from lumiere.page import strings
 from lumiere.page.architecture import drawing, parameters, read
 from tests.bases import save_base
-from tests.test_readme import ROOT
 
+ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "assets" / "models" / "paper-world"
 
 
