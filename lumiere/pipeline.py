@@ -5,134 +5,101 @@ Requests are validated in request.py, models are loaded in `lumiere.loading`.
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from functools import cached_property, partial
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from lumiere.errors import GenerationError
 from lumiere.events import Progress, Result
-from lumiere.loading.assembly import assemble, cost_of
-from lumiere.loading.first_frame import FirstFramePrompt
-from lumiere.loading.lora import Styler
-from lumiere.loading.registry import Model
-from lumiere.loading.styles import Style
-from lumiere.loading.text_encoder import TextReader
+from lumiere.loading.loaded_model import LoadedModel
 from lumiere.model.conditioning import Cond, Given, blend, put_back, with_context
-from lumiere.model.lumiere import Lumiere
 from lumiere.model.text import Text
-from lumiere.request import Limits, Request
+from lumiere.request import Request
 from lumiere.sampling import memory
 from lumiere.sampling.deflicker import steady
 from lumiere.sampling.denoiser import BATCH_LATENTS, Denoiser, on_one_frame, rows_at_once
-from lumiere.sampling.latent_preview import LatentPreview, Preview, synthetic_pictures
 from lumiere.sampling.loop import Step, sample
 from lumiere.sampling.schedulers import Schedule
 from lumiere.sampling.segments import Part, plan
-from lumiere.sampling.settings import Sampling
 from lumiere.sampling.temporal_windows import windows_of
-from lumiere.sampling.vae import decode, encode, give_back_memory, pixels_of
+from lumiere.sampling.vae import decode, encode, give_back_memory
+
+OUTPUT_TYPES = ("pil", "np", "pt")
 
 
-class LumierePipeline:
-    """Text-to-video pipeline: inflated UNet, text encoders, VAE and sampling settings.
+@dataclass(frozen=True)
+class LumiereOutput:
+    """Clips of a call.
 
-    The pipeline keeps no state between runs, and threads may call it concurrently. Callers decide whether a
-    device should run several clips at once.
-
-    Args:
-        lumiere: the inflated UNet.
-        vae: the autoencoder.
-        reader: the text encoders.
-        scheduler_config: scheduler config of the model.
-        limits: limits of requests.
-        preview: decoder of previews. Defaults to a linear map fitted to `vae`.
-        sampling: sampling settings of the model.
-        notes: changes made to fit the components to each other, as messages for the operator.
-        device: device of the runs. Defaults to the device of `vae`.
-        styler: loader of the components, for `restyle`.
-        first_frame_prompt: rewrites the prompt for a first frame drawn by the base.
-        autocast: whether the UNet multiplies in bfloat16 and keeps the dtype of its weights.
-        cost: memory cost. Defaults to a measurement at the first use.
+    Attributes:
+        frames: one entry per clip, see `output_type` of `LumierePipeline.__call__`.
     """
 
-    def __init__(
-        self,
-        lumiere: Lumiere,
-        vae,
-        reader: TextReader,
-        scheduler_config: dict,
-        limits: Limits,
-        preview: Preview | None = None,
-        sampling: Sampling = Sampling(),  # noqa: B008, frozen
-        notes: tuple[str, ...] = (),
-        device: torch.device | None = None,
-        styler: Styler | None = None,
-        first_frame_prompt: Callable[[str], str] = FirstFramePrompt({}),  # noqa: B008, as above
-        autocast: bool = False,
-        cost: memory.Cost | None = None,
-    ):
-        self.lumiere, self.vae, self.reader = lumiere, vae, reader
-        self.scheduler_config, self.limits, self.notes = scheduler_config, limits, notes
-        weight = next(vae.parameters())
-        self.device, self.dtype = device or weight.device, weight.dtype
-        self.sampling, self.styler, self._cost = sampling, styler, cost
-        self.first_frame_prompt, self.autocast = first_frame_prompt, autocast
-        self.preview = (preview or LatentPreview.fit(vae, synthetic_pictures())).to(self.device)
+    frames: list[list[Image.Image]] | np.ndarray | Tensor
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: "str | Path | Model",
-        motion: str | Path | None = None,
-        device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
-        revision: str | None = None,
-        fresh: bool = False,
-    ) -> "LumierePipeline":
-        """Loads a Stable Diffusion model (1.x, 2.x, XL) in diffusers' layout, from safetensors only.
+
+class LumierePipeline(LoadedModel):
+    """Text-to-video pipeline: a base pipeline of diffusers, and its UNet inflated with temporal layers.
+
+    The pipeline keeps no state between runs, and threads may call it concurrently. Callers decide whether a
+    device should run several clips at once. Arguments are those of `LoadedModel`.
+    """
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        negative_prompt: str = "",
+        *,
+        num_frames: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        generator: torch.Generator | None = None,
+        callback_on_step_end: Callable[["LumierePipeline", int, Tensor, dict], object] | None = None,
+        output_type: str = "pil",
+        given: Given | None = None,
+        **settings,
+    ) -> "LumiereOutput":
+        """Generates clips with the argument names of diffusers. Defaults are those of the model.
 
         Args:
-            source: folder, hub id, or `Model` of the registry, which also determines the motion weights and
-                the revision.
-            motion: folder, file or hub id of motion weights, Lumiere's or a public adapter. Defaults to
-                `<source>/motion`.
-            device: cuda, mps or cpu. Defaults to the first available.
-            dtype: dtype of the weights. Defaults to bfloat16 or float16, and on the CPU to float32. CPUs with
-                bfloat16 support then multiply in bfloat16.
-            revision: revision of the hub id.
-            fresh: use untrained temporal layers, whose frames are almost independent.
+            prompt: one prompt, or one for each clip.
+            negative_prompt: negative prompt of all clips.
+            num_frames: frames of each clip.
+            num_inference_steps: denoising steps.
+            guidance_scale: scale of classifier-free guidance; 1 disables it.
+            generator: CPU generator of all noise. Defaults to a random seed.
+            callback_on_step_end: called with the pipeline, the number of the step, its timestep and
+                `{"latents": …}` after each step. What it returns is ignored.
+            output_type: "pil" for a list of images per clip, "np" for float32 `b t h w c` from 0 to 1, "pt"
+                for a tensor `b t c h w`.
+            given: conditioning frames and mask, see `generate`.
+            settings: other fields of a `Request`, such as height, width, scheduler or seed.
 
         Returns:
-            The pipeline.
+            An object with the clips in `frames`.
 
         Raises:
-            OSError: files are missing or unreadable.
-            ValueError: the components or arguments do not fit.
+            ValueError: the model does not support the request.
+            GenerationError: the run failed.
         """
-        if not isinstance(source, Model):
-            source = Model(str(source), motion and str(motion), revision)
-        return cls(**vars(assemble(source, device, dtype, fresh)))
-
-    def restyle(self, style: Style) -> None:
-        """Loads another style into the weights, in place. No clip may be running.
-
-        Args:
-            style: the style.
-
-        Raises:
-            OSError: files are missing or unreadable. The weights are unchanged.
-            ValueError: the style does not fit the model. The weights are unchanged.
-        """
-        styler = Styler(self.styler.folder, style)
-        parts = {"unet": self.lumiere.model} | self.reader.parts
-        states = {name: styler.load(name, self.dtype).state_dict() for name in parts}
-        for name, part in parts.items():
-            part.load_state_dict(states[name])
-        self.styler = styler
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}: received {output_type}.")
+        if generator is not None and generator.device.type != "cpu":
+            raise ValueError(f"generator must be on the CPU: received one on {generator.device.type}.")
+        settings |= {"frames": num_frames, "steps": num_inference_steps, "guidance": guidance_scale}
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        requests = [self.check(Request(text, negative_prompt, **settings), given) for text in prompts]
+        on_step = callback_on_step_end and partial(callback_on_step_end, self)
+        clips = []
+        for request in requests:
+            *_, result = self._run(request.with_seed(), lambda: False, given, generator, on_step)
+            clips.append(result.frames)
+        return LumiereOutput(_converted(clips, output_type))
 
     def generate(
         self,
@@ -145,8 +112,9 @@ class LumierePipeline:
         On the CPU, a seed gives identical bits for the same number of threads.
 
         Args:
-            request: the requested clip. Text-to-video starts with a first frame by the base if the motion
-                weights take conditioning channels, except with `first_frame="none"`.
+            request: the requested clip. Fields that are None take the defaults of the model. Text-to-video
+                starts with a first frame by the base if the motion weights take conditioning channels, except
+                with `first_frame="none"`.
             stop: checked before every step. The last predicted clip becomes the result. A run stopped before
                 its first step has no result.
             given: conditioning frames and mask (see model/conditioning.py). They replace predictions, and
@@ -169,12 +137,13 @@ class LumierePipeline:
             given: conditioning frames and mask, or None.
 
         Returns:
-            The request.
+            The request, with the model's defaults.
 
         Raises:
             ValueError: the request is not supported or does not fit into memory.
         """
-        request.check(self.limits)
+        self._check_unet()
+        request = request.filled(self.defaults).check(self.limits)
         shape = (request.frames, request.height, request.width)
         for what, has in (("frames", given.frames.shape[:3]), ("masks", given.mask.shape)) if given else ():
             if has != shape:
@@ -187,7 +156,7 @@ class LumierePipeline:
 
     def _check_memory(self, request: Request, given: Given | None) -> None:
         """Raises ValueError if a clip does not fit into memory; skips small clips on the CPU."""
-        size = self._latent_size(request)
+        size = self._latent_size(request.height, request.width)
         latents = request.frames * size[0] * size[1]
         if self.device.type == "cpu" and latents <= BATCH_LATENTS:
             return
@@ -199,16 +168,9 @@ class LumierePipeline:
         rows = rows_at_once(1 if request.guidance == 1 else 2, frames * size[0] * size[1])
         memory.check(self.cost.of(rows, frames, *size), self.device)
 
-    @cached_property
-    def cost(self) -> memory.Cost:
-        """Memory cost of a step and of decoding, measured at the first use."""
-        return self._cost or cost_of(self.lumiere, self.vae, self.reader, self.limits)
-
-    def _run(
-        self, request: Request, stopped: Callable[[], bool], given: Given | None
-    ) -> Iterator[Progress | Result]:
+    def _run(self, request: Request, *options) -> Iterator[Progress | Result]:
         try:
-            yield from self._steps(request, stopped, given)
+            yield from self._steps(request, *options)
             return
         except (RuntimeError, MemoryError) as error:
             if not memory.is_out_of_memory(error):
@@ -217,9 +179,14 @@ class LumierePipeline:
         raise GenerationError("the device ran out of memory: lower frames, height or width.")
 
     def _steps(
-        self, request: Request, stopped: Callable[[], bool], given: Given | None
+        self,
+        request: Request,
+        stopped: Callable[[], bool],
+        given: Given | None,
+        generator: torch.Generator | None = None,
+        on_step: Callable[[int, Tensor, dict], object] | None = None,
     ) -> Iterator[Progress | Result]:
-        began, generator = time.monotonic(), torch.Generator().manual_seed(request.seed)
+        began, generator = time.monotonic(), generator or torch.Generator().manual_seed(request.seed)
         cond = self.encode_given(given, whole=request.strength < 1) if given else None
         parts = self._plan(request, given)
         work = [frames for part in parts for frames in self._work(request, part)]
@@ -235,6 +202,8 @@ class LumierePipeline:
             steps = self._denoise(request, part, part_text, part_cond, generator)
             while done < end and not stopped():
                 step, done = next(steps), done + 1
+                if on_step:
+                    on_step(done - 1, step.timestep, {"latents": step.x})
                 share, seconds = sum(work[:done]) / sum(work), time.monotonic() - began
                 preview = partial(self.preview, _joined(before, step.pred_x0))
                 yield Progress(done, len(work), share, seconds, part.frames.stop, preview)
@@ -253,7 +222,8 @@ class LumierePipeline:
     ) -> Iterator[Step]:
         """Yields the steps of one part. It starts from noise, or from noised latents below full strength."""
         schedule = self._schedule(request, generator)
-        shape = (1, self.vae.config.latent_channels, part.length, *self._latent_size(request))
+        size = self._latent_size(request.height, request.width)
+        shape = (1, self.vae.config.latent_channels, part.length, *size)
         noise = torch.randn(shape, generator=generator).to(self.device)  # on the CPU: the same on any device
         denoise = Denoiser(
             model=on_one_frame(self._base()) if part.still else self.lumiere,
@@ -265,7 +235,7 @@ class LumierePipeline:
             cond=cond,
             cond_channels=self.lumiere.given_channels > 0,
             device=self.device,
-            dtype=self.dtype,
+            dtype=self.lumiere.dtype,
             autocast=self.autocast,
         )
         start = cond.latents if request.strength < 1 else None
@@ -313,7 +283,7 @@ class LumierePipeline:
         Args:
             prompt: any prompt.
         """
-        return self.reader.unknown_words(prompt)
+        return self.text_encoder.unknown_words(prompt)
 
     @torch.inference_mode()
     def encode_prompt(self, request: Request, prompt: str | None = None) -> Text:
@@ -326,9 +296,10 @@ class LumierePipeline:
         Returns:
             One row, or two with guidance.
         """
+        request = request.filled(self.defaults)
         prompt = request.prompt if prompt is None else prompt
         texts = [prompt] if request.guidance == 1 else [request.negative_prompt, prompt]
-        return self.reader(texts, request.height, request.width)
+        return self.text_encoder(texts, request.height, request.width, self.device)
 
     @torch.inference_mode()
     def encode_given(self, given: Given, whole: bool = False) -> Cond:
@@ -340,11 +311,6 @@ class LumierePipeline:
         """
         return encode(self.vae, given, self.device, whole)
 
-    def _latent_size(self, request: Request) -> tuple[int, int]:
-        """Returns height and width of a frame in latents."""
-        pixels = pixels_of(self.vae)
-        return request.height // pixels, request.width // pixels
-
     def frames_shown(self, request: Request, given: Given | None = None) -> int:
         """Returns the number of frames processed for a clip, over all steps, windows and texts.
 
@@ -352,6 +318,7 @@ class LumierePipeline:
             request: the requested clip.
             given: conditioning frames and mask, or None.
         """
+        request = request.filled(self.defaults)
         return sum(sum(self._work(request, part)) for part in self._plan(request, given))
 
     def seams(self, frames: int) -> list[int]:
@@ -379,6 +346,14 @@ class LumierePipeline:
             GenerationError: latents or frames contain NaN or inf, or memory is too short for one frame.
         """
         return decode(self.vae, latents)
+
+
+def _converted(clips: list[np.ndarray], output_type: str) -> list[list[Image.Image]] | np.ndarray | Tensor:
+    """Converts clips, uint8 `t h w c`, to one of `OUTPUT_TYPES`."""
+    if output_type == "pil":
+        return [[Image.fromarray(frame) for frame in clip] for clip in clips]
+    stack = np.stack(clips).astype(np.float32) / 255
+    return stack if output_type == "np" else torch.from_numpy(stack).permute(0, 1, 4, 2, 3)
 
 
 def _joined(before: Tensor | None, made: Tensor) -> Tensor:

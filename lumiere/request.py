@@ -9,6 +9,7 @@ import json
 import math
 import secrets
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 
 from lumiere.limits import ServerLimits
@@ -76,6 +77,8 @@ class Limits:
 class Request:
     """Settings of one clip. Float fields also accept an int, but neither bool nor text.
 
+    Fields that are None take the default of the model that the request is given to (`filled`).
+
     Attributes:
         prompt: 1 to 2000 characters, not blank.
         negative_prompt: 0 to 2000 characters.
@@ -102,13 +105,13 @@ class Request:
 
     prompt: str
     negative_prompt: str = ""
-    frames: int = 16
-    fps: int = 16
-    height: int = 128
-    width: int = 128
-    steps: int = 20
-    guidance: float = 4.0
-    scheduler: str = "dpm++ 2m"
+    frames: int | None = None
+    fps: int | None = None
+    height: int | None = None
+    width: int | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    scheduler: str | None = None
     seed: int | None = None
     strength: float = 1.0
     mode: str = "text"
@@ -120,14 +123,12 @@ class Request:
         _check_text("negative_prompt", self.negative_prompt)
         if all(c.isspace() or unicodedata.category(c) in ("Cc", "Cf") for c in self.prompt):
             raise ValueError(f"write a prompt: received {len(self.prompt)} characters, none of them visible.")
-        for name in ("frames", "height", "width"):
-            _check_whole(name, getattr(self, name), *COUNT)
-        _check_whole("fps", self.fps, *FPS)
-        _check_whole("steps", self.steps, *STEPS)
-        if self.seed is not None:
-            _check_whole("seed", self.seed, *SEED)
+        whole = {"frames": COUNT, "height": COUNT, "width": COUNT, "fps": FPS, "steps": STEPS, "seed": SEED}
+        for name, span in whole.items():
+            if getattr(self, name) is not None:
+                _check_whole(name, getattr(self, name), *span)
         low, high = GUIDANCE
-        if not _is_number(self.guidance) or not low <= self.guidance <= high:
+        if self.guidance is not None and (not _is_number(self.guidance) or not low <= self.guidance <= high):
             raise ValueError(
                 f"guidance must be a number from {low:g} to {high:g}: received {_received(self.guidance)}."
             )
@@ -135,7 +136,8 @@ class Request:
             raise ValueError(
                 f"strength must be a number above 0 and at most 1: received {_received(self.strength)}."
             )
-        named = {"scheduler": SCHEDULERS, "mode": MODES, "first_frame": FIRST_FRAMES}
+        named = {"mode": MODES, "first_frame": FIRST_FRAMES}
+        named |= {"scheduler": SCHEDULERS} if self.scheduler is not None else {}
         for name, known in named.items():
             value = getattr(self, name)
             if type(value) is not str or value not in known:
@@ -143,16 +145,25 @@ class Request:
         _check_weights("style_weights", self.style_weights)
         object.__setattr__(self, "style_weights", tuple(map(float, self.style_weights)))
         # Equal requests serialise identically: convert ints to floats.
-        object.__setattr__(self, "guidance", float(self.guidance))
+        if self.guidance is not None:
+            object.__setattr__(self, "guidance", float(self.guidance))
         object.__setattr__(self, "strength", float(self.strength))
 
     @property
     def steps_run(self) -> int:
-        """Number of steps to run: `steps * strength`, at least one."""
+        """Number of steps to run: `steps * strength`, at least one. Needs `steps`."""
         return max(1, round(self.steps * self.strength))
 
+    def filled(self, defaults: Mapping[str, object]) -> "Request":
+        """Returns this request with defaults in the place of None.
+
+        Args:
+            defaults: default values by field.
+        """
+        return replace(self, **{name: x for name, x in defaults.items() if getattr(self, name) is None})
+
     def check(self, limits: Limits) -> "Request":
-        """Checks the request against the limits of a model.
+        """Checks the fields that are not None against the limits of a model.
 
         Args:
             limits: limits of the model.
@@ -163,10 +174,13 @@ class Request:
         Raises:
             ValueError: a field exceeds the limits.
         """
-        _check_multiple("frames", self.frames, limits.downsample_factor, limits.min_frames, limits.max_frames)
-        for name in ("height", "width"):
-            _check_multiple(name, getattr(self, name), limits.size_multiple, limits.min_side, limits.max_side)
-        _check_whole("steps", self.steps, STEPS[0], limits.max_steps)
+        sides = (limits.size_multiple, limits.min_side, limits.max_side)
+        frames = (limits.downsample_factor, limits.min_frames, limits.max_frames)
+        for name, span in {"frames": frames, "height": sides, "width": sides}.items():
+            if getattr(self, name) is not None:
+                _check_multiple(name, getattr(self, name), *span)
+        if self.steps is not None:
+            _check_whole("steps", self.steps, STEPS[0], limits.max_steps)
         if self.style_weights and len(self.style_weights) != len(limits.styles):
             raise ValueError(
                 f"style_weights must be as many numbers as the model has styles, {len(limits.styles)}: "
@@ -175,11 +189,14 @@ class Request:
         for weight, (low, high) in zip(self.style_weights, limits.styles, strict=False):
             if not low <= weight <= high:
                 raise ValueError(f"style_weights must be from {low:g} to {high:g}: received {weight:g}.")
-        pixels = self.frames * self.height * self.width
+        if self.frames is None:
+            return self
+        height, width = self.height or limits.default_height, self.width or limits.default_width
+        pixels = self.frames * height * width
         if pixels > limits.max_pixels:
             raise ValueError(
                 f"frames x height x width must be at most {limits.max_pixels}: "
-                f"{self.frames} x {self.height} x {self.width} is {pixels}."
+                f"{self.frames} x {height} x {width} is {pixels}."
             )
         return self
 
@@ -188,8 +205,9 @@ class Request:
         return self if self.seed is not None else replace(self, seed=secrets.randbelow(SEED[1] + 1))
 
     def saved(self) -> dict:
-        """Returns all fields by name, without empty `style_weights`."""
-        return {name: value for name, value in asdict(self).items() if name != "style_weights" or value}
+        """Returns all fields by name, without empty `style_weights` and fields left to the model."""
+        fields = asdict(self).items()
+        return {n: x for n, x in fields if (x if n == "style_weights" else x is not None or n == "seed")}
 
     def to_json(self) -> str:
         """Serialises the request to JSON."""
@@ -199,7 +217,7 @@ class Request:
     def from_json(cls, text: str) -> "Request":
         """Parses a request from untrusted JSON.
 
-        Unknown keys are ignored, missing keys have their defaults.
+        Unknown keys are ignored. The model determines missing settings.
 
         Args:
             text: output of `to_json`.

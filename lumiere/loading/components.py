@@ -1,4 +1,4 @@
-"""Loads each component of a base model with its own class, from safetensors and never from a pickle."""
+"""Loads a base pipeline: each component with its own class, from safetensors and never from a pickle."""
 
 from contextlib import contextmanager
 from pathlib import Path
@@ -6,10 +6,138 @@ from pathlib import Path
 import diffusers
 import torch
 import transformers
+from diffusers import DDIMScheduler
+from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
-from lumiere.loading.layout import component_class, variant
+from lumiere.loading.hub import fetch
+from lumiere.loading.layout import (
+    INDEX,
+    check,
+    component_class,
+    components,
+    config_folder,
+    is_xl,
+    variant,
+)
+from lumiere.model.motion_files import read_json
+
+_verbosity = transformers.utils.logging.get_verbosity()
+transformers.utils.logging.set_verbosity_error()  # the import warns that image processors lack torchvision
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline  # noqa: E402
+
+transformers.utils.logging.set_verbosity(_verbosity)
+
+CLIP = "openai/clip-vit-large-patch14"  # whose tokenizer all Stable Diffusion models use
+BasePipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
+
+
+def load_base(folder: Path, dtype: torch.dtype, unet: nn.Module | None = None) -> BasePipeline:
+    """Loads the text-to-image pipeline of a model folder onto the CPU, without a safety checker.
+
+    `DiffusionPipeline.from_pretrained` accepts files that lack weights, so the components are loaded one by
+    one (see `load_model`) and passed to the constructor.
+
+    Args:
+        folder: model folder, or single-file checkpoint (see `load_checkpoint`).
+        dtype: dtype of the weights.
+        unet: a loaded UNet of this folder, used instead of its file.
+
+    Raises:
+        OSError: a file is missing, damaged or of a class that is not supported.
+    """
+    if folder.is_file():
+        return load_checkpoint(folder, dtype)
+    check(folder)
+    found = {"unet": unet} if unet is not None else {}
+    for part in components(folder):
+        if part.weights and part.name not in found:
+            found[part.name] = load_model(folder, part.name, dtype)
+        elif part.name.startswith("tokenizer"):
+            found[part.name] = load_tokenizer(folder, part.name)
+    config = read_json(folder / "scheduler" / "scheduler_config.json")
+    klass = getattr(diffusers, component_class(folder, "scheduler"), DDIMScheduler)
+    found["scheduler"] = klass.from_config(config)
+    if is_xl(folder):
+        zeros = read_json(folder / INDEX).get("force_zeros_for_empty_prompt", True)
+        options = {"force_zeros_for_empty_prompt": bool(zeros), "add_watermarker": False}
+        return _bounded(StableDiffusionXLPipeline(**found, **options))
+    options = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    return _bounded(StableDiffusionPipeline(**found, **options))
+
+
+def _bounded(base: BasePipeline) -> BasePipeline:
+    """Limits the tokenizers to the positions of their encoders, for `encode_prompt` pads to that length."""
+    for name, tokenizer in base.components.items():
+        if name.startswith("tokenizer"):
+            config = base.components[name.replace("tokenizer", "text_encoder")].config
+            tokenizer.model_max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
+    return base
+
+
+def load_checkpoint(file: Path, dtype: torch.dtype) -> BasePipeline:
+    """Loads a single-file checkpoint of Stable Diffusion 1.x or XL onto the CPU, with the shipped configs.
+
+    Args:
+        file: `.safetensors` file with the keys of the original code, with or without EMA weights.
+        dtype: dtype of the weights.
+
+    Raises:
+        OSError: the file is damaged, lacks weights or is of another family, or there are no tokenizer files.
+    """
+    folder = config_folder(file)
+    klass = StableDiffusionXLPipeline if is_xl(folder) else StableDiffusionPipeline
+    found = {"tokenizer": _clip_tokenizer(file, {})}
+    if is_xl(folder):
+        found |= {"tokenizer_2": _clip_tokenizer(file, {"pad_token": "!"}), "add_watermarker": False}
+    try:
+        with _quiet():
+            base = klass.from_single_file(
+                str(file), config=str(folder), torch_dtype=dtype, local_files_only=True, **found
+            )
+    except NotImplementedError as error:  # of torch, which cannot move weights that were not filled
+        raise OSError(f"the checkpoint {file} {_lacks(_missing(file, folder))}.") from error
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise OSError(f"cannot read the checkpoint {file}: {reason}.") from error
+    for part in components(folder):
+        if part.weights:
+            _check_whole(base.components[part.name].eval(), part.name, file)
+    return _bounded(base)
+
+
+def _missing(file: Path, folder: Path) -> list[str]:
+    """Returns the weights of UNet and VAE that diffusers (0.42) does not find in a checkpoint."""
+    weights, missing = load_file(file), []
+    for name in ("unet", "vae"):
+        klass = getattr(diffusers, component_class(folder, name))
+        config = klass.load_config(folder / name)
+        with torch.device("meta"):
+            expected = klass.from_config(config).state_dict()
+        convert = SINGLE_FILE_LOADABLE_CLASSES[klass.__name__]["checkpoint_mapping_fn"]
+        found = convert(config=config, checkpoint=dict(weights))
+        missing += [f"{name}.{key}" for key in expected if key not in found]
+    return missing
+
+
+def _lacks(keys: list[str]) -> str:
+    return f"lacks {len(keys)} weights, among them {', '.join(keys[:3])}"
+
+
+def _clip_tokenizer(file: Path, options: dict):
+    """Returns CLIP's tokenizer, whose files no checkpoint holds, from a folder beside it or from the hub."""
+    folder = file.parent / "tokenizer"
+    try:
+        if not (folder / "merges.txt").is_file():
+            folder = fetch(CLIP, "tokenizer", None, ["vocab.json", "merges.txt"])
+        return transformers.CLIPTokenizer.from_pretrained(folder, model_max_length=77, **options)
+    except Exception as error:  # the tokenizers library raises bare Exceptions
+        raise OSError(
+            f"a checkpoint holds no tokenizer: put vocab.json and merges.txt of {CLIP} into "
+            f"{file.parent / 'tokenizer'}."
+        ) from error
 
 
 def load_model(folder: Path, name: str, dtype: torch.dtype) -> nn.Module:
@@ -62,13 +190,19 @@ def _whole(
         str(key[0]) for key in report["mismatched_keys"]
     )
     if faults:
-        raise OSError(
-            f"the {name} in {folder} lacks {len(faults)} weights, among them {', '.join(faults[:3])}."
-        )
+        raise OSError(f"the {name} in {folder} {_lacks(faults)}.")
+    _check_whole(model, name, folder)
+    return model.eval()
+
+
+def _check_whole(model: nn.Module, name: str, where: Path) -> None:
+    """Raises OSError if weights were not loaded or are not finite."""
+    missing = [key for key, weight in model.named_parameters() if weight.is_meta]
+    if missing:
+        raise OSError(f"the {name} in {where} {_lacks(missing)}.")
     for key, weight in model.named_parameters():
         if not weight.isfinite().all():
-            raise OSError(f"the {name} in {folder} holds values that are not numbers, in {key}.")
-    return model.eval()
+            raise OSError(f"the {name} in {where} holds values that are not numbers, in {key}.")
 
 
 def load_tokenizer(folder: Path, name: str = "tokenizer"):

@@ -3,7 +3,9 @@
 Standard library only: a request can be refused before torch is imported and weights are loaded.
 """
 
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,14 +49,22 @@ PREVIEW = "preview"  # optional subfolder with a tiny autoencoder (`AutoencoderT
 VOCABULARY = "vocabulary.json"  # optional: words of the model, shown on the page
 FIRST_FRAME = "first_frame.json"  # optional: prompt rewriting for the first frame
 HALF = "fp16"  # weight variant that some models store beside full precision, or instead of it
+PACKAGE = Path(__file__).resolve().parents[1]
+# In the installed package, else at the top of the repository.
+ASSETS = PACKAGE / "assets" if (PACKAGE / "assets").is_dir() else PACKAGE.parent / "assets"
+CONFIGS = Path(__file__).parent / "configs"  # of the families whose single-file checkpoints can be read
+FAMILIES = {  # folder of the configs -> key that only this family has
+    "sd15": "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight",
+    "sdxl": "conditioner.embedders.1.model.token_embedding.weight",
+}
 HUB_ID = r"[\w.-]+/[\w.-]+"
 
 
 def locate(source: str | Path, revision: str | None = None, weights: bool = True, half: bool = False) -> Path:
-    """Returns the folder of a model: a local folder, or the local copy of a hub id.
+    """Returns a model folder or single-file checkpoint: a local one, or the local copy of a hub id.
 
     Args:
-        source: folder or hub id. Missing files of a hub id are downloaded.
+        source: folder, single-file checkpoint or hub id. Missing files of a hub id are downloaded.
         revision: commit, branch or tag on the hub. Defaults to the main branch.
         weights: False downloads only the small files.
         half: downloads the fp16 variant of the weights, for models that have it.
@@ -62,8 +72,10 @@ def locate(source: str | Path, revision: str | None = None, weights: bool = True
     Raises:
         OSError: the model does not exist or the download failed.
     """
+    if str(source).startswith("assets/") and (ASSETS.parent / source).is_dir():
+        return ASSETS.parent / source  # the embedded model, from any working directory
     folder = Path(source).expanduser()
-    if folder.is_dir():
+    if folder.is_dir() or (folder.is_file() and folder.suffix == ".safetensors"):
         return folder
     if folder.exists() or not re.fullmatch(HUB_ID, str(source)):
         raise FileNotFoundError(f"there is no model folder {source}: give the path of one, or a hub id.")
@@ -77,6 +89,30 @@ def locate(source: str | Path, revision: str | None = None, weights: bool = True
         ends = [f".{HALF}.safetensors"] if half else ends
         wanted += [f"*/{stem}{end}" for stem in sorted(stems) for end in ends]
     return fetch(str(source), "model", revision, wanted)
+
+
+def config_folder(place: Path) -> Path:
+    """Returns the folder with the configs of a model: its own, or a shipped one for a single-file checkpoint.
+
+    Args:
+        place: model folder, or `.safetensors` file with the keys of the original Stable Diffusion code.
+
+    Raises:
+        OSError: the file is damaged or of another family than Stable Diffusion 1.x and XL.
+    """
+    if place.is_dir():
+        return place
+    try:
+        with place.open("rb") as file:
+            keys = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    except (OSError, ValueError, OverflowError, MemoryError) as error:
+        raise OSError(
+            f"cannot read the checkpoint {place}: it is damaged, or no safetensors file."
+        ) from error
+    for family, key in FAMILIES.items():
+        if key in keys or key.replace(".text_model", "") in keys:
+            return CONFIGS / family
+    raise OSError(f"the checkpoint {place} is of another family: supported are Stable Diffusion 1.x and XL.")
 
 
 def locate_motion(source: str | Path, revision: str | None = None, weights: bool = True) -> Path:
@@ -156,7 +192,7 @@ def is_xl(folder: Path) -> bool:
     return component_class(folder, OF_XL[0].name) in OF_XL[0].classes
 
 
-def parts(folder: Path) -> tuple[Component, ...]:
+def components(folder: Path) -> tuple[Component, ...]:
     """Returns the components that a model of this family needs."""
     return (*COMPONENTS, *OF_XL) if is_xl(folder) else COMPONENTS
 
@@ -204,7 +240,7 @@ def check(folder: Path) -> None:
         OSError: files are missing (the message names the first three), or a class is not supported.
     """
     missing = [INDEX] if not (folder / INDEX).is_file() else []
-    needed = COMPONENTS if missing else parts(folder)
+    needed = COMPONENTS if missing else components(folder)
     for part in needed:
         for name in [part.config, part.weights] if part.weights else [part.config]:
             file = folder / part.name / name
@@ -243,14 +279,28 @@ def read_limits(folder: Path, downsample_factor: int) -> Limits:
     if type(downsample_factor) is not int or downsample_factor < 1:
         raise OSError(f"the motion weights of {folder} do not tell their downsample_factor.")
     try:
-        pixels = 2 ** (len(vae["block_out_channels"]) - 1)  # per latent
-        multiple = pixels * 2 ** (len(unet["block_out_channels"]) - 1)
-        size = unet["sample_size"]
+        return model_limits(unet, vae, downsample_factor)
     except (KeyError, TypeError) as error:
         raise OSError(
             f"the configs of unet and vae in {folder} are not those of a latent diffusion model."
         ) from error
-    height, width = (side * pixels for side in (size if isinstance(size, list) else (size, size)))
+
+
+def model_limits(unet: Mapping, vae: Mapping, downsample_factor: int) -> Limits:
+    """Returns the valid ranges of a request.
+
+    Args:
+        unet: config of the UNet.
+        vae: config of the VAE.
+        downsample_factor: temporal downsampling factor of the motion weights, 1 or more.
+
+    Raises:
+        ValueError: the operator's bounds are too low for any clip.
+    """
+    pixels = 2 ** (len(vae["block_out_channels"]) - 1)  # per latent
+    multiple = pixels * 2 ** (len(unet["block_out_channels"]) - 1)
+    size = unet["sample_size"]
+    height, width = (side * pixels for side in (size if isinstance(size, list | tuple) else (size, size)))
     bounds, least = ServerLimits.read(), {"max_frames": downsample_factor, "max_side": max(height, width)}
     least["max_pixels"] = downsample_factor * height * width
     for name, needed in least.items():

@@ -1,188 +1,225 @@
-"""Merges styles into the weights of a base model: LoRA (Hu et al. 2021, arXiv 2106.09685) and blends.
-
-A merged style adds no cost to sampling and needs no further libraries.
-"""
+"""Styles of a base pipeline: LoRA adapters through peft (Hu et al. 2021, arXiv 2106.09685) and blends."""
 
 import json
-import re
-from dataclasses import dataclass
+from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
-from diffusers.loaders import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
+from diffusers.utils import (
+    convert_state_dict_to_diffusers,
+    convert_state_dict_to_peft,
+    convert_unet_state_dict_to_peft,
+)
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from lumiere.loading.components import load_model
-from lumiere.loading.layout import check, is_xl, locate, locate_file
+from lumiere.loading.components import BasePipeline, load_model
+from lumiere.loading.layout import check, component_class, locate, locate_file
 from lumiere.loading.styles import Style
-from lumiere.model.motion_files import read_json
 
 WEIGHTS = "pytorch_lora_weights.safetensors"  # file name in folders written by diffusers
-METADATA = "lora_adapter_metadata"  # header entry where diffusers stores alphas
-FACTOR = re.compile(
-    r"(?P<module>.+?)(?:(?:\.lora_linear_layer|\.lora|_lora)\.(?P<old>down|up)|\.lora_(?P<new>[AB]))\.weight"
-)
-
-
-@dataclass
-class Factors:
-    """LoRA factors of one layer, which add `alpha / rank * up @ down` to its weight.
-
-    Attributes:
-        down: `rank in ...`.
-        up: `out rank ...`.
-        alpha: scale. Defaults to the rank.
-    """
-
-    down: Tensor | None = None
-    up: Tensor | None = None
-    alpha: float | None = None
-
-    def product(self) -> Tensor:
-        """Returns the scaled product `out in`; the kernel sides of a convolution are flattened into `in`."""
-        rank = len(self.down)
-        scale = 1.0 if self.alpha is None else self.alpha / rank
-        return scale * self.up.flatten(1) @ self.down.flatten(1)
+METADATA = "lora_adapter_metadata"  # header entry where diffusers stores the LoRA config
+PREFIXES = ("unet.", "text_encoder.", "text_encoder_2.", "lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")
+FACTORS = {".lora_A.weight": "down", ".lora_B.weight": "up"}
 
 
 class Styler:
-    """Loads the components of a model folder with a style merged into their weights.
+    """Applies styles to a base pipeline in place. No clip may be running meanwhile.
 
     Args:
-        folder: model folder.
-        style: LoRAs with their weights, and an optional second base.
-
-    Raises:
-        OSError: a file of the style is missing or damaged.
-        ValueError: the style belongs to another model family.
+        base: the base pipeline.
+        folder: model folder with the weights of the base, which second bases are blended with. None refuses
+            second bases.
     """
 
-    def __init__(self, folder: Path, style: Style):
-        self.folder, self.style, self.twin = folder, style, None
-        names = {"unet", "text_encoder"} | ({"text_encoder_2"} if is_xl(folder) else set())
-        self.loras = []
-        for source, weight in style.loras:
-            layers = read(source, is_xl(folder), read_json(folder / "unet" / "config.json"))
-            others = {layer.split(".")[0] for layer in layers} - names
-            if others:
-                parts = ", ".join(sorted(others))
-                raise ValueError(f"the LoRA {source} is for another family: it has parts for {parts}.")
-            self.loras.append((source, weight, layers))
-        if style.base is not None:
-            self.twin = locate(style.base)
-            check(self.twin)
-            if is_xl(self.twin) != is_xl(folder):
-                raise ValueError(f"the style {style.base} is of another family than {folder}.")
+    def __init__(self, base: BasePipeline, folder: Path | None):
+        self.base, self.folder, self.style = base, folder, Style()
+        self._adapters: dict[str, str] = {}  # source of a LoRA -> name of its adapter
 
-    def load(self, name: str, dtype: torch.dtype) -> nn.Module:
-        """Loads the UNet or a text encoder onto the CPU. Merging runs in float32 and rounds once.
+    def apply(self, style: Style) -> tuple[str, ...]:
+        """Blends the weights of a second base into the base, then loads and weights the LoRAs.
 
         Args:
-            name: name of the component.
-            dtype: dtype of the returned weights.
+            style: the style. It replaces the current one.
+
+        Returns:
+            Notes for the operator.
 
         Raises:
-            OSError: a file is missing or damaged.
-            ValueError: a LoRA or the second base does not fit the component.
+            OSError: a file is missing or damaged. The style is unchanged.
+            ValueError: the style belongs to another model family. The style is unchanged.
         """
-        changed = self.twin is not None or self.loras
-        module = load_model(self.folder, name, torch.float32 if changed else dtype)
-        with torch.no_grad():
-            if self.twin is not None:
-                self._blend(module, name)
-            for source, weight, layers in self.loras:
-                _merge(module, name, layers, weight, source)
-        return nn.Module.to(module, dtype)  # `ModelMixin.to` would warn about modules to keep in float32
+        blended, notes = self._blended(style), ()
+        added = {source: None for source, _ in style.loras if source not in self._adapters}
+        try:
+            for source in added:
+                name = f"lora{next(n for n in range(99) if f'lora{n}' not in self._adapters.values())}"
+                notes += load_lora(self.base, source, name)
+                self._adapters[source] = name
+        except (OSError, ValueError):
+            self._unload([source for source in added if source in self._adapters])
+            raise
+        for module, state in blended:
+            own = module.state_dict()
+            for key, tensor in own.items():
+                if ".lora_" not in key:
+                    tensor.copy_(state[key.replace(".base_layer.", ".")])
+        self._unload([source for source in self._adapters if source not in dict(style.loras)])
+        weights = Counter()
+        for source, weight in style.loras:
+            weights[self._adapters[source]] += weight
+        if weights:
+            self.base.set_adapters(list(weights), list(weights.values()))
+        self.style = style
+        return notes
 
-    def _blend(self, module: nn.Module, name: str) -> None:
-        own, twin = module.state_dict(), load_model(self.twin, name, torch.float32).state_dict()
-        if own.keys() != twin.keys() or any(own[key].shape != twin[key].shape for key in own):
-            raise ValueError(f"the style {self.style.base} is of another family: its {name} differs.")
-        for key, weight in own.items():
-            if weight.is_floating_point():
-                weight.lerp_(twin[key], self.style.alpha)
+    def _blended(self, style: Style) -> list[tuple[nn.Module, dict[str, Tensor]]]:
+        """Returns the modules whose weights another blend changes, with the blended weights."""
+        if _blend(style) == _blend(self.style):
+            return []
+        if self.folder is None:
+            raise ValueError(f"the style {style.base} needs a pipeline that was loaded from a model folder.")
+        twin = None if style.base is None else locate(style.base)
+        if twin is not None:
+            check(twin)
+        blended = []
+        for name, module in _modules(self.base).items():
+            state = load_model(self.folder, name, torch.float32).state_dict()
+            if twin is not None:
+                if component_class(twin, name) != component_class(self.folder, name):
+                    raise ValueError(f"the style {style.base} is of another family than {self.folder}.")
+                other = load_model(twin, name, torch.float32).state_dict()
+                if state.keys() != other.keys() or any(state[k].shape != other[k].shape for k in state):
+                    raise ValueError(f"the style {style.base} is of another family: its {name} differs.")
+                for key, weight in state.items():
+                    if weight.is_floating_point():
+                        weight.lerp_(other[key], style.alpha)
+            blended.append((module, state))
+        return blended
+
+    def _unload(self, sources: list[str]) -> None:
+        names = [self._adapters.pop(source) for source in sources]
+        if not self._adapters:
+            self.base.unload_lora_weights()  # restores the plain modules, which take less time
+        elif names:
+            self.base.delete_adapters(names)
 
 
-def read(source: str, xl: bool, config: dict) -> dict[str, Factors]:
-    """Reads LoRA factors by layer for all components, with keys such as `unet.mid_block…`.
+def load_lora(base: BasePipeline, source: str, name: str) -> tuple[str, ...]:
+    """Injects the LoRA of a file into the UNet and the text encoders with peft, at weight 1.
 
-    The key formats of diffusers, peft and kohya are supported.
+    The key formats of diffusers, peft and kohya's trainer are supported. Files are checked before anything
+    is injected, because diffusers skips layers that it does not find.
 
     Args:
+        base: the base pipeline.
         source: file, folder written by diffusers, or hub id.
-        xl: whether the base is Stable Diffusion XL.
-        config: UNet config of the base, which maps the block numbers of kohya's keys.
+        name: name of the adapter.
+
+    Returns:
+        A note for the operator if the file holds other tensors besides, such as a bundled embedding.
 
     Raises:
         OSError: the file is missing or damaged.
-        ValueError: the format is not supported, factors are missing, or values are not finite.
+        ValueError: the format is not supported, factors are missing or do not fit, or values are not finite.
     """
+    weights, config = _read(source)
+    extra = sorted(key for key in weights if not key.startswith(PREFIXES))
+    if len(extra) == len(weights):
+        raise ValueError(f"the LoRA {source} has keys of a kind that is not known, such as {extra[0]}.")
+    try:
+        weights = {key: weight for key, weight in weights.items() if key not in extra}
+        weights, alphas = base.lora_state_dict(weights, unet_config=base.unet.config)
+    except (ValueError, KeyError, IndexError) as error:
+        raise ValueError(f"the LoRA {source} has keys of a kind that is not known.") from error
+    states = _by_module(weights, base, source)
+    for component, state in states.items():
+        _check_fit(base.components[component], component, state, source)
+    for component, state in states.items():
+        options = {"network_alphas": alphas, "adapter_name": name, "metadata": config}
+        # Told of the pipeline, diffusers restores group offloading, but replaces our CPU offload by its own.
+        options["_pipeline"] = None if hasattr(base.text_encoder, "_hf_hook") else base
+        state = {f"{component}.{key}": weight for key, weight in state.items()}
+        if component == "unet":
+            base.load_lora_into_unet(state, unet=base.unet, **options)
+        else:
+            encoder = base.components[component]
+            base.load_lora_into_text_encoder(state, text_encoder=encoder, prefix=component, **options)
+    if not extra:
+        return ()
+    return (f"{len(extra)} tensors in the LoRA {source} are not LoRA factors and not used, as {extra[0]}.",)
+
+
+def _blend(style: Style) -> tuple[str, float] | None:
+    return style.base and (style.base, style.alpha)
+
+
+def _modules(base: BasePipeline) -> dict[str, nn.Module]:
+    """Returns the components that a style changes, by name."""
+    return {name: part for name, part in base.components.items() if name in ("unet", *_encoders(base))}
+
+
+def _encoders(base: BasePipeline) -> list[str]:
+    return [name for name in base.components if name.startswith("text_encoder")]
+
+
+def _read(source: str) -> tuple[dict[str, Tensor], dict | None]:
+    """Returns the tensors of a file and the LoRA config in its header, if there is one."""
     file = locate_file(source, "LoRA", WEIGHTS)
     if file.suffix != ".safetensors":
         raise ValueError(f"LoRAs are read from .safetensors only, as others can run code; received {file}.")
     try:
         with safe_open(file, "pt") as opened:
             weights = {key: opened.get_tensor(key).float() for key in opened.keys()}
-            told = json.loads((opened.metadata() or {}).get(METADATA, "{}"))
+            config = json.loads((opened.metadata() or {}).get(METADATA, "null"))
     except (SafetensorError, OSError, ValueError) as error:
         raise OSError(f"cannot read the LoRA {file}: it is damaged, or no safetensors file.") from error
     if any("dora_scale" in key or "lora_magnitude_vector" in key for key in weights):
         raise ValueError(f"the LoRA {source} is a DoRA, which is not supported.")
     bad = [key for key, weight in weights.items() if not weight.isfinite().all()]
-    if bad:
-        raise ValueError(f"the LoRA {source} holds values that are not numbers, in {bad[0]}.")
-    mixin = StableDiffusionXLLoraLoaderMixin if xl else StableDiffusionLoraLoaderMixin
-    try:
-        # The public loader of diffusers converts the keys of other trainers and extracts their alphas.
-        weights, alphas = mixin.lora_state_dict(weights, unet_config=SimpleNamespace(**config))
-    except (ValueError, KeyError, IndexError) as error:
-        raise ValueError(f"the LoRA {source} has keys of a kind that is not known.") from error
-    layers: dict[str, Factors] = {}
+    if bad or not weights:
+        reason = f"holds values that are not numbers, in {bad[0]}" if bad else "holds no tensors"
+        raise ValueError(f"the LoRA {source} {reason}.")
+    return weights, config
+
+
+def _by_module(weights: dict[str, Tensor], base: BasePipeline, source: str) -> dict[str, dict[str, Tensor]]:
+    """Splits a state dict by component and renames its keys to those of peft: `path.lora_A.weight`."""
+    states: dict[str, dict[str, Tensor]] = {}
     for key, weight in weights.items():
-        layer, half = _layer(key)
-        if half is None:
-            raise ValueError(f"the LoRA {source} has keys of a kind that is not known, such as {key}.")
-        setattr(layers.setdefault(layer, Factors(alpha=_told_alpha(told, layer))), half, weight)
-    for key, alpha in (alphas or {}).items():
-        layers[_layer(key.removesuffix(".alpha"))[0]].alpha = float(alpha)
-    torn = [layer for layer, factors in layers.items() if factors.down is None or factors.up is None]
-    if torn or not layers:
-        raise ValueError(f"the LoRA {source} lacks factors{f' of {torn[0]}' if torn else ''}.")
-    return layers
-
-
-def _layer(key: str) -> tuple[str, str | None]:
-    """Splits a key into its layer and its factor: "down", "up", or None if it is neither."""
-    key = key.replace(".processor.", ".")
-    found = FACTOR.fullmatch(key)
-    if not found:
-        return key, None
-    half = {"A": "down", "B": "up"}.get(found["new"], found["old"])
-    layer = re.sub(r"self_attn\.to_(q|k|v|out)$", r"self_attn.\1_proj", found["module"])  # text encoders
-    return layer + (".0" if layer.endswith(".to_out") else ""), half
-
-
-def _told_alpha(told: dict, layer: str) -> float | None:
-    """Returns the alpha of a layer from the header of a file, or None."""
-    component, _, path = layer.partition(".")
-    pattern = told.get(f"{component}.alpha_pattern") or {}
-    return pattern.get(path, told.get(f"{component}.lora_alpha"))
-
-
-def _merge(module: nn.Module, name: str, layers: dict[str, Factors], weight: float, source: str) -> None:
-    known = dict(module.named_modules())
-    for key, factors in layers.items():
         component, _, path = key.partition(".")
-        if component != name:
-            continue
-        path = path if path in known else path.removeprefix("text_model.")  # transformers 5 dropped it
-        layer = known.get(path)
+        states.setdefault(component, {})[path.replace(".processor.", ".")] = weight
+    others = sorted(set(states) - set(_modules(base)))
+    if others:
+        raise ValueError(f"the LoRA {source} is for another family: it has parts for {', '.join(others)}.")
+    for component, state in states.items():
+        if component == "unet":
+            states[component] = convert_unet_state_dict_to_peft(state)
+        else:
+            state = convert_state_dict_to_peft(convert_state_dict_to_diffusers(state))
+            known = dict(base.components[component].named_modules())  # transformers 5 dropped `text_model.`
+            states[component] = {
+                key if key.split(".lora_")[0] in known else key.removeprefix("text_model."): weight
+                for key, weight in state.items()
+            }
+    return states
+
+
+def _check_fit(module: nn.Module, name: str, state: dict[str, Tensor], source: str) -> None:
+    """Checks that every layer of a LoRA exists and that its two factors fit."""
+    known, layers = dict(module.named_modules()), {}
+    for key, weight in state.items():
+        factor = next((factor for end, factor in FACTORS.items() if key.endswith(end)), None)
+        if factor is None:
+            raise ValueError(f"the LoRA {source} has keys of a kind that is not known, such as {name}.{key}.")
+        layers.setdefault(key.rsplit(".lora_", 1)[0], {})[factor] = weight
+    for path, factors in layers.items():
+        layer = getattr(known.get(path), "base_layer", known.get(path))  # wrapped by another LoRA
         if not hasattr(layer, "weight"):
             raise ValueError(f"the LoRA {source} is for another family: the {name} has no layer {path}.")
-        rows, columns = len(layer.weight), layer.weight[0].numel()
-        if factors.up.shape[0] != rows or factors.down[0].numel() != columns:
-            shapes = " and ".join(" x ".join(map(str, half.shape)) for half in (factors.up, factors.down))
+        if len(factors) < 2:
+            raise ValueError(f"the LoRA {source} lacks factors of {name}.{path}.")
+        up, down = factors["up"], factors["down"]
+        if up.shape[0] != len(layer.weight) or down[0].numel() != layer.weight[0].numel():
+            shapes = " and ".join(" x ".join(map(str, x.shape)) for x in (up, down))
             raise ValueError(f"the LoRA {source} does not fit the layer {path}: its factors are {shapes}.")
-        layer.weight += weight * factors.product().reshape(layer.weight.shape)

@@ -6,10 +6,11 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lumiere.limits import ServerLimits
 from lumiere.loading.layout import HUB_ID
 from lumiere.loading.styles import Style
 from lumiere.loading.version import SAMPLING_VERSION
-from lumiere.request import Request
+from lumiere.request import Limits, Request
 from lumiere.sampling.settings import Sampling
 
 
@@ -187,6 +188,37 @@ def entry(name: "str | Model | None" = None, motion: str | None = None) -> Model
         motion=motion,
         licence=like.licence if base.source == like.source else "unknown",
     )
+
+
+def narrowed(known: Limits, model: Model) -> Limits:
+    """Narrows limits to the registry entry of a model, and adds the ranges of its style weights.
+
+    The entry's upper limits apply only where the operator keeps the default bound.
+
+    Args:
+        known: limits from the configs of the model and the operator's limits.
+        model: registry entry.
+    """
+    own = {"max_frames": model.longest, "max_side": model.longest_side, "max_pixels": model.pixels}
+    own = {
+        name: most
+        for name, most in own.items()
+        if most and getattr(known, name) == getattr(ServerLimits, name)
+    }
+    shortest = max(known.min_frames, model.shortest)
+    own["styles"] = model.style.ranges
+    return replace(known, min_frames=shortest, **own)
+
+
+def within(model: Model, limits: Limits) -> Model:
+    """Lowers the default frames and steps of a model to the limits."""
+    longest = max(limits.min_frames, limits.longest(limits.default_height, limits.default_width))
+    return replace(model, frames=min(model.frames, longest), steps=min(model.steps, limits.max_steps))
+
+
+def own(model: Model, limits: Limits) -> dict:
+    """Returns the default fields of a `Request`, including height and width."""
+    return model.usual | {"height": limits.default_height, "width": limits.default_width}
 
 
 def short_name(source: str) -> str:

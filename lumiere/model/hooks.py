@@ -1,6 +1,7 @@
 """Hooks that run the temporal layers inside a base UNet, active only during a call of their wrapper."""
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -53,7 +54,7 @@ def this_call() -> Call | None:
     return _thread.call
 
 
-def attach(lumiere: nn.Module, token: object) -> list[RemovableHandle]:
+def attach(lumiere: nn.Module, token: object) -> tuple[dict[str, weakref.ref], list[RemovableHandle]]:
     """Registers the layers of a `Lumiere` as hooks on its base.
 
     Args:
@@ -61,15 +62,20 @@ def attach(lumiere: nn.Module, token: object) -> list[RemovableHandle]:
         token: identifies the calls in which the hooks are active.
 
     Returns:
-        Handles that remove the hooks.
+        The hooked modules by name, and handles that remove the hooks.
     """
-    base, places, handles = lumiere.model, lumiere.places, []
+    places, modules, handles = lumiere.places, {}, []
+
+    def find(name: str) -> nn.Module:
+        module = lumiere.model.get_submodule(name)
+        modules[name] = weakref.ref(module)
+        return module
 
     def before(name: str, hook: Callable, **kwargs) -> None:
-        handles.append(base.get_submodule(name).register_forward_pre_hook(partial(hook, **kwargs)))
+        handles.append(find(name).register_forward_pre_hook(partial(hook, **kwargs)))
 
     def after(name: str, hook: Callable, **kwargs) -> None:
-        handles.append(base.get_submodule(name).register_forward_hook(partial(hook, **kwargs)))
+        handles.append(find(name).register_forward_hook(partial(hook, **kwargs)))
 
     if lumiere.given_channels:  # registered before a temporal layer at the same module
         after(lumiere.input_module_name, _show_given, token=token)
@@ -81,10 +87,10 @@ def attach(lumiere: nn.Module, token: object) -> list[RemovableHandle]:
             before(name, _adapt_embedding, token=token, index=index)
     for name in places.conditioned:
         hook = partial(_match, token=token)
-        handles.append(base.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True))
+        handles.append(find(name).register_forward_pre_hook(hook, with_kwargs=True))
     if lumiere.per_clip:
         before("time_proj", _timesteps_per_clip, token=token)
-    return handles
+    return modules, handles
 
 
 def _current(token: object) -> Call | None:

@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
+from os import PathLike
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,7 @@ from lumiere.model.placement import (
     fit_residuals,
     to_rows,
     unet_places,
+    unwrapped,
 )
 
 
@@ -216,6 +218,8 @@ class Lumiere(nn.Module):
         kwargs, rows = self._conditioning(kwargs, b, t)
         images = video.transpose(1, 2).flatten(0, 1)  # b c t h w -> (b t) c h w
         given = images[:, self.channels :] if images.shape[1] > self.channels else None
+        if not torch.compiler.is_compiling():
+            self._follow_modules()
         call = Call(self, self._token, b, rows, given)
         if self.conditioned:
             with in_call(call):
@@ -239,6 +243,27 @@ class Lumiere(nn.Module):
         self.conv_in = self._given_columns().to(self.device, self.dtype)
         self._detach()
         self._attach()
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | PathLike, unet: nn.Module, revision: str | None = None
+    ) -> "Lumiere":
+        """Inflates a UNet of diffusers with saved motion weights, see `motion_hub.from_pretrained`."""
+        from lumiere.model import motion_hub  # imported late: it imports this module
+
+        return motion_hub.from_pretrained(unet, source, revision)
+
+    def save_pretrained(self, folder: str | PathLike, base: str = "BASE", facts: dict | None = None) -> None:
+        """Saves the motion weights with a model card, see `motion_hub.save_pretrained`."""
+        from lumiere.model import motion_hub
+
+        motion_hub.save_pretrained(self, folder, base, facts)
+
+    def push_to_hub(self, repo_id: str, **options) -> str:
+        """Uploads the motion weights with a model card, see `motion_hub.push_to_hub`."""
+        from lumiere.model import motion_hub
+
+        return motion_hub.push_to_hub(self, repo_id, **options)
 
     def enable_gradient_checkpointing(self) -> None:
         """Recomputes the blocks of the base, with their temporal layers, in the backward pass to save memory.
@@ -326,7 +351,7 @@ class Lumiere(nn.Module):
         return told.to(time.dtype).unflatten(0, (b, -1)).mean(1)  # one row per clip, or one per frame
 
     def _given_columns(self) -> nn.Conv2d:
-        conv = self.model.get_submodule(self.input_module_name)
+        conv = unwrapped(self.model.get_submodule(self.input_module_name))
         shape = (conv.kernel_size, conv.stride, conv.padding)
         columns = nn.Conv2d(self.given_channels, conv.out_channels, *shape, bias=False)
         nn.init.zeros_(columns.weight)
@@ -336,8 +361,14 @@ class Lumiere(nn.Module):
         self._token = object()
         inputs = inspect.signature(self.model.forward).parameters.values()
         self._input_names = [x.name for x in inputs if x.kind is x.POSITIONAL_OR_KEYWORD]
-        handles = attach(self, self._token)
+        self._hooked, handles = attach(self, self._token)
         self._detach = weakref.finalize(self, lambda: [handle.remove() for handle in handles])
+
+    def _follow_modules(self) -> None:
+        """Attaches the layers again if peft has wrapped or unwrapped modules that they follow."""
+        if any(self.model.get_submodule(name) is not module() for name, module in self._hooked.items()):
+            self._detach()
+            self._attach()
 
     def _apply(self, fn, recurse=True):
         self.model._apply(fn, recurse)  # to(), half() and cuda() all call _apply

@@ -54,7 +54,7 @@ def unet_places(unet: nn.Module, factor: int, at_input: bool = False) -> Places:
         raise ValueError(f"The factor must be a power of two up to {most} on this UNet; received {factor}.")
 
     if at_input:
-        places.convs["conv_in"] = unet.conv_in.out_channels
+        places.convs["conv_in"] = unwrapped(unet.conv_in).out_channels
 
     def visit(path: str, level: int) -> None:
         block, layers = unet.get_submodule(path), block_layers(unet, path)
@@ -76,7 +76,7 @@ def unet_places(unet: nn.Module, factor: int, at_input: bool = False) -> Places:
                 places.conditioned.extend(f"{name}.{j}" for j in range(len(layers)))
     for name, module in unet.named_modules():
         if name.endswith(".time_emb_proj"):
-            places.embeddings[name] = module.in_features
+            places.embeddings[name] = unwrapped(module).in_features
     places.residuals.update(residual_levels(unet, places))
     return places
 
@@ -96,6 +96,11 @@ def adapter_places(unet: nn.Module, middle: bool) -> Places:
     paths += [f"up_blocks.{i}" for i in range(len(unet.up_blocks))]
     attns = {name: width for path in paths for name, width in block_layers(unet, path).items()}
     return replace(places, convs={}, attns=attns)
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """Returns the layer that a LoRA of peft wraps, or the module itself."""
+    return getattr(module, "base_layer", module)
 
 
 def block_layers(unet: nn.Module, path: str) -> dict[str, int]:

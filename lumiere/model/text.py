@@ -36,5 +36,5 @@ class Text:
     @property
     def arguments(self) -> dict:
         """Keyword arguments of the UNet's forward pass."""
-        told = {"encoder_hidden_states": self.states}
-        return told if self.added is None else told | {"added_cond_kwargs": self.added}
+        states = {"encoder_hidden_states": self.states}
+        return states if self.added is None else states | {"added_cond_kwargs": self.added}

@@ -8,10 +8,11 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+from lumiere.loading.layout import ASSETS
 from lumiere.page import strings
 
 FOLDER = Path(__file__).parent
-PICTURE = FOLDER.parents[1] / "assets" / "pictures" / "share.png"  # 1200 x 630, for links in chats
+PICTURE = ASSETS / "pictures" / "share.png"  # 1200 x 630, for links in chats
 
 
 def part(name: str) -> str:

@@ -5,7 +5,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from lumiere.loading.layout import parts, weight_files
+from lumiere.loading.layout import components, weight_files
 from lumiere.model.motion_files import MOTION, read_json
 from lumiere.page import part, strings
 
@@ -66,7 +66,7 @@ def read(folder: Path, motion: Path) -> Architecture:
             Level(stride, height >> index, width >> index, channels, not ours or str(index) in attended)
         )
         stride *= 2 if str(index) in halved else 1
-    names = [part.name for part in parts(folder) if part.weights]
+    names = [part.name for part in components(folder) if part.weights]
     base = [sum(map(parameters, weight_files(folder, name))) for name in names]
     return Architecture(
         levels=tuple(levels),

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parents[2] / "assets" / "examples"
+from lumiere.loading.layout import ASSETS
+
+FOLDER = ASSETS / "examples"
 EXAMPLES = (  # prompt, seed
     ("a red ball bouncing over green hills", 3),
     ("a yellow star drifting right at night", 2),

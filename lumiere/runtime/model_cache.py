@@ -9,8 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lumiere.limits import ServerLimits
-from lumiere.loading.layout import locate, locate_motion, read_limits
+from lumiere.loading.layout import config_folder, locate, locate_motion, read_limits
 from lumiere.loading.registry import (
     MODELS,
     MOTION_VARIABLE,
@@ -18,9 +17,15 @@ from lumiere.loading.registry import (
     VARIABLE,
     Model,
     entry,
-    published,
+    narrowed,
     short_name,
     wanted,
+)
+from lumiere.loading.registry import (
+    own as own,
+)
+from lumiere.loading.registry import (
+    within as within,
 )
 from lumiere.loading.styles import Style, read_lora
 from lumiere.model.motion_files import MOTION, read_json
@@ -47,7 +52,7 @@ def add_options(parser, several: bool = False) -> None:
         "--model",
         action="append" if several else "store",
         metavar="NAME",
-        help=f"{names}, or a base as folder or hub id (${VARIABLE}){more}",
+        help=f"{names}, or a base as folder, .safetensors checkpoint or hub id (${VARIABLE}){more}",
     )
     add(
         "--motion",
@@ -145,7 +150,7 @@ def small_files(model: "str | Model | None" = None) -> tuple[Path, Path]:
         OSError: the model does not exist or the download failed.
     """
     model = entry(model)
-    folder = locate(_source(model), model.revision, weights=False)
+    folder = config_folder(locate(model.source, model.revision, weights=False))
     if model.motion is None:
         return folder, folder / "motion"
     return folder, locate_motion(model.motion, model.motion_revision, weights=False)
@@ -159,37 +164,6 @@ def takes_given_pixels(model: "str | Model | None" = None) -> bool:
     """
     _, where = small_files(model)
     return (where / MOTION[0]).is_file() and bool(read_json(where / MOTION[0]).get("given_channels"))
-
-
-def narrowed(known: Limits, model: Model) -> Limits:
-    """Narrows limits to the registry entry of a model, and adds the ranges of its style weights.
-
-    The entry's upper limits apply only where the operator keeps the default bound.
-
-    Args:
-        known: limits from the configs of the model and the operator's limits.
-        model: registry entry.
-    """
-    own = {"max_frames": model.longest, "max_side": model.longest_side, "max_pixels": model.pixels}
-    own = {
-        name: most
-        for name, most in own.items()
-        if most and getattr(known, name) == getattr(ServerLimits, name)
-    }
-    shortest = max(known.min_frames, model.shortest)
-    own["styles"] = model.style.ranges
-    return replace(known, min_frames=shortest, **own)
-
-
-def within(model: Model, limits: Limits) -> Model:
-    """Lowers the default frames and steps of a model to the limits."""
-    longest = max(limits.min_frames, limits.longest(limits.default_height, limits.default_width))
-    return replace(model, frames=min(model.frames, longest), steps=min(model.steps, limits.max_steps))
-
-
-def own(model: Model, limits: Limits) -> dict:
-    """Returns the default fields of a `Request`, including height and width."""
-    return model.usual | {"height": limits.default_height, "width": limits.default_width}
 
 
 def get(
@@ -214,15 +188,13 @@ def get(
     model = entry(model)
     with _loading:
         if pipeline := resident(model, device):
-            if pipeline.styler.style != model.style:
+            if pipeline.style != model.style:
                 pipeline.restyle(model.style)
             return pipeline
         free()
         from lumiere.pipeline import LumierePipeline
 
-        found = replace(model, source=_source(model), motion=_motion(model))
-        pipeline = LumierePipeline.from_pretrained(found, device=device)
-        pipeline.limits = narrowed(pipeline.limits, model)
+        pipeline = LumierePipeline.from_pretrained(model, device=device)
         for note in pipeline.notes:
             (told or _say)(note)
         _resident.append((_key(model, device), pipeline))
@@ -253,32 +225,3 @@ def free() -> None:
 
 def _say(note: str) -> None:
     print(note, file=sys.stderr)
-
-
-def _source(name: "str | Model | None") -> str:
-    """Returns the hub id or folder of a base.
-
-    Folders of the registry are searched beside the package and inside it, for any working directory.
-    """
-    model = entry(name)
-    if model.source in (known.source for known in MODELS.values()):
-        package = Path(__file__).resolve().parents[1]
-        for place in (package.parent, package):
-            if (place / model.source).is_dir():
-                return str(place / model.source)
-    return model.source
-
-
-def _motion(model: Model) -> str | Path | None:
-    """Returns loadable motion weights; converts a published .ckpt checkpoint to safetensors once."""
-    if model.motion is None or Path(model.motion).suffix != ".ckpt" or published(model.motion) is None:
-        return model.motion
-    from huggingface_hub import cached_assets_path
-
-    from lumiere.model.animatediff import convert
-
-    folder = cached_assets_path("lumiere", model.motion.replace("/", "--"))
-    file = folder / f"{model.motion_revision or 'newest'}.safetensors"
-    if not file.is_file():
-        convert(locate_motion(model.motion, model.motion_revision), file)
-    return file

@@ -34,7 +34,7 @@ class ZeroGPU:
     def __init__(self, model: model_cache.Model):
         import spaces
 
-        self._pipeline = model_cache.get(model)
+        self._model, self._pipeline = model, model_cache.get(model)
         self._stopped = multiprocessing.get_context("fork").Event()  # of the only running job
         self._call = spaces.GPU(duration=self.seconds)(self._clip)
 
@@ -83,6 +83,9 @@ class ZeroGPU:
         """Runs in the forked process; yields progress with computed previews, then the result or an error."""
         from lumiere.errors import GenerationError
 
+        style = self._model.style.weighted(request.style_weights)
+        if style != self._pipeline.style:
+            self._pipeline.restyle(style)  # of this process: the next call forks from unchanged weights
         try:
             for item in self._pipeline.generate(request, self._stopped.is_set, given):
                 if isinstance(item, Progress):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import torch
+from accelerate import cpu_offload_with_hook
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -118,6 +119,18 @@ def peak(run: Callable[..., object], *shapes: tuple[int, ...], like: Tensor) -> 
     return counted.bytes
 
 
+def take_turns(modules: list[nn.Module], device: torch.device) -> None:
+    """Adds CPU offload hooks: calling a module moves it to `device` and the one before it back to the CPU.
+
+    Args:
+        modules: modules in the order of their calls.
+        device: execution device.
+    """
+    hook = None
+    for module in modules:
+        _, hook = cpu_offload_with_hook(module, device, hook)
+
+
 def check(needed: int, device: torch.device) -> None:
     """Checks that enough memory is available.
 
@@ -165,7 +178,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     # On CPU and MPS it is a plain RuntimeError, from the allocator or from oneDNN, recognisable only by its
     # message.
     """Returns whether an error means that memory ran out."""
-    told = (
+    messages = (
         "allocate memory",
         "could not create a primitive",
         "ALLOC_FAILED",
@@ -173,5 +186,5 @@ def is_out_of_memory(error: BaseException) -> bool:
         "MPS backend out of memory",
     )
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        words in str(error) for words in told
+        words in str(error) for words in messages
     )

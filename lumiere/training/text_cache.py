@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from lumiere.loading.lora import Styler
-from lumiere.loading.styles import Style
-from lumiere.loading.text_encoder import TextReader
+from lumiere.loading.components import load_base
+from lumiere.loading.text_encoder import TextEncoder
 from lumiere.model.text import Text
 
 BATCH = 64  # captions encoded at once
@@ -24,7 +23,7 @@ STATES = "states"
 
 
 class TextCache:
-    """Returns the embeddings that a `TextReader` would compute, from a folder written by `cache_texts`.
+    """Returns the embeddings that a `TextEncoder` would compute, from a folder written by `cache_texts`.
 
     Args:
         folder: cache folder.
@@ -68,20 +67,20 @@ def cache_texts(
     encoders = f"texts-{_hash(_encoder_bytes(model), repr(size).encode())}"
     where = folder / f"{encoders}-{_hash(text.encode() for text in texts)}"
     if not where.is_dir():
-        _fill(where, texts, TextReader.load(Styler(model, Style()), torch.float32).to(device), size)
+        _fill(where, texts, TextEncoder(load_base(model, torch.float32).to(device)), size)
         for old in folder.glob(f"{encoders}-*"):  # caches of earlier captions
             if old != where:
                 shutil.rmtree(old)
     return TextCache(where, texts)
 
 
-def _fill(where: Path, texts: list[str], reader: TextReader, size: tuple[int, int]) -> None:
+def _fill(where: Path, texts: list[str], encode: TextEncoder, size: tuple[int, int]) -> None:
     part = where.with_name(f"{where.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     arrays = {}
     for first in tqdm(range(0, len(texts), BATCH), desc="reading captions", unit="batch", disable=None):
-        told = reader(texts[first : first + BATCH], *size)
+        told = encode(texts[first : first + BATCH], *size)
         for name, tensor in ({STATES: told.states} | (told.added or {})).items():
             if name not in arrays:
                 shape = (len(texts), *tensor.shape[1:])

@@ -26,11 +26,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from lumiere.errors import GenerationError
-from lumiere.loading.assembly import complete
-from lumiere.loading.components import load_model
+from lumiere.loading.components import load_base, load_model
 from lumiere.loading.layout import check, locate, locate_motion, read_limits
-from lumiere.loading.lora import Styler
-from lumiere.loading.styles import Style
 from lumiere.media.video import write_clip
 from lumiere.model.animatediff import load_weights, schedule_for
 from lumiere.model.conditioning import channels
@@ -202,7 +199,9 @@ class Trainer:
     @cached_property
     def _pipeline(self) -> LumierePipeline:
         """Pipeline with the averaged motion weights."""
-        return LumierePipeline(**vars(complete(self.averaged, Styler(locate(self.settings.model), Style()))))
+        folder = locate(self.settings.model)
+        base = load_base(folder, self.averaged.dtype, self.averaged.model).to(self.averaged.device)
+        return LumierePipeline(base, self.averaged, folder=folder)
 
     def resume(self) -> None:
         """Restores the checkpoint in `out`, if any, and drops the metrics of later steps.

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lumiere.loading.components import load_base
 from lumiere.loading.lora import Styler
 from lumiere.loading.registry import Model
 from lumiere.loading.styles import Style, read_lora
@@ -85,12 +86,15 @@ def test_a_lora_looks_as_in_diffusers(folder, family, weight):
 
 
 def base_weights(folder: Path, style: Style, name: str = "sd") -> dict[str, torch.Tensor]:
-    """Of the UNet and the text encoder of a model, with a style in them."""
-    styler, weights = Styler(folder / name, style), {}
-    for part in ("unet", "text_encoder"):
-        for key, weight in styler.load(part, torch.float32).state_dict().items():
-            weights[f"{part}.{key}"] = weight
-    return weights
+    """Of the UNet and the text encoder of a model, with the LoRAs merged into them."""
+    base = load_base(folder / name, torch.float32)
+    Styler(base, folder / name).apply(style)
+    if style.loras:
+        base.fuse_lora()
+        base.unload_lora_weights()
+    parts = {"unet": base.unet, "text_encoder": base.text_encoder}
+    states = {name: part.state_dict() for name, part in parts.items()}
+    return {f"{name}.{key}": weight for name, state in states.items() for key, weight in state.items()}
 
 
 def same(one: dict, other: dict) -> bool:
@@ -118,8 +122,17 @@ def test_every_layout_of_a_file_gives_the_same_weights(folder, tmp_path):
             block, _, end = layer.removesuffix(".0").rpartition(".")
             older[f"unet.{block}.processor.{end}_lora.{way}.weight"] = weight
     expected = base_weights(folder, Style(((str(folder / "sd.safetensors"), 0.5),)))
+    plain = base_weights(folder, Style())
+    merged = dict(plain)
+    for key in [key.removesuffix(".lora_A.weight") for key in peft if key.endswith(".lora_A.weight")]:
+        up, down = peft[f"{key}.lora_B.weight"], peft[f"{key}.lora_A.weight"]
+        product = 0.5 * up.flatten(1) @ down.flatten(1)
+        merged[f"{key}.weight"] = plain[f"{key}.weight"] + product.reshape(plain[f"{key}.weight"].shape)
+    assert same(expected, merged)
     assert not same(expected, base_weights(folder, Style()))
-    header = {"lora_adapter_metadata": json.dumps({f"{c}.lora_alpha": 1 for c in ("unet", "text_encoder")})}
+    config = {"r": RANK, "lora_alpha": 1, "target_modules": list(LAYERS)}
+    config = {f"{part}.{name}": x for part in ("unet", "text_encoder") for name, x in config.items()}
+    header = {"lora_adapter_metadata": json.dumps(config)}
     for weights, metadata, weight in (
         (old, None, 0.5),
         (kohya, None, 0.5),

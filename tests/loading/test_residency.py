@@ -6,15 +6,19 @@ from dataclasses import replace
 
 import psutil
 import pytest
+import torch
+from accelerate import cpu_offload_with_hook
+from safetensors.torch import save_file
 
 from lumiere import models
-from lumiere.loading.assembly import assemble
+from lumiere.loading.assembly import load
 from lumiere.loading.registry import Model
 from lumiere.loading.styles import Style
 from lumiere.pipeline import LumierePipeline
 from lumiere.request import Request
 from lumiere.sampling.memory import weight_bytes
 from tests.bases import components, save_adapter, save_base
+from tests.loading.test_lora import factors
 
 pytestmark = pytest.mark.slow
 
@@ -60,16 +64,16 @@ def test_ten_switches_leave_the_memory_as_it_was(pair):
 
 
 def test_the_first_is_gone_before_the_next_is_loaded(pair, monkeypatch):
-    parts, seen = weakref.WeakSet(), []
+    modules, seen = weakref.WeakSet(), []
 
     def watched(model, *args):
         gc.collect()
-        seen.append(len(parts))
-        made = assemble(model, *args)
-        parts.update([made.lumiere, made.lumiere.model, made.vae, *made.reader.encoders])
-        return made
+        seen.append(len(modules))
+        base, lumiere, folder = load(model, *args)
+        modules.update([lumiere, base.unet, base.vae, base.text_encoder])
+        return base, lumiere, folder
 
-    monkeypatch.setattr("lumiere.pipeline.assemble", watched)
+    monkeypatch.setattr("lumiere.loading.assembly.load", watched)
     first = clip(models.get(pair[0], "cpu"))
     assert clip(models.get(pair[0], "cpu")) == first and seen == [0]
     assert clip(models.get(pair[1], "cpu")) != first and seen == [0, 0]
@@ -85,12 +89,22 @@ def test_another_style_loads_no_other_model(pair, monkeypatch):
     assert clip(models.get(pair[0], "cpu")) == first
 
 
+def test_twenty_styles_leave_the_memory_as_it_was(pair, tmp_path):
+    save_file(factors({"unet": components("sd", **WIDE)["unet"]}), tmp_path / "ink.safetensors")
+    loras = [Style(((str(tmp_path / "ink.safetensors"), weight),)) for weight in (0.5, 1.0)]
+    process, sizes = psutil.Process(), []
+    for style in [*loras, Style()] * 9:
+        clip(models.get(replace(pair[0], style=style), "cpu"))
+        sizes.append(process.memory_info().rss)
+    assert sizes[-1] / sizes[5] - 1 <= GROWTH
+
+
 def test_parts_that_take_turns_make_the_same_clip(pair, monkeypatch):
     """On the CPU nothing moves, but every part must be called so that it could come and go."""
     expected, came = clip(models.get(pair[0], "cpu")), []
     pipeline = LumierePipeline.from_pretrained(replace(pair[0], offload=True), device="cpu")
     for name, part in {
-        "text": pipeline.reader.encoders[0],
+        "text": pipeline.base.text_encoder,
         "unet": pipeline.lumiere,
         "vae": pipeline.vae,
     }.items():
@@ -104,6 +118,37 @@ def test_parts_that_take_turns_make_the_same_clip(pair, monkeypatch):
         monkeypatch.setattr(hook, "pre_forward", arrive)
     assert clip(pipeline) == expected
     assert list(dict.fromkeys(came)) == ["text", "unet", "vae"]
+
+
+def test_layers_that_take_turns_make_the_same_clip(pair, tmp_path):
+    save_file(factors({"unet": components("sd", **WIDE)["unet"]}), tmp_path / "ink.safetensors")
+    style = Style(((str(tmp_path / "ink.safetensors"), 1.0),))
+    pipeline = LumierePipeline.from_pretrained(pair[0], device="cpu")
+    expected = clip(pipeline)
+    pipeline.restyle(style)
+    styled = clip(pipeline)
+    pipeline.restyle(Style())
+    pipeline.enable_group_offload("cpu")
+    assert clip(pipeline) == expected != styled
+    pipeline.restyle(style)
+    assert clip(pipeline) == styled
+
+
+def test_offloading_of_the_base_alone_is_refused(pair):
+    pipeline = LumierePipeline.from_pretrained(pair[0], device="cpu")
+    cpu_offload_with_hook(pipeline.base.unet, torch.device("cpu"))  # as base.enable_model_cpu_offload does
+    with pytest.raises(ValueError, match="enable_model_cpu_offload of the LumierePipeline instead"):
+        clip(pipeline)
+
+
+def test_a_style_is_changed_while_parts_take_turns(pair, tmp_path):
+    save_file(factors(components("sd", **WIDE)), tmp_path / "ink.safetensors")
+    style = Style(((str(tmp_path / "ink.safetensors"), 1.0),))
+    expected = clip(models.get(replace(pair[0], style=style), "cpu"))
+    pipeline = LumierePipeline.from_pretrained(replace(pair[0], offload=True), device="cpu")
+    plain = clip(pipeline)
+    pipeline.restyle(style)
+    assert clip(pipeline) == expected != plain
 
 
 def test_what_parts_that_take_turns_cost_is_known_before_they_do(pair, monkeypatch):

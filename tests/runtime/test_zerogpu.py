@@ -8,13 +8,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from safetensors.torch import save_file
 
 from lumiere import models
 from lumiere.errors import GenerationError
 from lumiere.events import Result
+from lumiere.loading.styles import Style
 from lumiere.pipeline import LumierePipeline
 from lumiere.request import Request
 from lumiere.runtime import jobs, zerogpu
+from tests.loading.test_lora import factors
 
 REQUEST = Request("a red ball", frames=8, height=64, width=64, steps=3, seed=1)
 
@@ -74,6 +77,21 @@ def test_stop_crosses_the_fork_and_keeps_the_clip_so_far(zero):
     assert not [t for t in threading.enumerate() if t.name.startswith("zero")]
     *_, again = zero.generate(REQUEST)(threading.Event())
     assert not again.stopped
+
+
+@pytest.mark.slow
+def test_style_weights_count_in_the_call(zero, tiny_model, tmp_path):
+    unet = LumierePipeline.from_pretrained(tiny_model, device="cpu").base.unet
+    save_file(factors({"unet": unet}), tmp_path / "ink.safetensors")
+    style = Style(((str(tmp_path / "ink.safetensors"), 1.0),))
+    zero = zerogpu.ZeroGPU(models.Model(str(tiny_model), style=style))
+    clips = [
+        list(zero.generate(replace(REQUEST, style_weights=weights))(threading.Event()))[-1].frames
+        for weights in ((), (0.0,), (1.0,))
+    ]
+    *_, plain = LumierePipeline.from_pretrained(tiny_model, device="cpu").generate(REQUEST)
+    assert np.array_equal(clips[0], clips[2]) and not np.array_equal(clips[0], clips[1])
+    assert np.array_equal(clips[1], plain.frames)
 
 
 def test_longer_work_asks_for_more_seconds_up_to_all_there_are(zero):

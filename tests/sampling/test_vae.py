@@ -45,7 +45,8 @@ class Failing(torch.nn.Module):
 
 def with_decoder(pipeline, fault) -> LumierePipeline:
     other = copy.copy(pipeline)
-    other.vae = Failing(pipeline.vae, fault)
+    other.base = copy.copy(pipeline.base)
+    other.base.vae = Failing(pipeline.vae, fault)
     return other
 
 

@@ -109,7 +109,7 @@ def watched(pipeline: LumierePipeline):
         unet.conv_in.register_forward_pre_hook(work.begin),
         unet.conv_out.register_forward_hook(work.end),
         pipeline.vae.decoder.register_forward_pre_hook(count("decoder")),
-        *(each.register_forward_pre_hook(count("text")) for each in pipeline.reader.encoders),
+        pipeline.base.text_encoder.register_forward_pre_hook(count("text")),
     ]
     try:
         yield work

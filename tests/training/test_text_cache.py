@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from lumiere.loading.lora import Styler
-from lumiere.loading.styles import Style
-from lumiere.loading.text_encoder import TextReader
+from lumiere.loading.components import load_base
+from lumiere.loading.text_encoder import TextEncoder
 from lumiere.training import text_cache as textcache
 from lumiere.training.text_cache import cache_texts
 from tests.bases import save_base
@@ -33,7 +32,7 @@ def test_rows_are_those_of_the_reader_in_half_precision(bases, family, tmp_path,
     cache = cache_texts(tmp_path, TEXTS, bases[family], SIZE, CPU)
     asked = ["a blue star at night", "a red ball", "a blue star at night", ""]
     told = cache(asked, CPU)
-    expected = TextReader.load(Styler(bases[family], Style()), torch.float32)(asked, *SIZE)
+    expected = TextEncoder(load_base(bases[family], torch.float32))(asked, *SIZE)
     assert torch.equal(told.states, expected.states.half().float())
     assert (told.added is None) == (expected.added is None) == (family == "sd")
     for name, tensor in (expected.added or {}).items():
@@ -44,7 +43,7 @@ def test_rows_are_those_of_the_reader_in_half_precision(bases, family, tmp_path,
 
 def test_captions_are_read_once(bases, tmp_path, monkeypatch):
     first = cache_texts(tmp_path, TEXTS, bases["sd"], SIZE, CPU)(TEXTS, CPU)
-    monkeypatch.setattr(TextReader, "load", lambda *args: pytest.fail("read again"))
+    monkeypatch.setattr(TextEncoder, "__call__", lambda *args: pytest.fail("read again"))
     again = cache_texts(tmp_path, reversed(TEXTS), bases["sd"], SIZE, CPU)(TEXTS, CPU)
     assert torch.equal(first.states, again.states)
 
@@ -71,15 +70,15 @@ def test_one_vocabulary_is_not_another(bases, tmp_path):
 
 def test_what_was_interrupted_is_begun_anew(bases, tmp_path, monkeypatch):
     monkeypatch.setattr(textcache, "BATCH", 1)
-    calls, read = [], TextReader.__call__
+    calls, encode = [], TextEncoder.__call__
 
     def fails(self, texts, *size):
         calls.append(texts)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return read(self, texts, *size)
+        return encode(self, texts, *size)
 
-    monkeypatch.setattr(TextReader, "__call__", fails)
+    monkeypatch.setattr(TextEncoder, "__call__", fails)
     with pytest.raises(KeyboardInterrupt):
         cache_texts(tmp_path, TEXTS, bases["sd"], SIZE, CPU)
     assert [name.endswith(".part") for name in names(tmp_path)] == [True]

@@ -20,10 +20,8 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file
 
-from lumiere.loading.components import load_model
-from lumiere.loading.lora import Styler
-from lumiere.loading.styles import Style
-from lumiere.loading.text_encoder import TextReader
+from lumiere.loading.components import load_base, load_model
+from lumiere.loading.text_encoder import TextEncoder
 from lumiere.media.video import read_clip
 from lumiere.model.motion_weights import load_motion, read_facts
 from lumiere.sampling.schedulers import predict_clean
@@ -288,10 +286,10 @@ def test_lengths_are_drawn_anew_for_each_step_and_again_alike(settings):
 
 @pytest.mark.slow
 def test_captions_are_read_once_and_kept_beside_the_latents(settings, clips, tiny_model, monkeypatch):
-    made, reader = settings(steps=2), TextReader.load(Styler(tiny_model, Style()), torch.float32)
+    made, encode = settings(steps=2), TextEncoder(load_base(tiny_model, torch.float32))
     list(train(made))
     assert len(list(clips.glob("texts-*"))) == 1 and not list(Path(made.out).glob("texts-*"))
-    monkeypatch.setattr(TextReader, "load", lambda *args: pytest.fail("the captions are there already"))
+    monkeypatch.setattr(TextEncoder, "__call__", lambda *args: pytest.fail("the captions are there already"))
     AcceleratorState._reset_state(reset_partial_state=True)
     run, told = trainer(settings("again")), []
     run.lumiere.register_forward_pre_hook(
@@ -299,8 +297,8 @@ def test_captions_are_read_once_and_kept_beside_the_latents(settings, clips, tin
     )
     run.advance()
     batch = run.clips.draw(0, range(2), DrawOptions(2, 8, seed=3, caption_dropout=0.1))
-    torch.testing.assert_close(told[0], reader(batch.texts, 64, 64).states, atol=2e-3, rtol=2e-3)
     monkeypatch.undo()
+    torch.testing.assert_close(told[0], encode(batch.texts, 64, 64).states, atol=2e-3, rtol=2e-3)
     monkeypatch.setattr(os, "access", lambda folder, mode: False)  # root may write anywhere
     AcceleratorState._reset_state(reset_partial_state=True)
     elsewhere = trainer(settings("elsewhere"))

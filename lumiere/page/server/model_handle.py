@@ -50,7 +50,7 @@ class ModelHandle:
         if model_cache.resident(self.model, self.device) is None:
             yield from self._load()
         model = replace(self.model, style=self.model.style.weighted(request.style_weights))
-        if model_cache.resident(model, self.device).styler.style != model.style:
+        if model_cache.resident(model, self.device).style != model.style:
             yield strings.STYLING
         pipeline = model_cache.get(model, self.device)
         from lumiere.pipeline import GenerationError  # imported late: the page starts without torch
@@ -108,7 +108,7 @@ def there(allowed: dict[str, model_cache.Model]) -> dict[str, tuple[model_cache.
     for number, (name, model) in enumerate(allowed.items(), 1):
         try:
             limits = model_cache.limits(model)
-            if zerogpu.HERE:  # workers keep the weights from before the fork
+            if zerogpu.HERE and model.style.base:  # blending would load both bases in every call
                 limits = replace(limits, styles=())
             found[name] = model_cache.within(model, limits), limits
         except OSError as error:

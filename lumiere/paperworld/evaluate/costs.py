@@ -79,8 +79,8 @@ def _animatediff(pipeline, scheduler, frames):
     unet = unet.to(pipeline.device, pipeline.dtype).eval()
     made = AnimateDiffPipeline(
         vae=pipeline.vae,
-        text_encoder=pipeline.reader.encoders[0],
-        tokenizer=pipeline.reader.tokenizers[0],
+        text_encoder=pipeline.base.text_encoder,
+        tokenizer=pipeline.base.tokenizer,
         unet=unet,
         motion_adapter=adapter,
         scheduler=CLASSES[scheduler].from_config(pipeline.scheduler_config),
@@ -123,10 +123,10 @@ def parameters(studio, index, frames=32, steps=2):
         _seconds(studio, replace(studio.request(PROMPT, frames, index), steps=steps))
     finally:
         handle.remove()
-    lumiere, encoders = pipeline.lumiere, pipeline.reader.encoders
+    lumiere, encoder = pipeline.lumiere, pipeline.base.text_encoder
     known = {
         id(weight)
-        for module in (lumiere, lumiere.model, pipeline.vae, pipeline.preview, *encoders)
+        for module in (lumiere, lumiere.model, pipeline.vae, pipeline.preview, encoder)
         for weight in module.parameters()
     }
     used = {id(weight): weight for module in ran.values() for weight in module.parameters(recurse=False)}

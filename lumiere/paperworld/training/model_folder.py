@@ -9,13 +9,13 @@ from diffusers import AutoencoderKL
 from transformers import AutoTokenizer, CLIPTextModel
 
 from lumiere.loading.components import load_model
-from lumiere.loading.layout import FIRST_FRAME, PREVIEW, VOCABULARY
+from lumiere.loading.layout import ASSETS, FIRST_FRAME, PREVIEW, VOCABULARY
 from lumiere.model.motion_files import read_json
 from lumiere.model.motion_weights import load_motion, read_facts, save_motion
 from lumiere.paperworld.training.base import new_scheduler, new_unet
 from lumiere.paperworld.world.captions import first_frame_rule, vocabulary
 
-EMBEDDED = Path(__file__).resolve().parents[3] / "assets/models/paper-world"
+EMBEDDED = ASSETS / "models" / "paper-world"
 SHARD_BYTES, MOTION = 9_000_000, "motion"
 INDEX = {
     "_class_name": "StableDiffusionPipeline",

@@ -1,0 +1,232 @@
+"""A loaded model: base pipeline, temporal layers, text encoder and preview, and where they are."""
+
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from diffusers.hooks import apply_group_offloading
+from torch import nn
+
+from lumiere.loading import assembly, components
+from lumiere.loading.assembly import find_preview, own_config, replaced
+from lumiere.loading.components import BasePipeline, best_dtype, find_device
+from lumiere.loading.first_frame import FirstFramePrompt
+from lumiere.loading.layout import model_limits
+from lumiere.loading.lora import Styler
+from lumiere.loading.registry import Model, entry, narrowed, own, within
+from lumiere.loading.styles import Style
+from lumiere.loading.text_encoder import TextEncoder
+from lumiere.model.animatediff import schedule_for
+from lumiere.model.lumiere import Lumiere
+from lumiere.sampling import memory
+from lumiere.sampling.latent_preview import LatentPreview, synthetic_pictures
+from lumiere.sampling.vae import pixels_of
+
+
+class LoadedModel:
+    """A base pipeline of diffusers, and its UNet inflated with temporal layers, on a device.
+
+    Components, LoRAs and schedulers belong to `base` and may be changed there, except for the UNet.
+
+    Args:
+        base: a `StableDiffusionPipeline` or `StableDiffusionXLPipeline`.
+        lumiere: `base.unet` with temporal layers.
+        model: defaults of requests, sampling settings and scheduler entries. Its `style` is not applied.
+        folder: model folder with a preview autoencoder, prompts of first frames and weights for `restyle`.
+        device: device of the runs. Defaults to the device of `base`.
+        autocast: whether the UNet multiplies in bfloat16 and keeps the dtype of its weights.
+
+    Raises:
+        ValueError: `lumiere` does not wrap `base.unet`, or the operator's limits are too low.
+    """
+
+    def __init__(
+        self,
+        base: BasePipeline,
+        lumiere: Lumiere,
+        model: Model | None = None,
+        *,
+        folder: Path | None = None,
+        device: torch.device | None = None,
+        autocast: bool = False,
+    ):
+        self.base, self.lumiere, self.autocast = base, lumiere.eval(), autocast
+        self.model = model or Model(str(folder or "custom"))
+        self.sampling, self.device = self.model.sampling, device or base.vae.device
+        self.text_encoder, self.styler = TextEncoder(base), Styler(base, folder)
+        self.first_frame_prompt = FirstFramePrompt.load(folder) if folder else FirstFramePrompt({})
+        self._check_unet()
+        limits = model_limits(base.unet.config, base.vae.config, lumiere.downsample_factor)
+        self.limits = narrowed(limits, self.model)
+        preview, notes = find_preview(
+            self.model.preview, folder, base.vae.config.latent_channels, lumiere.dtype
+        )
+        self.preview = (preview or LatentPreview.fit(base.vae, synthetic_pictures())).to(self.device)
+        self.notes = replaced(own_config(base.scheduler), self._schedule_overrides) + notes
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: "str | Path | Model",
+        motion: str | Path | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        revision: str | None = None,
+        fresh: bool = False,
+    ) -> "LoadedModel":
+        """Loads a Stable Diffusion model (1.x, 2.x, XL) in diffusers' layout, from safetensors only.
+
+        Args:
+            source: name in the registry, folder, hub id, or `Model`, which also determines the motion weights
+                and the revision.
+            motion: folder, file or hub id of motion weights, Lumiere's or a public adapter. Defaults to
+                `<source>/motion`.
+            device: cuda, mps or cpu. Defaults to the first available.
+            dtype: dtype of the weights. Defaults to bfloat16 or float16, and on the CPU to float32. CPUs with
+                bfloat16 support then multiply in bfloat16.
+            revision: revision of the hub id.
+            fresh: use untrained temporal layers, whose frames are almost independent.
+
+        Returns:
+            The pipeline.
+
+        Raises:
+            OSError: files are missing or unreadable.
+            ValueError: the components or arguments do not fit.
+        """
+        model = source if isinstance(source, Model) else entry(str(source), motion and str(motion))
+        model = replace(model, revision=revision or model.revision)
+        device = find_device(device)
+        autocast = dtype is None and device.type == "cpu" and components.multiplies_in_bf16()
+        base, lumiere, folder = assembly.load(model, dtype or best_dtype(device), fresh)
+        rest = torch.device("cpu") if model.offload else device
+        pipeline = cls(base, lumiere, model, folder=folder, device=rest, autocast=autocast).to(rest)
+        pipeline.restyle(model.style)
+        if model.offload:
+            pipeline.enable_model_cpu_offload(device)
+        return pipeline
+
+    @property
+    def vae(self) -> nn.Module:
+        """The autoencoder of the base."""
+        return self.base.vae
+
+    @property
+    def style(self) -> Style:
+        """The current style of the base."""
+        return self.styler.style
+
+    @property
+    def defaults(self) -> dict:
+        """Default values for the fields of a request."""
+        return own(within(self.model, self.limits), self.limits)
+
+    @property
+    def scheduler_config(self) -> dict:
+        """Scheduler config of the base, with the entries that the motion weights need."""
+        return own_config(self.base.scheduler) | self._schedule_overrides
+
+    @property
+    def _schedule_overrides(self) -> dict:
+        return schedule_for(self.lumiere) | dict(self.model.schedule)
+
+    def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> "LoadedModel":
+        """Moves base, temporal layers and preview to a device.
+
+        Args:
+            device: cuda, mps or cpu.
+            dtype: dtype of the weights. Defaults to their own.
+
+        Returns:
+            The pipeline.
+        """
+        self.device = find_device(device)
+        for module in self._modules:
+            nn.Module.to(module, device=self.device, dtype=dtype)
+        self.preview.to(device=self.device, dtype=dtype)
+        return self
+
+    @property
+    def _modules(self) -> list[nn.Module]:
+        """Modules in the order of their calls. `lumiere` moves the UNet with its own layers."""
+        encoders = [part for name, part in self.base.components.items() if name.startswith("text_encoder")]
+        return [*encoders, self.lumiere, self.vae]
+
+    def enable_model_cpu_offload(self, device: str | torch.device | None = None) -> None:
+        """Keeps all modules on the CPU and moves each to a device when it is called.
+
+        Args:
+            device: cuda, mps or cpu. Defaults to the first available.
+        """
+        device, moved = find_device(device), memory.weight_bytes(self.lumiere, self.base.unet)
+        self.cost = replace(self.cost, moved=moved)  # hooks would put fake tensors in the place of weights
+        self.to("cpu")
+        memory.take_turns(self._modules, device)
+        self.device = device
+        self.preview.to(device)
+
+    def enable_group_offload(
+        self, device: str | torch.device | None = None, use_stream: bool = False
+    ) -> None:
+        """Keeps all weights on the CPU and moves each layer to a device while it runs.
+
+        Layers are the leaves of the modules: blocks would not move the parts of the UNet that temporal layers
+        call before it (`time_embedding`).
+
+        Args:
+            device: cuda, mps or cpu. Defaults to the first available.
+            use_stream: whether the next layer is copied while one runs, on CUDA.
+        """
+        device = find_device(device)
+        self.cost = self.cost  # measured before there are hooks
+        self.to("cpu")
+        for module in (*self._modules, self.base.unet):
+            apply_group_offloading(module, device, offload_type="leaf_level", use_stream=use_stream)
+        self.device = device
+        self.preview.to(device)
+
+    def restyle(self, style: Style) -> None:
+        """Applies another style to the base, in place. No clip may be running.
+
+        Args:
+            style: the style.
+
+        Raises:
+            OSError: files are missing or unreadable. The weights are unchanged.
+            ValueError: the style does not fit the model. The weights are unchanged.
+        """
+        with self.text_encoder.lock, torch.no_grad():
+            self.notes += self.styler.apply(style)
+
+    def enable_vae_slicing(self) -> None:
+        """Decodes one frame at a time, with less memory."""
+        self.vae.enable_slicing()
+
+    def enable_vae_tiling(self) -> None:
+        """Encodes and decodes large frames in overlapping tiles, with less memory."""
+        self.vae.enable_tiling()
+
+    def _check_unet(self) -> None:
+        if self.base.unet is not self.lumiere.model:
+            raise ValueError(
+                "base.unet is not the UNet that the temporal layers are in: build a new LumierePipeline with "
+                "Lumiere.from_unet or load_motion of that UNet."
+            )
+        if hasattr(self.base.unet, "_hf_hook"):
+            raise ValueError(
+                "base.enable_model_cpu_offload moves the UNet without its temporal layers: call "
+                "enable_model_cpu_offload of the LumierePipeline instead."
+            )
+
+    @cached_property
+    @torch.inference_mode()
+    def cost(self) -> memory.Cost:
+        """Memory cost of a step and of decoding at the default size, measured at the first use."""
+        height, width = self.limits.default_height, self.limits.default_width
+        text = self.text_encoder(["a"], height, width, self.base.text_encoder.device)
+        return memory.measure(self.lumiere, self.vae, text, 1, self._latent_size(height, width))
+
+    def _latent_size(self, height: int, width: int) -> tuple[int, int]:
+        pixels = pixels_of(self.vae)
+        return height // pixels, width // pixels
