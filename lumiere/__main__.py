@@ -22,6 +22,7 @@ from lumiere.media.images import read_image
 from lumiere.media.video import read_clip, write_clip
 from lumiere.request import FIRST_FRAMES, FPS, GUIDANCE, SCHEDULERS, SEED, STEPS, Request
 from lumiere.runtime import batch, model_cache
+from lumiere.runtime.console import lenient_output, tell
 from lumiere.sampling.allocator import keep_freed_memory
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130  # exit statuses
@@ -33,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     Args:
         arguments: command line arguments. Defaults to `sys.argv[1:]`.
     """
+    lenient_output()
     options = parser().parse_args(arguments)
     keep_freed_memory()
     try:
@@ -262,8 +264,7 @@ def make(pipeline, prepared, model: model_cache.Model, output: Path) -> int:
         raise KeyboardInterrupt
     frames = result.frames if before is None else np.concatenate([before, result.frames])
     write_clip(output, frames, request.fps, saved_settings(request, model))
-    print(output)
-    print(settings(request))
+    tell(output, settings(request))
     if not result.stopped:
         return 0
     told = f"stopped after step {result.steps_done} of {result.steps}: a first impression."

@@ -14,6 +14,7 @@ from accelerate import PartialState
 
 from lumiere.loading.components import load_model
 from lumiere.loading.layout import check, locate
+from lumiere.runtime.console import lenient_output
 from lumiere.sampling.allocator import keep_freed_memory
 from lumiere.sampling.memory import is_out_of_memory
 from lumiere.training.config import Settings, add_options
@@ -62,6 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     Args:
         arguments: command line arguments. Defaults to `sys.argv[1:]`.
     """
+    lenient_output()
     options = vars(parser().parse_args(arguments))
     scenes = options.pop("scenes")
     keep_freed_memory()

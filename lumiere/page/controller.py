@@ -228,6 +228,10 @@ class Controller:
             )
         return restore.read_link(sent.get("query"), self.limits, self.entry.version)
 
+    def thumbnail(self, sent) -> dict:
+        """Returns a given file as a picture (see `results.thumbnail`)."""
+        return results.thumbnail(sent, self.service.limits)
+
     def export(self, sent) -> dict:
         return results.export(sent, self.limits, self.service)
 

@@ -79,3 +79,7 @@ def bind(controller) -> None:
         controller.export, page.export, page.export, concurrency_limit=1, concurrency_id="export", **QUIET
     )
     asked.failure(None, None, page.export, js=UNANSWERED, **QUIET)
+    asked = page.thumbnail.submit(
+        controller.thumbnail, page.thumbnail, page.thumbnail, concurrency_limit=2, **QUIET
+    )
+    asked.failure(None, None, page.thumbnail, js=UNANSWERED, **QUIET)

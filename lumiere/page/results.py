@@ -1,5 +1,7 @@
 """Component values of the page: status lines, previews and the finished clip; exports to other formats."""
 
+import base64
+import io
 import json
 import os
 import zipfile
@@ -9,14 +11,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from lumiere.limits import ServerLimits
 from lumiere.media.images import write_moving
 from lumiere.media.video import probe, read_clip
 from lumiere.modes import NEEDS
 from lumiere.page import strings
 from lumiere.page.restore import form, link
+from lumiere.page.server import files
 from lumiere.page.server.files import address, uploaded
 from lumiere.request import Limits, Request
 
+THUMBNAIL_SIDE = 768  # pixels of a given picture as the page shows it
 PREVIEW_FRAMES = 24  # frames of a finished clip that play until its video is loaded
 REEL_PIXELS = 2**22  # maximum pixels of the sprite sheet of all frames; longer clips are scaled down
 
@@ -133,6 +138,30 @@ def finished(request: Request, frames: np.ndarray, path: str, limits: Limits) ->
         "query": link(request),
         "longest": request.frames if of_a_clip else limits.longest(request.height, request.width),
     }
+
+
+def thumbnail(asked, server_limits: ServerLimits) -> dict:
+    """Returns a given picture, or the first frame of a given clip, as the page shows it.
+
+    Args:
+        asked: {"name": `Sources` field, "file": uploaded file, "turn": number} from the browser, untrusted.
+        server_limits: limits of the server.
+
+    Returns:
+        The turn, with a "picture" (data URI), or with a "sentence" why the file cannot be read.
+    """
+    asked = asked if isinstance(asked, dict) else {}
+    turn = asked.get("turn")
+    answer = {"turn": turn if type(turn) is int else 0}
+    try:
+        image = Image.fromarray(files.first_frame(asked.get("name"), asked.get("file"), server_limits))
+    except ValueError as refusal:
+        return answer | {"sentence": strings.sentence(refusal)}
+    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    encoded = io.BytesIO()
+    image.save(encoded, "JPEG", quality=90)
+    data = base64.b64encode(encoded.getvalue()).decode()
+    return answer | {"picture": f"data:image/jpeg;base64,{data}"}
 
 
 def export(asked, limits: Limits, service) -> dict:

@@ -42,6 +42,7 @@ class Page:
     form: gr.HTML
     deep_link: gr.HTML
     export: gr.HTML
+    thumbnail: gr.HTML
     settings: list
     style: list  # one component if the model has styles, else empty
 
@@ -136,6 +137,7 @@ def page(
         form = component("form", store=store, names=FORM)
         deep_link = component("deep_link", names=FORM, **told)
         export = component("export")
+        thumbnail = component("thumbnail")
     return Page(
         **asked,
         **shown,
@@ -143,6 +145,7 @@ def page(
         form=form,
         deep_link=deep_link,
         export=export,
+        thumbnail=thumbnail,
         settings=made,
         style=style,
     )

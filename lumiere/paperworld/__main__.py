@@ -2,6 +2,7 @@
 
 import argparse
 
+from lumiere.runtime.console import lenient_output
 from lumiere.sampling.allocator import keep_freed_memory
 
 # Other imports are local: render worker processes import this file and need no torch.
@@ -16,6 +17,7 @@ TRAINED = {
 
 def main(argv=None):
     """Runs one subcommand and returns its exit status."""
+    lenient_output()
     keep_freed_memory()
     from lumiere.paperworld.evaluate.evaluate import add_evaluate_arguments, run_evaluate
     from lumiere.paperworld.judge.judge import add_judge_arguments, run_judge

@@ -1,5 +1,6 @@
-"""Console output that never fails for its encoding (standard library only)."""
+"""Console output that never fails after the work is done (standard library only)."""
 
+import os
 import sys
 
 
@@ -15,3 +16,15 @@ def lenient_output() -> None:
             stream, "reconfigure"
         ):  # None without a console, and test runners use streams of their own
             stream.reconfigure(errors="backslashreplace")
+
+
+def tell(*lines: object) -> None:
+    """Prints lines on stdout. A closed pipe or a full disk behind stdout is no failure of the work before.
+
+    Args:
+        lines: what to print, one a line.
+    """
+    try:
+        print(*lines, sep="\n", flush=True)
+    except (OSError, ValueError):  # ValueError: stdout is closed
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - Python flushes stdout once more at exit

@@ -1,5 +1,7 @@
 """The app as programs see it: a real server with the tiny model, real clients, no browser."""
 
+import base64
+import io
 import json
 import re
 import threading
@@ -223,6 +225,62 @@ def test_files_that_were_not_uploaded_are_refused(client):
             files.uploaded(sent)
     with pytest.raises(ValueError, match="must be uploaded"):
         files.uploaded(None)
+
+
+def test_html_as_served_has_our_link_preview(served):
+    text = httpx.get(served[1], headers={"host": "clips.example.org"}).text
+    assert '<meta property="og:title" content="Lumiere">' in text and text.count("og:title") == 1
+    picture = re.search(r'property="og:image" content="([^"]+)"', text)[1]
+    assert picture.startswith("http://clips.example.org/gradio_api/file=/") and text.count('og:image"') == 1
+    assert (
+        httpx.get(picture.replace("http://clips.example.org/", served[1])).headers["content-type"]
+        == "image/png"
+    )
+    for foreign in ("Gradio, ", "@Gradio", "gradio.app", "header-image.jpg", "manifest.json"):
+        assert foreign not in text, foreign
+    assert "{{" not in text.split("<style>")[0] and "{%" not in text
+
+
+def uploaded(name: str, data: bytes) -> dict:
+    folder = Path(gradio_private.upload_folder()) / "given"
+    folder.mkdir(exist_ok=True, parents=True)
+    (folder / name).write_bytes(data)
+    return {"path": str(folder / name), "meta": {"_type": "gradio.FileData"}}
+
+
+def picture_of(answer: dict) -> np.ndarray:
+    kind, data = answer["picture"].split(",")
+    assert kind == "data:image/jpeg;base64"
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+
+
+def moving_gif() -> bytes:
+    """A clip that no browser plays in a video element."""
+    frames = [Image.new("RGB", (64, 48), (200, 30, 30)), Image.new("RGB", (64, 48), (30, 30, 200))]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
+    return buffer.getvalue()
+
+
+def test_first_frame_of_a_given_clip_is_sent_as_a_picture(served):
+    app = served[0]
+    sent = {"name": "clip", "turn": 3, "file": uploaded("a.gif", moving_gif())}
+    answer = app.thumbnail(sent)
+    picture = picture_of(answer)
+    assert answer["turn"] == 3 and picture.shape == (48, 64, 3)
+    assert np.abs(picture.mean((0, 1)) - (200, 30, 30)).max() < 12
+    buffer = io.BytesIO()
+    Image.new("CMYK", (3000, 1500)).save(buffer, "JPEG")
+    picture = picture_of(app.thumbnail({"name": "image", "file": uploaded("a.jpg", buffer.getvalue())}))
+    assert picture.shape == (384, 768, 3)
+
+
+def test_a_given_file_that_cannot_be_read_is_refused_at_once(served):
+    sent = {"name": "clip", "turn": 1, "file": uploaded("a.mp4", b"no clip")}
+    answer = served[0].thumbnail(sent)
+    assert answer["turn"] == 1 and answer["sentence"].startswith("Cannot read a video from this file")
+    for wrong in (None, {}, {"name": []}, {"name": "clip", "file": {"path": "/etc/passwd"}}, [1], "x"):
+        assert served[0].thumbnail(wrong)["sentence"].endswith(".")
 
 
 def test_other_files_are_not_served(served):

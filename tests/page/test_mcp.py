@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import os
 import re
 import time
@@ -16,6 +17,7 @@ from mcp.client.streamable_http import streamablehttp_client
 from PIL import Image
 
 from lumiere.media.video import read_clip
+from lumiere.page import strings
 from lumiere.page.endpoints import MODES
 from tests.awaiting import awaited
 from tests.security.server import Process
@@ -91,6 +93,31 @@ def test_a_call_may_be_as_large_as_an_upload(process):
     liar.endheaders()
     assert liar.getresponse().status == 413
     assert old.exists()  # nothing is removed for what is not taken
+
+
+def test_the_schema_says_what_a_file_is(process):
+    async def tools():
+        async with session(process) as told:
+            return (await told.list_tools()).tools
+
+    for tool in awaited(tools()):
+        schema = json.dumps(tool.inputSchema)
+        assert "http" not in schema, tool.name
+        assert ("data URI" in schema) == (tool.name != "generate"), tool.name
+
+
+@pytest.mark.parametrize(
+    "sent", ["http://127.0.0.1/x.png", "/etc/passwd", "iVBORw0KGgo=", "data:image/png;base64,*"]
+)
+def test_another_file_is_refused_in_words(process, sent):
+    result = call(process, "image_to_video", image=sent)
+    assert result.isError and result.content[0].text == strings.DATA_URIS
+
+
+def test_whole_numbers_may_be_written_with_a_point(process):
+    result = call(process, "generate", frames=8.0, steps=2.0, seed=7.0, guidance=4.0)
+    assert not result.isError, result.content
+    assert call(process, "generate", frames=8.5).isError
 
 
 def test_a_refusal_is_a_sentence(process):

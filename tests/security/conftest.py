@@ -1,4 +1,7 @@
-"""One page with the tiny model for all rows that do not need a process of their own."""
+"""One page with the tiny model for all rows that do not need a process of their own.
+
+Rows that start a server run in all `SURROUNDINGS`; all but the plain ones are slow.
+"""
 
 import sys
 from pathlib import Path
@@ -10,15 +13,11 @@ from lumiere.pipeline import LumierePipeline
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.security.server import device_is_free, serving, watched  # noqa: E402
+from tests.security.surroundings import PARAMETERS, SURROUNDINGS  # noqa: E402
 from tests.security.trap import trap  # noqa: E402
 
-QUICK = (
-    "test_blank_prompt",
-    "test_log_lines",
-    "test_wrong_calls",
-    "test_own_network",
-    "test_served_files",
-)  # of the rows that need a page
+# Of the rows that need a page:
+QUICK = ("test_blank_prompt", "test_log_lines", "test_wrong_calls", "test_own_network", "test_served_files")
 
 
 def pytest_collection_modifyitems(items):
@@ -33,8 +32,22 @@ def pipeline(tiny_model) -> LumierePipeline:
     return LumierePipeline.from_pretrained(tiny_model, device="cpu")
 
 
+def pytest_generate_tests(metafunc):
+    """Rows that start a process take no fixture for it."""
+    if hasattr(metafunc.module, "Process") and "surroundings" not in metafunc.fixturenames:
+        metafunc.fixturenames.append("surroundings")
+
+
+@pytest.fixture(scope="session", params=PARAMETERS)
+def surroundings(request):
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SURROUNDINGS[request.param].items():
+            patch.setenv(name, value)
+        yield request.param
+
+
 @pytest.fixture(scope="session")
-def page(pipeline, tiny_model, tmp_path_factory):
+def page(surroundings, pipeline, tiny_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("security")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(folder))

@@ -11,15 +11,18 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from lumiere.limits import ServerLimits
 from lumiere.loading.layout import read_limits
 from lumiere.page import controller, events, strings
+from lumiere.page.server.site import Site
 from lumiere.pipeline import LumierePipeline
 from lumiere.request import Request
 from lumiere.runtime import jobs
 from lumiere.runtime.model_cache import Model
 from tests.security.stranger import PATIENCE, Stranger
+from tests.security.surroundings import PREFIX
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,6 +40,13 @@ class Server:
     address: str
     folder: Path
     pipeline: LumierePipeline
+    prefix: str = ""
+
+    @property
+    def line(self) -> tuple[str, int]:
+        """Host and port."""
+        where = urlsplit(self.address)
+        return where.hostname, where.port
 
     def stranger(self) -> Stranger:
         return Stranger(self.address)
@@ -51,10 +61,11 @@ def serving(pipeline: LumierePipeline, model: Path, folder: Path, server_limits:
     limits = read_limits(model, pipeline.lumiere.downsample_factor)
     app = controller.Controller(Model(str(model)), limits, server_limits)
     demo = events.blocks(app.controllers)
-    app.service.launch(demo)
+    app.service.launch(demo, Site.read())
     app.model.set_result(pipeline)
     try:
-        yield Server(app, demo.local_url, folder, pipeline)
+        prefix = os.environ.get(PREFIX, "")
+        yield Server(app, demo.local_url.rstrip("/") + prefix, folder, pipeline, prefix)
     finally:
         demo.close(verbose=False)
 
@@ -142,7 +153,7 @@ class Process:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self.address = f"http://127.0.0.1:{self.port}"
+        self.address = f"http://127.0.0.1:{self.port}{os.environ.get(PREFIX, '')}"
         self.folder, self.log = folder / "clips", folder / "log"
         settings = {
             "LUMIERE_MODEL": str(model),

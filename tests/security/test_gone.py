@@ -9,7 +9,7 @@ import time
 import pytest
 
 from lumiere.runtime import jobs
-from tests.security.server import device_is_free, wait_for
+from tests.security.server import ROOT, device_is_free, wait_for
 from tests.security.stranger import status
 
 STEP = 0.4  # s; steps are made this long, so that it matters which of them is the last
@@ -86,8 +86,6 @@ with stranger.listening(stranger.begin(steps=150)) as stream:
 
 
 def test_a_client_that_is_killed_in_the_middle_of_a_step(server, slow):
-    from .server import ROOT
-
     code = CLIENT.format(root=str(ROOT), address=server.address)
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as client:
         wait_for(lambda: slow.unet == 2)
@@ -98,9 +96,9 @@ def test_a_client_that_is_killed_in_the_middle_of_a_step(server, slow):
 
 def test_a_connection_that_is_reset(server, stranger, slow):
     event = stranger.begin(steps=150)
-    host, port = server.address.removeprefix("http://").strip("/").split(":")
-    line = socket.create_connection((host, int(port)))
-    line.sendall(f"GET /gradio_api/call/generate/{event} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    line = socket.create_connection(server.line)
+    path = f"{server.prefix}/gradio_api/call/generate/{event}"
+    line.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     wait_for(lambda: slow.unet == 2)
     line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # RST rather than FIN
     line.close()

@@ -46,7 +46,7 @@ hook = Connections()
 @pytest.fixture
 def connections(server):
     """Those other than to the page under test."""
-    own = server.address.rsplit(":", 1)[1].strip("/")
+    own = str(server.line[1])
     hook.seen.clear()
     hook.on = True
     yield lambda: [each for each in hook.seen if own not in each and each != "127.0.0.1"]

@@ -22,9 +22,8 @@ def secrets(tmp_path):
 
 def asked_raw(server, path: str) -> bytes:
     """The answer to a path as it is, which clients would tidy up."""
-    host, port = server.address.removeprefix("http://").strip("/").split(":")
-    with socket.create_connection((host, int(port))) as line:
-        line.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    with socket.create_connection(server.line) as line:
+        line.sendall(f"GET {server.prefix}{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
         received = b""
         while part := line.recv(65536):
             received += part

@@ -85,13 +85,13 @@ def ends_in_words(process: Process, *words: str) -> str:
     for word in words:
         assert word in last, last
     with pytest.raises(httpx.HTTPError):
-        httpx.get(f"http://127.0.0.1:{process.port}/health")
+        httpx.get(f"http://127.0.0.1:{process.port}/health", trust_env=False)
     return last
 
 
 def online(address: str, folder) -> dict:
     where = {"HF_ENDPOINT": address, "HF_HOME": str(folder / "hub")}
-    return where | {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+    return where | {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "no_proxy": "127.0.0.1"}
 
 
 @pytest.mark.parametrize(

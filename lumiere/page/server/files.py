@@ -4,6 +4,8 @@ import base64
 import binascii
 import io
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -59,9 +61,7 @@ def read_given(name: str, sent, request: Request, limits: Limits, server_limits:
     Raises:
         ValueError: the file cannot be read or is too large, or too many files are being read.
     """
-    if not READERS.acquire(timeout=server_limits.video_seconds):
-        raise ValueError("too many files are being read: try again in a moment.")
-    try:
+    with reader(server_limits):
         if name == "clip":
             frames = limits.longest_given(request.height, request.width) + 1  # + 1 reveals a longer clip
             clip, _ = read_clip(
@@ -71,6 +71,43 @@ def read_given(name: str, sent, request: Request, limits: Limits, server_limits:
             return fit(clip, request.height, request.width)
         read = read_region if name == "region" else read_picture
         return fit(read(sent, server_limits.image_side)[None], request.height, request.width)[0]
+
+
+def first_frame(name: str, sent, server_limits: ServerLimits) -> np.ndarray:
+    """Reads a picture, or the first frame of a clip, at its own size: browsers cannot show every format.
+
+    Args:
+        name: `Sources` field.
+        sent: uploaded file, untrusted.
+        server_limits: limits of the server.
+
+    Returns:
+        uint8 `h w c`.
+
+    Raises:
+        ValueError: the file cannot be read or is too large, or too many files are being read.
+    """
+    with reader(server_limits):
+        if name != "clip":
+            return read_picture(sent, server_limits.image_side)
+        clip, _ = read_clip(uploaded(sent), 1, server_limits.video_side, server_limits.video_seconds)
+        return clip[0]
+
+
+@contextmanager
+def reader(server_limits: ServerLimits) -> Iterator[None]:
+    """Holds one of four readers.
+
+    Args:
+        server_limits: limits of the server.
+
+    Raises:
+        ValueError: too many files are being read.
+    """
+    if not READERS.acquire(timeout=server_limits.video_seconds):
+        raise ValueError("too many files are being read: try again in a moment.")
+    try:
+        yield
     finally:
         READERS.release()
 

@@ -79,8 +79,11 @@ def serve_head(head: str) -> None:
     routes.templates.env.cache.clear()
 
 
-def use_data_uris(demo: gradio.Blocks, refused: type[Exception], sentence: str) -> None:
-    """Has MCP tools take files as data URIs only and say so, and reach our own address without a proxy.
+def fit_tools(demo: gradio.Blocks, refused: type[Exception], sentence: str) -> None:
+    """Fits gradio's MCP tools to what the endpoints take.
+
+    Files are data URIs only, and the schema says so. Numbers that JSON writes as 8.0 are 8. Our own address
+    is reached without a proxy.
 
     Args:
         demo: the launched page.
@@ -99,11 +102,11 @@ def use_data_uris(demo: gradio.Blocks, refused: type[Exception], sentence: str) 
         return simple, positions
 
     def converted(value: Any, positions: list) -> Any:
-        files = [value.get(path[0]) for path in positions if len(path) == 1 and isinstance(value, dict)]
-        if any(file is not None and not str(file).startswith("data:") for file in files):
+        files = [value[name] for (name, *_) in positions if name in value]
+        if not all(isinstance(file, str) and file.startswith("data:") for file in files):
             raise refused(sentence)
         try:
-            return convert(value, positions)
+            return convert({name: _whole(each) for name, each in value.items()}, positions)
         except ValueError:  # not base64
             raise refused(sentence) from None
 
@@ -111,6 +114,10 @@ def use_data_uris(demo: gradio.Blocks, refused: type[Exception], sentence: str) 
 
 
 _CLIENT = gradio.mcp.Client
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if type(value) is float and value.is_integer() else value
 
 
 def _nodes(value: Any) -> Iterator[dict]:

@@ -151,7 +151,7 @@ class Service:
         except OSError:
             raise OSError(strings.no_address(site.host, site.port)) from None
         if tools:
-            gradio_private.use_data_uris(demo, UserError, strings.DATA_URIS)
+            gradio_private.fit_tools(demo, UserError, strings.DATA_URIS)
         self.disk.remove_parts("*", ENCODE_SECONDS)  # left by killed servers; younger files may be in use
         threading.Thread(target=self._mind, name="lumiere-service", daemon=True).start()
 

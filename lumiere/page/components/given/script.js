@@ -12,7 +12,7 @@ const views = {};
 let brush = 0.16; // of the longer side
 let drawn = false;
 let last = null;
-let awaited = 0; // pictures on their way to the easel
+const awaited = new Set(); // of image and clip, those on their way to the easel
 
 const { make } = lumiere;
 const say = (text) => lumiere.send("say", text);
@@ -23,7 +23,7 @@ function tell() {
 }
 
 function slot(name) {
-  const input = make("input", { type: "file", accept: name === "clip" ? "video/*,image/gif" : "image/*" });
+  const input = make("input", { type: "file", accept: name === "clip" ? "video/*,image/gif,image/webp" : "image/*" });
   input.setAttribute("aria-label", props.labels[name]);
   const label = make("label", {}, make("b", { textContent: props.labels[name] }), make("span", { textContent: props.drop }), input);
   const clear = make("button", { type: "button", textContent: "×", className: "clear" });
@@ -58,73 +58,76 @@ async function smaller(file) {
 
 async function take(name, file) {
   const { box } = views[name];
-  const drawnOn = Number(name !== "last_image");
   box.dataset.busy = "";
-  expect(drawnOn);
+  expect(name, true);
   try {
     if (name !== "clip") file = await smaller(file);
-    if (file.size > props.most_bytes) return say(props.too_large);
+    if (file.size > props.most_bytes) return refuse(name, props.too_large);
     const { path, url } = await upload(file);
-    await put(name, lumiere.file(path, url, file.name));
+    put(name, lumiere.file(path, url, file.name));
   } catch {
-    say(props.lost);
+    refuse(name, props.lost);
   } finally {
-    expect(-drawnOn);
-    delete box.dataset.busy;
     views[name].input.value = "";
   }
 }
 
-async function put(name, file) {
-  const state = views[name];
+function refuse(name, sentence) {
+  put(name, null);
+  say(sentence);
+}
+
+// The server answers with a picture of the file, which is shown at once and drawn on.
+function put(name, file) {
+  const { box, view } = views[name];
   value[name] = file;
-  state.view?.remove();
-  state.view = null;
-  state.box.toggleAttribute("data-full", Boolean(file));
-  if (file) {
-    const moving = name === "clip";
-    state.view = make(moving ? "video" : "img", moving ? { muted: true, loop: true, playsInline: true, autoplay: true } : { alt: props.labels[name] });
-    state.view.src = file.url;
-    if (moving) state.view.setAttribute("aria-label", props.labels.clip);
-    state.box.prepend(state.view);
-  }
-  if (name !== "last_image") easelFrom(name, file);
+  view?.remove();
+  views[name].view = null;
+  box.toggleAttribute("data-full", Boolean(file));
+  box.toggleAttribute("data-busy", Boolean(file));
+  if (name !== "last_image") lay(0, 0);
+  expect(name, Boolean(file));
+  if (file) lumiere.send("thumbnail", { name, file });
   tell();
 }
 
-// The region is drawn on the picture, or on the first frame of the clip.
-async function easelFrom(name, file) {
-  expect(1);
-  const size = file ? await (name === "image" ? picture(file.url) : firstFrame(file.url)).catch(() => [0, 0]) : [0, 0];
-  if (value[name] === file) lay(...size);
-  expect(-1);
+async function show({ name, file, picture, sentence }) {
+  if (value[name] !== file) return; // replaced meanwhile
+  if (!picture) return refuse(name, sentence);
+  const image = make("img", { alt: props.labels[name], src: picture });
+  see(name, name === "clip" ? film(file.url, picture, image) : image);
+  if (name !== "last_image") {
+    under.src = picture;
+    await under.decode();
+    if (value[name] !== file) return;
+    lay(under.naturalWidth, under.naturalHeight);
+  }
+  expect(name, false);
+  delete views[name].box.dataset.busy;
 }
 
-async function picture(url) {
-  under.src = url;
-  await under.decode();
-  return [under.naturalWidth, under.naturalHeight];
+function see(name, view) {
+  views[name].view?.remove();
+  views[name].view = view;
+  views[name].box.prepend(view);
 }
 
-async function firstFrame(url) {
-  const film = make("video", { muted: true, playsInline: true, preload: "auto", src: url });
-  await new Promise((done, failed) => {
-    film.addEventListener("loadeddata", done);
-    film.addEventListener("error", failed);
-    film.load();
-  });
-  const sheet = make("canvas", { width: film.videoWidth, height: film.videoHeight });
-  sheet.getContext("2d").drawImage(film, 0, 0);
-  return picture(sheet.toDataURL("image/png"));
+// The clip plays where the browser can play it; else its first frame stands for it.
+function film(src, poster, instead) {
+  const video = make("video", { muted: true, loop: true, playsInline: true, autoplay: true, poster, src });
+  video.setAttribute("aria-label", props.labels.clip);
+  video.addEventListener("error", () => video.isConnected && see("clip", instead));
+  return video;
 }
 
 // Nothing is drawn while another picture is on its way: it would be wiped with the picture under it.
-function expect(more) {
-  awaited += more;
-  easel.toggleAttribute("data-busy", awaited > 0);
+function expect(name, coming) {
+  if (coming && name !== "last_image") awaited.add(name);
+  else awaited.delete(name);
+  easel.toggleAttribute("data-busy", awaited.size > 0);
 }
 
-const ready = () => easel.hasAttribute("data-ready") && !awaited;
+const ready = () => easel.hasAttribute("data-ready") && !awaited.size;
 
 function lay(width, height) {
   const scale = MASK / Math.max(width, height, 1);
@@ -207,4 +210,5 @@ canvas.setAttribute("aria-label", props.labels.region);
 lay(0, 0);
 
 lumiere.listen("give", (files) => Object.entries(files).forEach(([name, file]) => put(name, file)));
+lumiere.listen("thumbnail-made", show);
 lumiere.listen("picture", (file) => take("image", file));
