@@ -45,7 +45,7 @@ def head(url: str = "") -> str:
 
 
 def css() -> str:
-    """Returns the styles of the document, then those of each component."""
+    """Returns the style sheet: the document's styles, then the components'."""
     files = FOLDER.glob("components/*/style.css")
     ordered = sorted(files, key=lambda file: (file.parent.name != "document", file))
     return "".join(file.read_text(encoding="utf-8") for file in ordered)

@@ -7,9 +7,7 @@ import sys
 def lenient_output() -> None:
     """Has stdout and stderr escape characters that their encoding lacks, in place of an error after the work.
 
-    `мяч.mp4` on a console in code page 1252, a path that is not UTF-8, and a redirection with the C locale
-    all concern output only: a clip that was written must not end in an error. Call it first in every
-    command.
+    A clip named `мяч.mp4` is a success on a console in code page 1252, too. Call it first in every command.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(

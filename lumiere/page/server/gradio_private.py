@@ -146,7 +146,7 @@ def event(blocks: gradio.Blocks, name: str, index: object) -> Any | None:
 
 
 def input_counts(event: Any) -> set[int]:
-    """Returns the numbers of values that a call of an event may have: all inputs, or those of the API."""
+    """Returns how many values a call may have: all inputs of the event, or the inputs of the API."""
     return {len(event.inputs), len([each for each in event.inputs if not each.skip_api])}
 
 

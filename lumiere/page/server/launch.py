@@ -24,7 +24,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     """Parses the command line.
 
     Args:
-        given: arguments. Defaults to those of the process.
+        given: arguments. Defaults to `sys.argv[1:]`.
     """
     options = model_cache.options(strings.INTRO)
     options.add_argument("--showcase", action="store_true", help="a large clip and a rotation of prompts")
@@ -41,7 +41,7 @@ def main(given: list[str] | None = None) -> None:
     """Serves the page until SIGTERM or Ctrl+C.
 
     Args:
-        given: arguments. Defaults to those of the process.
+        given: arguments. Defaults to `sys.argv[1:]`.
 
     Raises:
         SystemExit: the page cannot be served; the message is one sentence.
@@ -53,6 +53,8 @@ def main(given: list[str] | None = None) -> None:
     keep_freed_memory()
     try:
         serve(options)
+    except KeyboardInterrupt:  # before our own handler is there
+        sys.exit(130)
     except (OSError, ValueError) as error:
         end(strings.unloadable(error))
     except Exception as error:

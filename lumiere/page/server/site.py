@@ -1,9 +1,8 @@
 """Where the page is served, read from the environment before gradio is imported (standard library only).
 
-Gradio reads some thirty environment variables, and platforms set some of them. Most would change what is
-served: a front proxy in Node that replaces our signal handlers, static workers that bypass the request
-guard, a public link, folders that anybody may read. Only the variables in `HONOURED` count;
-`ignore_others` removes the rest.
+Gradio reads about thirty environment variables, which platforms set too. Most would change what is served: a
+front proxy in Node replaces our signal handlers, static workers bypass the request guard, a public link opens
+the page to everybody. Only the variables in `HONOURED` count; `ignore_others` removes the rest.
 """
 
 import os
@@ -27,8 +26,8 @@ class Site:
     Attributes:
         host: host name or address to listen on. None is 127.0.0.1.
         port: None is the first free port from 7860.
-        root_path: path or address of the page behind a proxy, without a trailing slash.
-        url: public address for link previews, without a trailing slash; empty if unknown.
+        root_path: path or address of the page behind a proxy; no trailing slash.
+        url: public address for link previews; no trailing slash, empty if unknown.
     """
 
     host: str | None = None
@@ -109,9 +108,9 @@ def ignore_others(environment: MutableMapping[str, str] = os.environ) -> list[st
 def without_proxies(environment: MutableMapping[str, str] = os.environ) -> Iterator[None]:
     """Hides proxies and certificate files, which do not count for our own address.
 
-    Gradio asks its own address at start, and HTTP clients read these variables even where `no_proxy`
-    excludes the address: a proxy of an unsupported kind or a missing certificate file raises already at
-    their import. Use it at start only, while no other thread fetches anything.
+    Gradio asks its own address at start. HTTP clients read these variables when they are created, at the
+    import of gradio, and raise for an unsupported proxy or a missing certificate file; `no_proxy` does not
+    prevent that. Use it at start only, while no other thread fetches anything.
 
     Args:
         environment: variables by name.
