@@ -5,5 +5,4 @@ from setuptools import find_packages, setup
 setup(
     packages=[*find_packages(include=["lumiere*"]), "lumiere.assets"],
     package_dir={"lumiere.assets": "assets"},  # stays at the top of the repository
-    py_modules=["app"],  # the page's launcher, which Spaces expect there
 )

@@ -6,12 +6,10 @@ Requests are validated in request.py, models are loaded in `lumiere.loading`.
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from lumiere.errors import GenerationError
@@ -24,30 +22,18 @@ from lumiere.sampling import memory
 from lumiere.sampling.deflicker import steady
 from lumiere.sampling.denoiser import BATCH_LATENTS, Denoiser, on_one_frame, rows_at_once
 from lumiere.sampling.loop import Step, sample
+from lumiere.sampling.output import OUTPUT_TYPES, LumiereOutput
 from lumiere.sampling.schedulers import Schedule
 from lumiere.sampling.segments import Part, plan
 from lumiere.sampling.temporal_windows import windows_of
 from lumiere.sampling.vae import decode, encode, give_back_memory
-
-OUTPUT_TYPES = ("pil", "np", "pt")
-
-
-@dataclass(frozen=True)
-class LumiereOutput:
-    """Clips of a call.
-
-    Attributes:
-        frames: one entry per clip, see `output_type` of `LumierePipeline.__call__`.
-    """
-
-    frames: list[list[Image.Image]] | np.ndarray | Tensor
 
 
 class LumierePipeline(LoadedModel):
     """Text-to-video pipeline: a base pipeline of diffusers, and its UNet inflated with temporal layers.
 
     The pipeline keeps no state between runs, and threads may call it concurrently. Callers decide whether a
-    device should run several clips at once. Arguments are those of `LoadedModel`.
+    device should run several clips at once. The constructor takes the arguments of `LoadedModel`.
     """
 
     def __call__(
@@ -63,8 +49,8 @@ class LumierePipeline(LoadedModel):
         output_type: str = "pil",
         given: Given | None = None,
         **settings,
-    ) -> "LumiereOutput":
-        """Generates clips with the argument names of diffusers. Defaults are those of the model.
+    ) -> LumiereOutput:
+        """Generates clips with the argument names of diffusers. The model determines the defaults.
 
         Args:
             prompt: one prompt, or one for each clip.
@@ -74,7 +60,7 @@ class LumierePipeline(LoadedModel):
             guidance_scale: scale of classifier-free guidance; 1 disables it.
             generator: CPU generator of all noise. Defaults to a random seed.
             callback_on_step_end: called with the pipeline, the number of the step, its timestep and
-                `{"latents": …}` after each step. What it returns is ignored.
+                `{"latents": …}` after each step. Its return value is ignored.
             output_type: "pil" for a list of images per clip, "np" for float32 `b t h w c` from 0 to 1, "pt"
                 for a tensor `b t c h w`.
             given: conditioning frames and mask, see `generate`.
@@ -99,7 +85,7 @@ class LumierePipeline(LoadedModel):
         for request in requests:
             *_, result = self._run(request.with_seed(), lambda: False, given, generator, on_step)
             clips.append(result.frames)
-        return LumiereOutput(_converted(clips, output_type))
+        return LumiereOutput.of(clips, output_type)
 
     def generate(
         self,
@@ -250,10 +236,8 @@ class LumierePipeline(LoadedModel):
         return windows_of(part.length, self.sampling.window, positions, factor)
 
     def _schedule(self, request: Request, generator: torch.Generator) -> Schedule:
-        correlation, config = self.lumiere.noise_correlation, self.scheduler_config
-        return Schedule(
-            request.scheduler, config, request.steps, generator, correlation, last=request.steps_run
-        )
+        options = generator, self.lumiere.noise_correlation, request.steps_run
+        return Schedule(request.scheduler, self.scheduler_config, request.steps, *options)
 
     def _guidance_interval(self, request: Request) -> tuple[float, float]:
         """Returns the lowest and highest guided timestep."""
@@ -346,14 +330,6 @@ class LumierePipeline(LoadedModel):
             GenerationError: latents or frames contain NaN or inf, or memory is too short for one frame.
         """
         return decode(self.vae, latents)
-
-
-def _converted(clips: list[np.ndarray], output_type: str) -> list[list[Image.Image]] | np.ndarray | Tensor:
-    """Converts clips, uint8 `t h w c`, to one of `OUTPUT_TYPES`."""
-    if output_type == "pil":
-        return [[Image.fromarray(frame) for frame in clip] for clip in clips]
-    stack = np.stack(clips).astype(np.float32) / 255
-    return stack if output_type == "np" else torch.from_numpy(stack).permute(0, 1, 4, 2, 3)
 
 
 def _joined(before: Tensor | None, made: Tensor) -> Tensor:

@@ -184,7 +184,7 @@ def _read(source: str) -> tuple[dict[str, Tensor], dict | None]:
 
 
 def _by_module(weights: dict[str, Tensor], base: BasePipeline, source: str) -> dict[str, dict[str, Tensor]]:
-    """Splits a state dict by component and renames its keys to those of peft: `path.lora_A.weight`."""
+    """Splits a state dict by component and renames its keys to the names of peft: `path.lora_A.weight`."""
     states: dict[str, dict[str, Tensor]] = {}
     for key, weight in weights.items():
         component, _, path = key.partition(".")

@@ -11,12 +11,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from lumiere import models
+from lumiere.loading import layout
 from lumiere.loading.registry import MODELS
 from lumiere.media.video import write_clip
 from lumiere.paperworld.evaluate import evaluate
 from lumiere.paperworld.training import make
 from lumiere.pipeline import LumierePipeline
 from tests.bases import components, save_adapter, save_base
+from tests.checkpoints import save_checkpoint
 from tests.docs.reader import ADAPTER, BASE, ROOT
 from tests.loading.test_lora import factors
 from tests.model.test_animatediff import original_keys
@@ -28,12 +30,13 @@ SIDE = 128  # of given pictures and clips, as the embedded model makes them
 
 @pytest.fixture(scope="session")
 def stand_ins(tmp_path_factory) -> Path:
-    """A base, an adapter, an AnimateDiff checkpoint and a LoRA in the layouts of the published ones."""
+    """A base, also as a checkpoint, an adapter in two layouts and a LoRA, as the published ones are."""
     folder = tmp_path_factory.mktemp("docs") / "stand-ins"
     save_base(folder / "sd", "sd")
     parts = components("sd")
     save_adapter(folder / "adapter", parts["unet"])
     save_file(factors(parts), folder / "lora.safetensors")
+    save_checkpoint(folder / "sd", folder / "dreamy.safetensors")
     weights = load_file(folder / "adapter/diffusion_pytorch_model.safetensors")
     torch.save({"state_dict": original_keys(weights)}, folder / "mm.ckpt")
     return folder
@@ -44,6 +47,8 @@ def desk(tmp_path, monkeypatch, stand_ins, tiny_model):
     """The working directory. Every model of the registry is a small one, every clip is short."""
     monkeypatch.chdir(tmp_path)
     write_files(stand_ins)
+    monkeypatch.setattr(layout, "CONFIGS", tmp_path / "configs")
+    shutil.copytree(stand_ins / "sd", tmp_path / "configs" / "sd15")
     for name, model in MODELS.items():
         base, motion = str(tiny_model), None
         if model.motion:
@@ -56,6 +61,7 @@ def desk(tmp_path, monkeypatch, stand_ins, tiny_model):
     generate = LumierePipeline.generate
 
     def shortened(pipeline, request, stop=None, given=None):
+        request = request.filled(pipeline.defaults)
         frames = request.frames if given else min(request.frames, MOST_FRAMES)
         request = replace(request, steps=min(request.steps, MOST_STEPS), frames=frames)
         return generate(pipeline, request, stop, given)
@@ -83,6 +89,8 @@ def write_files(stand_ins: Path) -> None:
     shutil.copytree(stand_ins / "sd", "models/dreamy")
     shutil.copytree(stand_ins / "adapter", "runs/sd15/motion")
     shutil.copy(stand_ins / "mm.ckpt", "mm.ckpt")
+    shutil.copy(stand_ins / "dreamy.safetensors", "dreamy.safetensors")
+    shutil.copytree(stand_ins / "tokenizer", "tokenizer")
     for name in ("ink", "soft"):
         shutil.copy(stand_ins / "lora.safetensors", f"{name}.safetensors")
     ramp = np.linspace(0, 255, SIDE).astype(np.uint8)

@@ -19,7 +19,6 @@ import httpx
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from diffusers import StableDiffusionPipeline
 from packaging.requirements import Requirement
 from torch import nn
 
@@ -39,7 +38,6 @@ STAND_INS = {  # text of an example -> text that runs
     "stable-diffusion-v1-5/stable-diffusion-v1-5": BASE,
     "guoyww/animatediff-motion-adapter-v1-5-3": ADAPTER,
     '"animatediff-motion-adapter-v1-5-3"': f'"{ADAPTER}"',
-    'StableDiffusionPipeline.from_single_file("dreamy.safetensors")': f'SmallBase.from_pretrained("{BASE}")',
     "height=512, width=512": "height=64, width=64",
     "--height 256 --width 256": "--height 64 --width 64",
     "accelerate launch -m": "python -m",  # launches: tests/runtime/test_batch.py, training/test_train.py
@@ -90,7 +88,7 @@ class Reader:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.patch = monkeypatch
-        self.names = {"SmallBase": StableDiffusionPipeline, "plain_unet": PlainUnet()}
+        self.names = {"plain_unet": PlainUnet()}
         self.names |= {"video": torch.randn(2, 3, 4, 64, 64), "times": torch.rand(2)}
 
     def follow(self, page: Path) -> None:

@@ -20,6 +20,7 @@ from tests.test_bases import BAR, SEEN, difference, frames_of, theirs, theirs_of
 pytestmark = pytest.mark.slow
 
 RANK = 2
+EXACT = 1  # of 255, largest difference of any pixel
 LAYERS = ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "out_proj", "fc1", "proj_in", "conv1")
 REQUEST = replace(SEEN, guidance=7.5)
 
@@ -75,14 +76,63 @@ def styled(folder: Path, family: str, file: Path, weight: float):
 
 @pytest.mark.parametrize("family, weight", [("sd", 0.7), ("sd", -1.0), ("xl", 0.7)])
 def test_a_lora_looks_as_in_diffusers(folder, family, weight):
-    pytest.importorskip("peft")
     file = folder / f"{family}.safetensors"
     found = frames_of(ours(folder, family, Style(((str(file), weight),))), REQUEST)
     expected = styled(folder, family, file, weight)
-    assert difference(found, expected) <= BAR
+    print(f"LoRA on {family} at {weight:g}: {difference(found, expected)}/255 from diffusers")
+    assert difference(found, expected) <= EXACT
     for other in (0.0, weight / 2):
         frames = frames_of(ours(folder, family, Style(((str(file), other),))), REQUEST)
         assert difference(frames, expected) > BAR
+
+
+@pytest.fixture(scope="module")
+def reference(folder):
+    """The pipeline of diffusers, and the scheduler config of ours."""
+    return theirs(folder, "sd", "sd-adapter"), ours(folder, "sd", Style()).scheduler_config
+
+
+@pytest.mark.parametrize("layout", ["peft", "diffusers", "kohya"])
+def test_two_loras_with_weights_look_as_in_diffusers(folder, tmp_path, reference, layout):
+    """Of the UNet and the text encoder, loaded by `restyle` and by `pipeline.base` itself."""
+    first = load_file(folder / "sd.safetensors")
+    second = {
+        key: weight.flip(0) for key, weight in first.items() if ".attn2." in key or ".self_attn." in key
+    }
+    for name, weights in {"a": first, "b": second}.items():
+        old, _, kohya, alphas = layouts(weights)
+        written = {"peft": weights, "diffusers": old, "kohya": kohya | alphas}[layout]
+        save_file(written, tmp_path / f"{name}.safetensors")
+    their, config = reference
+    their.unload_lora_weights()
+    for name in "ab":
+        their.load_lora_weights(str(tmp_path / f"{name}.safetensors"), adapter_name=name)
+    their.set_adapters(["a", "b"], adapter_weights=[0.7, -0.4])
+    expected = theirs_of(their, REQUEST, config)
+    style = Style(((str(tmp_path / "a.safetensors"), 0.7), (str(tmp_path / "b.safetensors"), -0.4)))
+    pipeline = ours(folder, "sd", style)
+    found = difference(frames_of(pipeline, REQUEST), expected)
+    print(f"two LoRAs in the layout of {layout}: {found}/255 from diffusers")
+    assert found <= EXACT
+    pipeline.restyle(Style())
+    assert difference(frames_of(pipeline, REQUEST), expected) > BAR
+    for name in "ab":
+        pipeline.base.load_lora_weights(str(tmp_path / f"{name}.safetensors"), adapter_name=name)
+    pipeline.base.set_adapters(["a", "b"], adapter_weights=[0.7, -0.4])
+    assert difference(frames_of(pipeline, REQUEST), expected) <= EXACT
+
+
+def test_other_tensors_are_left_out_with_a_note(folder, tmp_path):
+    """Such as an embedding that is bundled with a LoRA."""
+    weights = load_file(folder / "sd.safetensors")
+    save_file(weights | {"bundle_emb.ink.string_to_param.*": torch.zeros(1)}, tmp_path / "ink.safetensors")
+    pipeline = ours(folder, "sd", Style(((str(tmp_path / "ink.safetensors"), 1.0),)))
+    (note,) = [note for note in pipeline.notes if "LoRA" in note]
+    assert note.startswith("1 tensors in the LoRA") and "bundle_emb.ink" in note
+    unknown = {"unet.mid_block.resnets.0.conv1.hada_w1_a": torch.zeros(1)}
+    save_file(weights | unknown, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="has keys of a kind that is not known, such as unet.mid_block"):
+        pipeline.restyle(Style(((str(tmp_path / "other.safetensors"), 1.0),)))
 
 
 def base_weights(folder: Path, style: Style, name: str = "sd") -> dict[str, torch.Tensor]:
@@ -103,9 +153,8 @@ def same(one: dict, other: dict) -> bool:
     )
 
 
-def test_every_layout_of_a_file_gives_the_same_weights(folder, tmp_path):
-    """Keys of peft, both of diffusers, and of kohya's trainer, with alpha in the file or in its header."""
-    peft = load_file(folder / "sd.safetensors")
+def layouts(peft: dict[str, torch.Tensor]) -> tuple[dict, dict, dict, dict]:
+    """A file in both layouts of diffusers and in that of kohya's trainer, whose alphas come last."""
     old, older, kohya, alphas = {}, {}, {}, {}
     for key, weight in peft.items():
         component, _, path = key.removesuffix(".weight").partition(".")
@@ -121,6 +170,13 @@ def test_every_layout_of_a_file_gives_the_same_weights(folder, tmp_path):
         if component == "unet" and ".to_" in layer:
             block, _, end = layer.removesuffix(".0").rpartition(".")
             older[f"unet.{block}.processor.{end}_lora.{way}.weight"] = weight
+    return old, older, kohya, alphas
+
+
+def test_every_layout_of_a_file_gives_the_same_weights(folder, tmp_path):
+    """Keys of peft, both of diffusers, and of kohya's trainer, with alpha in the file or in its header."""
+    peft = load_file(folder / "sd.safetensors")
+    old, older, kohya, alphas = layouts(peft)
     expected = base_weights(folder, Style(((str(folder / "sd.safetensors"), 0.5),)))
     plain = base_weights(folder, Style())
     merged = dict(plain)
