@@ -18,7 +18,10 @@ import numpy as np
 from lumiere.events import Result
 from lumiere.limits import ServerLimits
 from lumiere.loading.registry import saved_settings
+from lumiere.media.animations import is_picture
+from lumiere.media.header import pace_note, probe
 from lumiere.media.images import read_image
+from lumiere.media.sound import copy_sound
 from lumiere.media.video import read_clip, write_clip
 from lumiere.request import FIRST_FRAMES, FPS, GUIDANCE, SCHEDULERS, SEED, STEPS, Request
 from lumiere.runtime import batch, model_cache
@@ -45,7 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
         # Slow imports and loading come last: torch, then the weights.
         prepared = given_pixels(options, request, model)
         pipeline = model_cache.get(model, options.device)
-        return make(pipeline, prepared, model, Path(options.output or f"lumiere-{request.seed}.mp4"))
+        output = Path(options.output or f"lumiere-{request.seed}.mp4")
+        return make(pipeline, prepared, model, output, options.video)
     except ValueError as refusal:
         return say(refusal, REFUSED)
     except (OSError, RuntimeError) as failure:
@@ -184,11 +188,33 @@ def given_pixels(options: argparse.Namespace, request: Request, model: model_cac
     longest = limits.longest_given(request.height, request.width)
     most = longest + 1, server_limits.video_side, server_limits.video_seconds, request.fps
     frames = read_clip(clip, *most)[0] if clip else None
+    if clip:
+        for sentence in notes(clip, request.fps, goes_on=bool(options.beginning)):
+            say(sentence)
     if options.video and options.frames and options.frames > len(frames):
         raise ValueError(f"the video has {len(frames)} frames: {options.frames} were asked for.")
-    files = (options.image, options.last_image, options.mask)
-    image, last_image, region = (file and read_image(file, server_limits.image_side) for file in files)
+    side = server_limits.image_side
+    image, last_image = (file and read_image(file, side) for file in (options.image, options.last_image))
+    region = options.mask and read_image(options.mask, side, "black")  # what is transparent was not drawn
     return prepare(request, Sources(image, last_image, frames, region), limits)
+
+
+def notes(clip: str, fps: int, goes_on: bool) -> list[str]:
+    """Returns sentences about what is changed in or dropped from a given clip.
+
+    Args:
+        clip: path of the video.
+        fps: frames per second of the request.
+        goes_on: whether the clip is continued, so that its sound does not fit any more.
+    """
+    if is_picture(clip):
+        return []
+    header, sentences = probe(clip), []
+    if pace := pace_note(header.fps, fps):
+        sentences.append(pace)
+    if header.sound and goes_on:
+        sentences.append(f"the sound of {clip} is left out, because the clip goes on without any.")
+    return sentences
 
 
 def make_all(options: argparse.Namespace, model: model_cache.Model) -> int:
@@ -221,7 +247,7 @@ def make_all(options: argparse.Namespace, model: model_cache.Model) -> int:
     return FAILED if failed else 0
 
 
-def make(pipeline, prepared, model: model_cache.Model, output: Path) -> int:
+def make(pipeline, prepared, model: model_cache.Model, output: Path, sound_source: str | None = None) -> int:
     """Generates a clip with a progress bar and writes it. Ctrl-C writes the partial clip.
 
     Args:
@@ -229,6 +255,7 @@ def make(pipeline, prepared, model: model_cache.Model, output: Path) -> int:
         prepared: request with its given pixels.
         model: registry entry, stored in the metadata.
         output: path of the .mp4 file.
+        sound_source: video whose sound the clip gets.
 
     Returns:
         The exit status.
@@ -264,6 +291,9 @@ def make(pipeline, prepared, model: model_cache.Model, output: Path) -> int:
         raise KeyboardInterrupt
     frames = result.frames if before is None else np.concatenate([before, result.frames])
     write_clip(output, frames, request.fps, saved_settings(request, model))
+    if sound_source and not is_picture(sound_source) and probe(sound_source).sound:
+        if not copy_sound(output, sound_source):
+            say(f"the sound of {sound_source} is left out, because it cannot be read.")
     tell(output, settings(request))
     if not result.stopped:
         return 0

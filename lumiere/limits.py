@@ -39,7 +39,9 @@ class ServerLimits:
     max_steps: int = limit(150, 1, 150, "of denoising; past 150 no scheduler changes the clip")
     upload_mb: int = limit(64, 1, 10_000, "of one upload with all its files: some seconds of a phone's video")
     image_side: int = limit(8192, 64, 16_384, "pixels of a picture that is given: more than any phone's")
-    video_side: int = limit(1024, 64, 4096, "pixels of a video that is given; 480 such frames take 1.5 GB")
+    video_side: int = limit(
+        1024, 64, 4096, "pixels to which a given video is scaled down; 480 such frames take 1.5 GB"
+    )
     video_seconds: int = limit(30, 1, 600, "in which a given video must be read")
     queue: int = limit(
         16,

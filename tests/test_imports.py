@@ -21,8 +21,8 @@ FLOORS = (  # each may import from those before it; folders on one floor do not 
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 WITHOUT_TORCH = (
-    "request modes events errors limits media.video media.images loading.registry loading.layout loading.hub "
-    "runtime.jobs runtime.model_cache page.widgets"
+    "request modes events errors limits media.video media.images media.animations media.sound "
+    "loading.registry loading.layout loading.hub runtime.jobs runtime.model_cache page.widgets"
 ).split()
 
 

@@ -13,9 +13,11 @@ from PIL import Image
 
 from lumiere import __main__ as command
 from lumiere import models
+from lumiere.media.header import probe
 from lumiere.media.video import read_clip, read_settings, write_clip
 from lumiere.pipeline import LumierePipeline
 from lumiere.request import Request
+from tests.media.test_sound import video
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -122,7 +124,6 @@ def test_given_files_that_do_not_fit_are_refused_in_a_sentence(files, capsys, ar
     [
         ("IMAGE_SIDE", "--image picture.png"),
         ("IMAGE_SIDE", "--video old.mp4 --mask mask.png"),
-        ("VIDEO_SIDE", "--continue old.mp4"),
     ],
 )
 def test_the_operator_says_how_large_given_files_may_be(files, capsys, monkeypatch, variable, arguments):
@@ -133,7 +134,7 @@ def test_the_operator_says_how_large_given_files_may_be(files, capsys, monkeypat
 
 
 def test_the_operator_says_how_long_a_video_is_read(files, monkeypatch):
-    def refuse(path, max_frames, max_side, max_seconds, max_fps):
+    def refuse(path, max_frames, max_side, max_seconds, fps):
         raise ValueError(f"{max_seconds}")
 
     monkeypatch.setattr(command, "read_clip", refuse)
@@ -242,3 +243,25 @@ def test_as_a_program_from_another_folder(tmp_path):
     done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and (tmp_path / "clip.mp4").exists(), done.stderr
     assert "Traceback" not in done.stderr and "Loading weights" not in done.stderr
+
+
+def test_a_slower_clip_keeps_its_pace_and_that_is_said(tmp_path, capsys):
+    old, made = tmp_path / "old.mp4", tmp_path / "made.mp4"
+    write_clip(old, np.random.default_rng(0).integers(0, 255, (4, 64, 64, 3), np.uint8), 8)  # half a second
+    arguments = ["a red ball", "--continue", str(old), "--frames", "8", "--steps", "1", "--device", "cpu"]
+    assert command.main([*arguments, "--fps", "16", "-o", str(made)]) == 0
+    assert "has 8 frames per second: frames are repeated to keep its pace at 16" in capsys.readouterr().err
+    assert len(read_clip(made)[0]) == 8 + 8 - 4  # 8 frames of half a second, 4 of them given
+    assert command.main([*arguments, "--fps", "8", "-o", str(made)]) == 0
+    assert "pace" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--video", "--continue"])
+def test_sound_is_kept_with_the_length_or_its_loss_is_said(tmp_path, capsys, option):
+    source, made = video(tmp_path / "a.mp4", seconds=0.5), tmp_path / "made.mp4"
+    arguments = ["a red ball", option, str(source), "--steps", "2", "--device", "cpu", "-o", str(made)]
+    extra = ["--strength", "0.5"] if option == "--video" else ["--frames", "8"]
+    assert command.main([*arguments, *extra]) == 0
+    said = capsys.readouterr().err
+    assert probe(made).sound == (option == "--video")
+    assert ("the sound of" in said and "is left out" in said) == (option == "--continue")

@@ -5,36 +5,31 @@ encode, and its `read_frames` starts to decode before the size is known. This mo
 nor torch.
 """
 
+import math
 import os
 import re
 import secrets
 import shutil
 import subprocess
-import threading
 import time
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
 
 from lumiere.limits import ServerLimits
+from lumiere.media.animations import is_picture, read_animation
+from lumiere.media.colours import bt709_filters
+from lumiere.media.ffmpeg import MAX_READ_SIDE, UNTRUSTED, input_name, output, running
+from lumiere.media.header import UNREADABLE, Header, probe
+from lumiere.media.images import on_white
+from lumiere.media.kinds import check_file
 from lumiere.request import FPS
 
 MAX_SETTINGS_BYTES = 100_000  # passed as one process argument, which Linux limits to 128 KiB
 MAX_WRITE_SIDE = 4096  # supported by the H.264 decoders of all phones and browsers
 ENCODE_SECONDS = 600
-HEADER_SECONDS = 30  # timeout; on an idle machine a header takes 0.05 s
-MAX_HEADER_BYTES = 2**20  # a malicious file may contain any amount of metadata
-
-UNREADABLE = "cannot read a video from this file"
-
-# Only self-contained formats may be opened, whatever the file name: playlists (HLS, ffconcat, DASH, SDP)
-# refer to other files and URLs, which ffmpeg would open.
-UNTRUSTED = ["-protocol_whitelist", "file", "-format_whitelist", "mov,matroska,webm,avi,gif"]
-# ffmpeg decodes a frame or two even for the header. It still reports the size of frames above the limit.
-HEADER_ONLY = [*UNTRUSTED, "-max_pixels", str(2**22)]
+ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's own decoders drop the transparency
 
 # By default swscale converts to BT.601 and players guess the matrix from the size, which shifts colours.
 EXACT = "bicubic+accurate_rnd+full_chroma_int"
@@ -42,25 +37,6 @@ TO_BT709 = (
     f"scale=out_color_matrix=bt709:out_range=tv:flags={EXACT},format=yuv420p,"
     "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
 )
-
-
-@dataclass(frozen=True)
-class Header:
-    """Video properties from the header of a file.
-
-    Attributes:
-        codec: name of the codec in ffmpeg.
-        width: pixels before rotation.
-        height: pixels before rotation.
-        fps: frames per second.
-        seconds: duration, None if the header lacks it.
-    """
-
-    codec: str
-    width: int
-    height: int
-    fps: float
-    seconds: float | None
 
 
 def write_clip(path, frames: np.ndarray, fps: float, settings: str | None = None) -> None:
@@ -106,89 +82,114 @@ def read_clip(
     max_frames: int = 256,
     max_side: int = ServerLimits.video_side,
     max_seconds: float = ServerLimits.video_seconds,
-    max_fps: float = FPS[1],
+    fps: float | None = None,
 ) -> tuple[np.ndarray, float]:
-    """Reads the beginning of an untrusted video, upright.
+    """Reads the beginning of an untrusted video as it should be shown.
 
-    Clips with a constant rate from 1 to `max_fps` are read frame by frame. Other clips are resampled to the
-    nearest such rate. Formats for streaming (MKV, WebM, GIF) may end early.
+    Frames are upright, with square pixels and the colours of BT.709, blended onto white where they are
+    transparent, and scaled down to `max_side`. The first frame is the first one that the file shows, even if
+    its sound begins earlier. Formats for streaming (MKV, WebM, GIF) may end early.
 
     Args:
-        path: path of an MP4, MOV, MKV, WebM, AVI or GIF file.
+        path: path of an MP4, MOV, MKV, WebM, AVI, MPEG-TS, MPEG or GIF file, or of an animated WebP, PNG or
+            AVIF.
         max_frames: maximum number of frames. The rest of the file is not read.
-        max_side: maximum height and width in pixels, checked in the header before decoding.
+        max_side: maximum height and width of the result in pixels.
         max_seconds: timeout.
-        max_fps: maximum rate, up to 60.
+        fps: rate of the result, 1 to 60. Frames are repeated or left out so that the clip keeps its pace.
+            Defaults to the rate of the file, or the nearest one from 1 to 60.
 
     Returns:
         RGB uint8 `t h w c`, and frames per second.
 
     Raises:
-        ValueError: the video is too large, damaged or in another format, a frame differs in size from the
-            header, or reading takes longer than `max_seconds`.
+        ValueError: the video is too large to decode, damaged or in another format, its colours are not
+            supported, a frame differs in size from the header, or reading takes longer than `max_seconds`.
     """
+    check_file(path)
+    if is_picture(path):
+        return read_animation(
+            path,
+            max_frames=max_frames,
+            max_side=max_side,
+            max_read_side=MAX_READ_SIDE,
+            max_seconds=max_seconds,
+            fps=fps,
+            fps_range=FPS,
+        )
     header = probe(path)
+    if max(header.width, header.height) > MAX_READ_SIDE:
+        raise ValueError(
+            f"the video must be at most {MAX_READ_SIDE} pixels a side: "
+            f"received {header.width} x {header.height}."
+        )
+    fps = float(fps or min(max(header.fps, FPS[0]), FPS[1]))
+    started, filters = time.monotonic(), _filters(header, fps, max_side)
+    pixels, shapes, status = _decode(path, header, filters, max_frames, max_seconds)
+    if time.monotonic() - started >= max_seconds:
+        raise ValueError(f"{UNREADABLE}: it took more than {max_seconds:g} seconds.")
+    if not shapes:
+        raise ValueError(f"{UNREADABLE}.")
+    # After the last requested frame, the decoder may already have failed on the next one.
+    if len(set(shapes)) > 1 or (status != 0 and len(shapes) < max_frames):
+        raise ValueError(f"{UNREADABLE}: it is damaged, or changes its size, after {len(shapes)} frames.")
+    return np.frombuffer(pixels, np.uint8).reshape(len(shapes), *shapes[0]), fps  # t h w c
+
+
+def _filters(header: Header, fps: float, max_side: int) -> str:
     wide, high = header.width, header.height
-    if max(wide, high) > max_side:
-        raise ValueError(f"the video must be at most {max_side} pixels a side: received {wide} x {high}.")
-    fps = float(min(max(header.fps, FPS[0]), max_fps))
     # ffmpeg would rescale a frame of another size. A crop to zero width is an error and ends the process
     # instead. Rotated videos are upright here, hence both orders.
     same_size = f"eq(iw,{wide})*eq(ih,{high})+eq(iw,{high})*eq(ih,{wide})"
-    filters = f"crop=w='if({same_size},iw,0)':h=ih:exact=1,fps={fps:g},scale=flags={EXACT},format=rgb24"
-    # The decoder also enforces the size, in whole macroblocks, hence the margin.
-    limits = [*UNTRUSTED, "-max_pixels", str((max_side + 64) ** 2), "-threads", "2"]
-    arguments = ["-xerror", *limits, "-i", _file(path), "-map", "0:V:0", "-vf", filters]
-    arguments += ["-frames:v", str(max_frames), "-c:v", "ppm", "-f", "image2pipe", "pipe:1"]
-    pixels, shape, started = bytearray(), None, time.monotonic()
-    with _ffmpeg(arguments, max_seconds, stdout=subprocess.PIPE) as process:
-        while process.stdout.readline() == b"P6\n":  # each frame is a PPM image with its own size
-            sides = process.stdout.readline().split()
-            if process.stdout.readline() != b"255\n":
-                break
-            shape = int(sides[1]), int(sides[0]), 3
-            pixels += process.stdout.read(shape[0] * shape[1] * 3)
-        status = process.wait()
-    if time.monotonic() - started >= max_seconds:
-        raise ValueError(f"{UNREADABLE}: it took more than {max_seconds:g} seconds.")
-    if shape is None:
-        raise ValueError(f"{UNREADABLE}.")
-    count, rest = divmod(len(pixels), shape[0] * shape[1] * 3)
-    # After the last requested frame, the decoder may already have failed on the next one.
-    if rest or (status != 0 and count < max_frames):
-        raise ValueError(f"{UNREADABLE}: it is damaged, or changes its size, after {count} frames.")
-    return np.frombuffer(pixels, np.uint8).reshape(count, *shape), fps  # t h w c
+    # sar is the aspect ratio of a pixel. The shorter side of pixels is stretched, so that nothing is lost.
+    width, height = "iw*max(sar,1)", "ih*max(1/sar,1)"
+    shrink = f"min(1,{max_side}/max({width},{height}))"
+    filters = [
+        f"crop=w='if({same_size},iw,0)':h=ih:exact=1",
+        "setpts=PTS-STARTPTS",
+        *(["bwdif=mode=send_frame"] if header.interlaced else []),
+        f"fps={fps:g}",
+        f"scale=w='max(1,round({width}*{shrink}))':h='max(1,round({height}*{shrink}))':flags={EXACT}",
+        "setsar=1",
+        *bt709_filters(header.colours, high, EXACT),
+        f"format={'rgba' if header.alpha else 'rgb24'}",
+    ]
+    return ",".join(filters)
 
 
-def probe(path) -> Header:
-    """Reads the header of an untrusted video.
+def _decode(
+    path, header: Header, filters: str, max_frames: int, max_seconds: float
+) -> tuple[bytearray, list[tuple[int, ...]], int]:
+    """Returns the pixels and shapes of complete frames `h w 3`, and the exit status of ffmpeg."""
+    arguments = ["-xerror", *UNTRUSTED, "-threads", "2"]
+    if header.alpha and header.codec in ALPHA_DECODERS:
+        arguments += ["-c:v", ALPHA_DECODERS[header.codec]]
+    arguments += ["-i", input_name(path), "-map", "0:V:0", "-vf", filters, "-frames:v", str(max_frames)]
+    arguments += ["-c:v", "pam", "-f", "image2pipe", "pipe:1"]
+    pixels, shapes = bytearray(), []
+    with running(arguments, max_seconds, stdout=subprocess.PIPE) as process:
+        while (frame := _next_frame(process.stdout)) is not None:
+            pixels += frame.data
+            shapes.append(frame.shape)
+        return pixels, shapes, process.wait()
 
-    Args:
-        path: path of the file.
 
-    Returns:
-        The header.
-
-    Raises:
-        ValueError: the file is not a readable video.
-    """
-    log = _output([*HEADER_ONLY, "-i", _file(path)], "stderr").decode("utf-8", "replace")
-    # `  Stream #0:0[0x1](und): Video: h264 (High) (avc1 / 0x31637661), yuv420p(tv), 64x48 [SAR 1:1], 16 fps`
-    for line in re.findall(r"^ {2,4}Stream #0:\d+.*: (Video: \w.*)", log, re.MULTILINE):
-        size = re.search(r", (\d{1,6})x(\d{1,6})\b", line) or re.search(r"size (\d+)x(\d+) exceeds", log)
-        rate = re.search(r", (\d+(?:\.\d+)?)(k?) (?:fps|tbr)\b", line)
-        if size and rate and float(rate[1]) > 0 and "(attached pic)" not in line:
-            break
-    else:
-        raise ValueError(f"{UNREADABLE}.")
-    length = re.search(r"^  Duration: (\d+):(\d\d):(\d\d\.\d+)", log, re.MULTILINE)
-    return Header(
-        codec=re.match(r"Video: (\w+)", line)[1],
-        width=int(size[1]),
-        height=int(size[2]),
-        fps=float(rate[1]) * (1000 if rate[2] else 1),
-        seconds=int(length[1]) * 3600 + int(length[2]) * 60 + float(length[3]) if length else None,
-    )
+def _next_frame(stream) -> np.ndarray | None:
+    """Reads a PAM image, which has its own size, and blends it onto white; None without a complete one."""
+    if stream.readline() != b"P7\n":
+        return None
+    entries = {}
+    while (line := stream.readline()) not in (b"ENDHDR\n", b""):
+        key, value = line.split()
+        entries[key] = value
+    if line == b"":
+        return None
+    shape = tuple(int(entries[key]) for key in (b"HEIGHT", b"WIDTH", b"DEPTH"))
+    pixels = stream.read(math.prod(shape))
+    if len(pixels) < math.prod(shape):
+        return None
+    frame = np.frombuffer(pixels, np.uint8).reshape(shape)
+    return on_white(frame) if shape[2] == 4 else frame
 
 
 def read_settings(path) -> str | None:
@@ -203,7 +204,7 @@ def read_settings(path) -> str | None:
     Raises:
         ValueError: the file is not a readable video.
     """
-    text = _output([*HEADER_ONLY, "-i", _file(path), "-f", "ffmetadata", "pipe:1"], "stdout")
+    text = output([*UNTRUSTED, "-i", input_name(path), "-f", "ffmetadata", "pipe:1"], "stdout")
     if not text:
         raise ValueError(f"{UNREADABLE}.")
     # Lines of key=value, with \ before = ; # \ and newline, up to the first section of a stream or chapter.
@@ -252,7 +253,7 @@ def _encode(path: Path, frames: np.ndarray, fps: float, settings: str | None) ->
     command += f"-pix_fmt rgb24 -video_size {width}x{height} -framerate {fps:g} -i pipe:0".split()
     command += ["-vf", TO_BT709, *"-c:v libx264 -crf 18 -movflags +faststart".split()]
     command += ["-metadata", f"comment={settings}"] if settings else []
-    command += ["-f", "mp4", _file(path)]
+    command += ["-f", "mp4", input_name(path)]
     pixels = memoryview(np.ascontiguousarray(frames)).cast("B")
     done = subprocess.run(command, input=pixels, capture_output=True, timeout=ENCODE_SECONDS)
     if done.returncode != 0:
@@ -262,32 +263,7 @@ def _encode(path: Path, frames: np.ndarray, fps: float, settings: str | None) ->
 
 def _stored(path: Path) -> tuple[int, int, int] | None:
     """Returns width, height and number of frames stored in our own file; None if it contains no video."""
-    arguments = ["-i", _file(path), "-map", "0:v:0", "-c", "copy", "-f", "framecrc", "pipe:1"]
-    listing = _output(arguments, "stdout")
+    arguments = ["-i", input_name(path), "-map", "0:v:0", "-c", "copy", "-f", "framecrc", "pipe:1"]
+    listing = output(arguments, "stdout")
     size = re.search(rb"^#dimensions 0: (\d+)x(\d+)$", listing, re.MULTILINE)
     return (int(size[1]), int(size[2]), len(re.findall(rb"^0,", listing, re.MULTILINE))) if size else None
-
-
-def _file(path) -> str:
-    # With an explicit protocol, no name is parsed as an option, a URL or a pattern.
-    return f"file:{os.path.abspath(path)}"
-
-
-def _output(arguments: list[str], stream: str) -> bytes:
-    """Returns one output stream of ffmpeg, limited in bytes and in seconds."""
-    with _ffmpeg(arguments, HEADER_SECONDS, **{stream: subprocess.PIPE}) as process:
-        return getattr(process, stream).read(MAX_HEADER_BYTES)
-
-
-@contextmanager
-def _ffmpeg(arguments: list[str], seconds: float, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
-    """Runs ffmpeg and kills it after `seconds`, or at the end of the `with` block."""
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostdin", *arguments]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr) as process:
-        timer = threading.Timer(seconds, process.kill)
-        timer.start()
-        try:
-            yield process
-        finally:
-            timer.cancel()
-            process.kill()

@@ -24,7 +24,7 @@ MODES = {
 FILES = {
     "image": "The picture; cut and scaled to the size of the clip.",
     "last_image": "The picture of the last frame.",
-    "clip": "A video of at most {side} pixels a side, MP4, MOV, MKV, WebM, AVI or GIF.",
+    "clip": "A video: MP4, MOV, MKV, WebM, AVI, TS, GIF, WebP; scaled down to {side} pixels a side.",
     "region": "A picture, white where the clip is made anew.",
 }
 OWN = "the model's own when none is given."

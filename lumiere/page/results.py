@@ -183,6 +183,11 @@ def export(asked, limits: Limits, service) -> dict:
         if not made.exists():
             shown = probe(path)
             size = shown.height, shown.width
+            if max(size) > limits.max_side:
+                raise ValueError(
+                    f"the video must be at most {limits.max_side} pixels a side: "
+                    f"received {shown.width} x {shown.height}."
+                )
             longest = limits.longest_given(*size) + limits.longest(*size)  # a continued clip
             seconds = service.limits.video_seconds
             frames, fps = read_clip(path, max(1, longest), limits.max_side, seconds)

@@ -10,7 +10,9 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
-from lumiere.media.video import Header, probe, read_clip, read_settings, write_clip
+from lumiere.media.colours import Colours
+from lumiere.media.header import Header
+from lumiere.media.video import probe, read_clip, read_settings, write_clip
 from lumiere.request import Request
 
 COLOURS = np.array(
@@ -100,7 +102,7 @@ def test_colours_by_an_independent_decode(tmp_path, height, width):
 def test_the_file_is_what_players_want(tmp_path):
     path = tmp_path / "a.mp4"
     write_clip(path, patches(128, 128, 16), 16, "{}")
-    assert probe(path) == Header("h264", 128, 128, 16.0, 1.0)
+    assert probe(path) == Header("h264", 128, 128, 16.0, 1.0, colours=Colours("bt709", "bt709", "bt709"))
     said = subprocess.run(
         [imageio_ffmpeg.get_ffmpeg_exe(), "-i", path], capture_output=True, text=True
     ).stderr
@@ -339,11 +341,18 @@ def test_only_the_first_frames_are_read(tmp_path):
     assert np.array_equal(read_clip(tmp_path / "a.mp4", max_frames=5)[0], whole[:5])
 
 
-def test_a_side_over_the_limit(tmp_path):
+def test_larger_clips_are_scaled_down(tmp_path):
     write_clip(tmp_path / "a.mp4", moving(48, 64), 16)
-    assert read_clip(tmp_path / "a.mp4", max_side=64)[0].shape[1:3] == (48, 64)
-    with pytest.raises(ValueError, match="^the video must be at most 63 pixels a side: received 64 x 48.$"):
-        read_clip(tmp_path / "a.mp4", max_side=63)
+    whole = read_clip(tmp_path / "a.mp4", max_side=64)[0]
+    assert whole.shape[1:3] == (48, 64)
+    half = read_clip(tmp_path / "a.mp4", max_side=32)[0]
+    assert half.shape == (8, 24, 32, 3)
+    assert np.abs(half - whole.reshape(8, 24, 2, 32, 2, 3).mean((2, 4))).mean() < 3
+
+
+def test_a_clip_of_1080_lines_is_scaled_down_to_the_default_side(tmp_path):
+    ffmpeg("-f", "lavfi", "-i", "testsrc=s=1920x1080:r=16", "-frames:v", 2, tmp_path / "a.mp4")
+    assert read_clip(tmp_path / "a.mp4")[0].shape == (2, 576, 1024, 3)
 
 
 def test_time_over(tmp_path):

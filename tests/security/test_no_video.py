@@ -38,7 +38,8 @@ def test_truncated(tmp_path, kind):
 def test_no_video_at_all(tmp_path, content):
     path = tmp_path / "stranger.mp4"
     path.write_bytes(np.random.default_rng(0).bytes(100_000) if content is None else content)
-    assert refuse(path) == f"{UNREADABLE}."
+    what = {b"": ": it is empty", b"<html><script>x</script></html>": ": it is a web page"}
+    assert refuse(path) == f"{UNREADABLE}{what.get(content, '')}."
     with pytest.raises(ValueError):
         probe(path)
 
@@ -46,13 +47,15 @@ def test_no_video_at_all(tmp_path, content):
 def test_sound_only_a_folder_and_nothing(tmp_path):
     ffmpeg("-f", "lavfi", "-i", "sine=d=1", tmp_path / "sound.mp4")
     (tmp_path / "folder.mp4").mkdir()
-    for name in ("sound.mp4", "folder.mp4", "missing.mp4"):
-        assert refuse(tmp_path / name) == f"{UNREADABLE}."
+    assert refuse(tmp_path / "sound.mp4") == f"{UNREADABLE}: it has sound only."
+    for name, words in (("folder.mp4", "is a folder"), ("missing.mp4", "there is no file")):
+        with pytest.raises(ValueError, match=words):
+            read_clip(tmp_path / name)
 
 
 @pytest.mark.parametrize("content", [b"\n", b"\0" * 5000, b"<html><script>x</script></html>"])
 def test_over_http_no_video_at_all(stranger, work, content):
     for endpoint in ("continue_clip", "video_to_video"):
         told = stranger.refusal(endpoint, clip=stranger.file("a.mp4", content))
-        assert told == "Cannot read a video from this file."
+        assert told.startswith("Cannot read a video from this file")
     assert not work.any

@@ -7,7 +7,7 @@ from PIL import Image
 from lumiere.media.images import fit, read_image
 from tests.media.test_images import RED, WHITE, halves
 
-UNREADABLE = "^cannot read a picture from this file.$"
+UNREADABLE = "^cannot read a picture from this file(: it is (empty|an SVG drawing|a web page))?.$"
 NO_PICTURES = {
     "empty": b"",
     "svg": b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'><image href='/etc/passwd'/></svg>",
@@ -80,7 +80,7 @@ def test_a_pixel_is_a_picture(tmp_path):
 @pytest.mark.parametrize("kind", NO_PICTURES)
 def test_over_http_what_is_no_picture_is_refused(stranger, work, kind):
     told = stranger.refusal("image_to_video", image=stranger.file("x.png", NO_PICTURES[kind] or b"\n"))
-    assert told == "Cannot read a picture from this file."
+    assert told.startswith("Cannot read a picture from this file")
     assert not work.any
 
 

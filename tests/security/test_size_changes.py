@@ -9,6 +9,7 @@ from lumiere.media.video import probe, read_clip, write_clip
 from tests.media.test_video import ffmpeg, moving
 from tests.security.media import UNREADABLE, encoded, refuse
 
+TOO_LARGE = 4608  # pixels a side
 CODECS = {
     "avi": ("mjpeg",),
     "webm": ("libvpx", "-deadline", "realtime", "-cpu-used", "8"),
@@ -40,10 +41,10 @@ def changing(folder: Path, second: str, kind: str = "mp4") -> Path:
 
 
 def lying(folder: Path, kind: str) -> Path:
-    """A video of large frames whose header says 64 x 64."""
-    path = encoded(folder / f"large.{kind}", "2048x2048", 2, "-c:v", *CODECS[kind])
+    """A video of frames too large to be decoded, whose header says 64 x 64."""
+    path = encoded(folder / f"large.{kind}", f"{TOO_LARGE}x{TOO_LARGE}", 2, "-c:v", *CODECS[kind])
     data = path.read_bytes()
-    for true, false in zip(size_in_header(kind, 2048), size_in_header(kind, 64), strict=True):
+    for true, false in zip(size_in_header(kind, TOO_LARGE), size_in_header(kind, 64), strict=True):
         assert true in data
         data = data.replace(true, false)
     path.write_bytes(data)

@@ -132,12 +132,13 @@ def uploaded(sent) -> Path:
     raise ValueError("a file must be uploaded first: received something else.")
 
 
-def read_picture(sent, max_side: int) -> np.ndarray:
+def read_picture(sent, max_side: int, background: str = "white") -> np.ndarray:
     """Reads an uploaded picture.
 
     Args:
         sent: uploaded file, untrusted.
         max_side: maximum height and width in pixels.
+        background: colour under transparent pixels.
 
     Returns:
         uint8 `h w c`.
@@ -145,7 +146,7 @@ def read_picture(sent, max_side: int) -> np.ndarray:
     Raises:
         ValueError: the file was not uploaded, cannot be read or is too large.
     """
-    return read_image(uploaded(sent), max_side)
+    return read_image(uploaded(sent), max_side, background)
 
 
 def read_region(sent, max_side: int) -> np.ndarray:
@@ -162,7 +163,7 @@ def read_region(sent, max_side: int) -> np.ndarray:
         ValueError: the region is no PNG, is too large or was not uploaded.
     """
     if type(sent) is not str or not sent.startswith("data:"):
-        return read_picture(sent, max_side)
+        return read_picture(sent, max_side, "black")  # what is transparent was not drawn
     if len(sent) > MOST_REGION or not sent.startswith(DATA):
         raise ValueError(
             f"a drawn region must be a PNG of at most {MOST_REGION} characters: received {len(sent)}."
@@ -171,7 +172,7 @@ def read_region(sent, max_side: int) -> np.ndarray:
         data = base64.b64decode(sent[len(DATA) :], validate=True)
     except (ValueError, binascii.Error):
         data = b""
-    return read_image(io.BytesIO(data), REGION_SIDE)
+    return read_image(io.BytesIO(data), REGION_SIDE, "black")
 
 
 def address(path: Path | str) -> str:

@@ -1,0 +1,103 @@
+"""Reads untrusted animated pictures (WebP, PNG, AVIF) as clips, which ffmpeg reads in part or not at all."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from lumiere.media.images import (
+    COLOURS_WITHIN,
+    DAMAGED,
+    FORMATS,
+    Refused,
+    as_shown,
+    check_side,
+    coded_colours,
+)
+from lumiere.media.kinds import PICTURES, kind, read_head
+
+MOVING = ("WEBP", "PNG", "AVIF")
+LEAST_MS, USUAL_MS = 10, 100  # browsers show a frame of up to 10 ms for 100 ms
+PHASE = 0.25  # part of a frame after its start at which the animation is sampled; durations are rounded
+
+
+def is_picture(path: str | Path) -> bool:
+    """Returns whether a file is a picture for Pillow, moving or not, rather than a video."""
+    return kind(path) in PICTURES
+
+
+def read_animation(
+    path: str | Path,
+    *,
+    max_frames: int,
+    max_side: int,
+    max_read_side: int,
+    max_seconds: float,
+    fps: float | None,
+    fps_range: tuple[float, float],
+) -> tuple[np.ndarray, float]:
+    """Reads the beginning of an animated picture at a constant rate.
+
+    Args:
+        path: path of the file.
+        max_frames: maximum number of frames.
+        max_side: maximum height and width of the result; larger frames are scaled down.
+        max_read_side: maximum height and width of the file.
+        max_seconds: timeout.
+        fps: rate of the result. Defaults to the mean rate of the file within `fps_range`.
+        fps_range: lowest and highest rate.
+
+    Returns:
+        RGB uint8 `t h w c`, and frames per second.
+
+    Raises:
+        ValueError: the picture is damaged, too large, does not move, or takes too long.
+    """
+    deadline = time.monotonic() + max_seconds
+    try:
+        colours = coded_colours(read_head(path, COLOURS_WITHIN))
+        _check(path, max_read_side)
+        if fps is None:
+            lengths = [length for _, length in _frames(path, deadline, max_frames)]
+            fps = min(max(len(lengths) / sum(lengths), fps_range[0]), fps_range[1])
+        made, passed = [], 0.0
+        for frame, length in _frames(path, deadline):
+            passed += length
+            if (len(made) + PHASE) / fps >= passed:
+                continue
+            frame.thumbnail((max_side, max_side), Image.BICUBIC)
+            shown = as_shown(frame, colours)
+            while len(made) < max_frames and (len(made) + PHASE) / fps < passed:
+                made.append(shown)
+            if len(made) == max_frames:
+                break
+        return np.stack(made), float(fps)
+    except Refused:
+        raise
+    except DAMAGED:
+        raise ValueError(f"cannot read a video from this file: {kind(path)} that is damaged.") from None
+
+
+def _check(path: str | Path, max_read_side: int) -> None:
+    with Image.open(path, formats=FORMATS) as image:
+        check_side(image, max_read_side)
+        if image.format not in MOVING or image.n_frames < 2:
+            raise Refused(f"{kind(path)} that does not move was given where a video is needed.")
+
+
+def _frames(
+    path: str | Path, deadline: float, most: int | None = None
+) -> Iterator[tuple[Image.Image, float]]:
+    """Yields copies of the frames with their durations in seconds."""
+    with Image.open(path, formats=FORMATS) as image:
+        for number in range(min(image.n_frames, most or image.n_frames)):
+            if time.monotonic() > deadline:
+                raise Refused("cannot read a video from this file: it took too long.")
+            image.seek(number)
+            image.load()
+            length = float(image.info.get("duration", USUAL_MS))
+            frame = image.copy()
+            frame.info = dict(image.info)
+            yield frame, (length if length > LEAST_MS else USUAL_MS) / 1000
