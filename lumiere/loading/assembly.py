@@ -128,7 +128,7 @@ def replaced(config: Mapping, needed: Mapping) -> tuple[str, ...]:
         One sentence, or an empty tuple if nothing changes.
     """
     names = [name for name in ("beta_start", "beta_end", "beta_schedule") if name in needed]
-    names += [name for name in ("prediction_type", "timestep_spacing") if name in needed and name in config]
+    names += ["timestep_spacing"] if "timestep_spacing" in needed and "timestep_spacing" in config else []
     changes = [f"{n} {config.get(n)} -> {needed[n]}" for n in names if config.get(n) != needed[n]]
     if not changes:
         return ()

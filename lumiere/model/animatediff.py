@@ -23,13 +23,13 @@ from lumiere.model.placement import adapter_places
 WEIGHTS = ADAPTER[1].removesuffix(".safetensors")  # a diffusers folder may add a variant, such as `.fp16`
 POSITIONS = ".pos_embed.pe"
 HEADS = 8  # in every adapter published so far; cannot be inferred from the weights
-SCHEDULE = {  # training schedule of every published adapter, on any base; other betas make clips flicker
+# Noise levels of every published adapter, on any base; other betas make clips flicker. What the UNet's output
+# means (`prediction_type`) and whether its last step is pure noise (`rescale_betas_zero_snr`) is the base's.
+SCHEDULE = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
     "beta_schedule": "linear",
     "trained_betas": None,
-    "prediction_type": "epsilon",
-    "rescale_betas_zero_snr": False,
     "clip_sample": False,
     "timestep_spacing": "leading",
     "steps_offset": 1,

@@ -1,5 +1,7 @@
 """Training on Stable Diffusion: an adapter goes on, and Lumiere's layers are trained beside it or anew."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,10 @@ from accelerate import Accelerator
 
 from lumiere.model.animatediff import load_weights
 from lumiere.pipeline import LumierePipeline
+from lumiere.sampling.schedulers import predict_clean
 from lumiere.training.config import Settings
 from lumiere.training.latent_dataset import write_captions
+from lumiere.training.loss import noise_and_target
 from lumiere.training.trainer import Trainer
 from tests.bases import components, save_adapter, save_base
 from tests.model.test_animatediff import same_weights
@@ -58,6 +62,23 @@ def test_an_adapter_goes_on_and_makes_clips(folder, tmp_path, family):
     assert frames_of(pipeline, SEEN).std() > 5
     again = trainer(folder, tmp_path / "run", family, init=str(folder / f"{family}-adapter"))
     assert again.step == 3
+
+
+@pytest.mark.parametrize("zero_snr", [False, True])
+def test_an_adapter_is_trained_to_predict_what_the_base_predicts(folder, tmp_path, zero_snr):
+    base = tmp_path / "base"
+    shutil.copytree(folder / "sd", base)
+    file = base / "scheduler" / "scheduler_config.json"
+    meaning = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": zero_snr}
+    file.write_text(json.dumps(json.loads(file.read_text()) | meaning))
+    made = trainer(folder, tmp_path / "run", str(base), init=str(folder / "sd-adapter"))
+    assert meaning.items() <= dict(made.scheduler.config).items()
+    assert made.scheduler.config.beta_schedule == "linear"
+    assert (made.scheduler.alphas_cumprod[-1] < 1e-6) == zero_snr
+    clean, noise = torch.randn(2, 1, 4, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    timestep = torch.tensor([999])
+    noisy, velocity = noise_and_target(made.scheduler, clean, noise, timestep)
+    torch.testing.assert_close(predict_clean(made.scheduler, velocity, noisy, timestep), clean)
 
 
 @pytest.mark.parametrize("family", ["sd", "xl"])
