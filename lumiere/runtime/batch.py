@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from lumiere.loading.registry import Model, saved_settings
+from lumiere.media.text import read_text
 from lumiere.media.video import write_clip
 from lumiere.request import SEED, Request
 
@@ -26,16 +27,12 @@ def read_prompts(file: str | Path) -> list[str]:
     """Reads one prompt per line; blank lines are skipped.
 
     Args:
-        file: UTF-8 text file.
+        file: text file in UTF-8 or UTF-16.
 
     Raises:
-        ValueError: the file cannot be read, is not UTF-8 text or has no prompt.
+        ValueError: the file cannot be read, is not text or has no prompt.
     """
-    try:
-        lines = Path(file).read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read prompts from {file}: {type(error).__name__}.") from None
-    prompts = [line.strip() for line in lines if line.strip()]
+    prompts = [line.strip() for line in read_text(file).splitlines() if line.strip()]
     if not prompts:
         raise ValueError(f"there is no prompt in {file}: write one on each line.")
     return prompts
@@ -151,7 +148,7 @@ class Batch:
         """Returns the newest line of each clip by request index, from 0; incomplete lines are skipped."""
         found = {}
         for file in self._files():
-            for text in file.read_text("utf-8").split("\n") if file.is_file() else []:
+            for text in file.read_text("utf-8", "replace").split("\n") if file.is_file() else []:
                 try:
                     line = json.loads(text)
                     found[line["number"] - 1] = line

@@ -62,6 +62,9 @@ class Settings:
     min_frames: int = option(
         0, CLIPS, "0: all clips have --frames; else each step draws a length from here to --frames", 0
     )
+    fps: int = option(
+        0, CLIPS, "frames per second to which video files are brought; 0: each clip's own rate", 0, most=60
+    )
     stride: int = option(1, CLIPS, "largest temporal stride: clips play up to this many times as fast", 1)
     caption_dropout: float = option(
         0.1, CLIPS, "share of clips with an empty caption, for classifier-free guidance", 0, below=1

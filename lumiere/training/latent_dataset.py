@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lumiere.media.text import read_text
 from lumiere.model.conditioning import random_mask
 
 LATENTS, WEIGHTS, CAPTIONS, FILES = "latents.npy", "weights.npy", "captions.jsonl", "latents"
@@ -228,11 +229,12 @@ def read_captions(folder: str | Path) -> list[list[str]]:
         ValueError: the file cannot be read, or a line is not valid; the message gives its number.
     """
     file = Path(folder) / CAPTIONS
-    try:
-        lines = read_lines(file)
-    except (OSError, UnicodeDecodeError):
-        raise ValueError(f"There is no {CAPTIONS} in {file.parent} that could be read.") from None
-    captions = []
+    if not file.parent.is_dir():
+        what = "a file" if file.parent.exists() else "missing"
+        raise ValueError(f"{file.parent} is {what}: a folder of clips or of latents is needed.")
+    if not file.exists():
+        raise ValueError(f"There is no {CAPTIONS} in {file.parent}.")
+    lines, captions = read_lines(file), []
     for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
@@ -246,8 +248,15 @@ def read_captions(folder: str | Path) -> list[list[str]]:
 
 
 def read_lines(file: Path) -> list[str]:
-    """Returns the lines of a JSON lines file. `splitlines` would also split inside JSON strings."""
-    return file.read_text("utf-8").rstrip("\n").split("\n")
+    """Returns the lines of a JSON lines file. `splitlines` would also split inside JSON strings.
+
+    Args:
+        file: path of the file, UTF-8 or UTF-16.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    return read_text(file).rstrip("\r\n").split("\n")
 
 
 def _one(folder: Path, captions: int) -> np.ndarray:

@@ -263,7 +263,7 @@ class Trainer:
         with self.accelerator.main_process_first():
             if self.accelerator.is_main_process:
                 limits = read_limits(folder, 1)
-                size = Size(s.frames, s.size or limits.default_height, s.size or limits.default_width)
+                size = Size(s.frames, s.size or limits.default_height, s.size or limits.default_width, s.fps)
                 vae = load_model(folder, "vae", torch.float32).to(self.accelerator.device)
                 encode_clips(data, cache, vae, size, lambda words: print(words, file=sys.stderr))
         return cache

@@ -155,7 +155,7 @@ def test_two_processes_make_the_files_of_one(run, tmp_path, tiny_model, monkeypa
         ("x", ["a prompt beside it"], "goes without a prompt"),
         ("x", ["--image", "a.png"], "without given pixels"),
         ("x", ["--frames", "18"], "the nearest are 16 and 20"),
-        (None, [], "cannot read prompts from"),
+        (None, [], "there is no file"),
     ],
 )
 def test_what_cannot_be_is_one_sentence_and_status_2(run, tmp_path, capsys, text, more, words):

@@ -47,7 +47,7 @@ def test_what_cannot_be_used_is_listed_once_skipped_and_counted(folder, vae, tmp
 def test_training_goes_on_with_the_others(folder, tiny_model, tmp_path, capsys):  # noqa: F811
     spoil(folder)
     settings = Settings(
-        str(tiny_model), str(folder), str(tmp_path / "run"), frames=4, steps=2, batch=2, precision="no"
+        str(tiny_model), str(folder), str(tmp_path / "run"), frames=4, steps=2, batch_size=2, precision="no"
     )
     try:
         trainer = Trainer(settings, Accelerator(mixed_precision="no", cpu=True))
