@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-PREFIXES = ("unet.", "text_encoder.", "text_encoder_2.", "lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")
 FACTOR = re.compile(r"[._]lora[._](A|B|down|up)\b|_lora\.(down|up)\b|lora_linear_layer")
 MOTION = re.compile(r"motion_modules?\.|motion_modules_|temporal_transformer|temporal_attentions")
 BLOCKS = ("down_blocks.", "up_blocks.", "mid_block.")  # of the UNet, without its name before them

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from lumiere.loading.components import BasePipeline, load_model
+from lumiere.loading.file_kinds import lora_tensors
 from lumiere.loading.layout import check, component_class, locate, locate_file
 from lumiere.loading.styles import Style
 
@@ -167,15 +168,18 @@ def _read(source: str) -> tuple[dict[str, Tensor], dict | None]:
     """Returns the tensors of a file and the LoRA config in its header, if there is one."""
     file = locate_file(source, "LoRA", WEIGHTS)
     if file.suffix != ".safetensors":
-        raise ValueError(f"LoRAs are read from .safetensors only, as others can run code; received {file}.")
+        raise ValueError(
+            f"LoRAs are read from .safetensors only, as others can run code; received {file}: python -m "
+            f"lumiere.model.animatediff {file.name} {file.stem}.safetensors converts AnimateDiff's domain "
+            "adapter, and runs none."
+        )
     try:
         with safe_open(file, "pt") as opened:
             weights = {key: opened.get_tensor(key).float() for key in opened.keys()}
             config = json.loads((opened.metadata() or {}).get(METADATA, "null"))
     except (SafetensorError, OSError, ValueError) as error:
         raise OSError(f"cannot read the LoRA {file}: it is damaged, or no safetensors file.") from error
-    if any("dora_scale" in key or "lora_magnitude_vector" in key for key in weights):
-        raise ValueError(f"the LoRA {source} is a DoRA, which is not supported.")
+    weights = lora_tensors(weights, source)
     bad = [key for key, weight in weights.items() if not weight.isfinite().all()]
     if bad or not weights:
         reason = f"holds values that are not numbers, in {bad[0]}" if bad else "holds no tensors"

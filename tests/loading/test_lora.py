@@ -13,6 +13,7 @@ from lumiere.loading.components import load_base
 from lumiere.loading.lora import Styler
 from lumiere.loading.registry import Model
 from lumiere.loading.styles import Style, read_lora
+from lumiere.model.animatediff import convert
 from lumiere.pipeline import LumierePipeline
 from tests.bases import components, save_adapter, save_base
 from tests.test_bases import BAR, SEEN, difference, frames_of, theirs, theirs_of
@@ -248,3 +249,37 @@ def test_weights_and_alphas_out_of_range_are_refused():
             Style((("a", weight),))
     with pytest.raises(ValueError, match="alpha must be from 0 to 1: received 1.5"):
         Style(alpha=1.5)
+
+
+def test_a_domain_adapter_is_converted_and_adds_what_the_same_lora_adds(folder, tmp_path):
+    parts = {"unet": components("sd")["unet"]}
+    named = {key: weight for key, weight in factors(parts).items() if ".attn" in key}
+    save_file(named, tmp_path / "named.safetensors")
+    halves = {".lora_A.": "_lora.down.", ".lora_B.": "_lora.up."}
+    original = {}
+    for key, weight in named.items():
+        half = next(half for half in halves if half in key)
+        layer, name = key.removeprefix("unet.").replace(".to_out.0", ".to_out").split(half)[0].rsplit(".", 1)
+        original[f"module.{layer}.processor.{name}{halves[half]}weight"] = weight
+    torch.save({"state_dict": original}, tmp_path / "v3_sd15_adapter.ckpt")
+    with pytest.raises(ValueError, match="v3_sd15_adapter.ckpt v3_sd15_adapter.safetensors converts"):
+        ours(folder, "sd", Style(loras=((str(tmp_path / "v3_sd15_adapter.ckpt"), 1.0),)))
+    convert(tmp_path / "v3_sd15_adapter.ckpt", tmp_path / "v3_sd15_adapter.safetensors")
+    clips = [
+        frames_of(ours(folder, "sd", Style(loras=((str(tmp_path / f"{name}.safetensors"), 1.0),))), REQUEST)
+        for name in ("named", "v3_sd15_adapter")
+    ]
+    assert np.array_equal(*clips)
+
+
+def test_a_file_of_another_kind_is_refused_by_its_name(folder, tmp_path):
+    save_file({"lora_unet_mid_block_x.hada_w1_a": torch.ones(1)}, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match="x.safetensors is a LoHa .* not supported as a LoRA"):
+        ours(folder, "sd", Style(loras=((str(tmp_path / "x.safetensors"), 1.0),)))
+
+
+def test_a_bundled_embedding_is_left_out_and_said(folder, tmp_path):
+    weights = load_file(folder / "sd.safetensors") | {"bundle_emb.ink.string_to_param.*": torch.ones(1, 16)}
+    save_file(weights, tmp_path / "x.safetensors")
+    pipeline = ours(folder, "sd", Style(loras=((str(tmp_path / "x.safetensors"), 1.0),)))
+    assert any("1 tensors in the LoRA" in note and "bundle_emb" in note for note in pipeline.notes)

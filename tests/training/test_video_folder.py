@@ -285,7 +285,13 @@ def test_clips_of_different_rates_are_told_and_can_be_brought_to_one(folder, vae
     texts, said = usable(folder, vae, tmp_path, fps=30)
     assert "clips differ" not in said
     lengths = {len(clip) for clip in LatentClips(tmp_path / "cache").latents}
-    assert lengths == {12, 11, 8, 17}  # 6 frames at 15, 16 and 24 fps, 9 at 16; 6 at 60 are too few
+    assert lengths == {
+        12,
+        11,
+        8,
+        17,
+        6,
+    }  # of 6 frames at 15, 16 and 24 fps, 9 and 3 at 16; 6 at 60 fps are too few
 
 
 def test_damaged_latents_are_encoded_again(folder, vae, tmp_path):
