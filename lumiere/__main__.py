@@ -45,6 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.prompts:
             return make_all(options, model)
         request = asked(options, model)
+        for sentence in unused(options, request):
+            say(sentence)
         # Slow imports and loading come last: torch, then the weights.
         prepared = given_pixels(options, request, model)
         pipeline = model_cache.get(model, options.device)
@@ -142,6 +144,8 @@ def asked(options: argparse.Namespace, model: model_cache.Model) -> Request:
         output = Path(options.output)
         if output.suffix.lower() != ".mp4":
             raise ValueError(f"the output must be a file that ends in .mp4: received {output}.")
+        if not output.parent.is_dir():
+            raise ValueError(f"the output must lie in a folder that exists: received {output}.")
         if output.is_dir() or not os.access(output.parent, os.W_OK):
             raise ValueError(f"the output must lie in a folder that can be written to: received {output}.")
     return request.check(limits).with_seed()
@@ -196,7 +200,11 @@ def given_pixels(options: argparse.Namespace, request: Request, model: model_cac
     side = server_limits.image_side
     image, last_image = (file and read_image(file, side) for file in (options.image, options.last_image))
     region = options.mask and read_image(options.mask, side, "black")  # what is transparent was not drawn
-    return prepare(request, Sources(image, last_image, frames, region), limits)
+    prepared = prepare(request, Sources(image, last_image, frames, region), limits)
+    used = prepared.request.frames
+    if options.video and options.frames is None and len(frames) > used:
+        say(f"the end of {clip} is left out: the clip has its first {used} frames.")
+    return prepared
 
 
 def notes(clip: str, fps: int, goes_on: bool) -> list[str]:
@@ -215,6 +223,22 @@ def notes(clip: str, fps: int, goes_on: bool) -> list[str]:
     if header.sound and goes_on:
         sentences.append(f"the sound of {clip} is left out, because the clip goes on without any.")
     return sentences
+
+
+def unused(options: argparse.Namespace, request: Request) -> list[str]:
+    """Returns a sentence for each option that has no effect beside the others.
+
+    Args:
+        options: parsed arguments.
+        request: validated request.
+    """
+    alpha = parser().get_default("alpha")
+    rows = (
+        (bool(request.negative_prompt) and request.guidance == 1, "--negative-prompt", "at --guidance 1"),
+        (options.first_frame is not None and request.mode != "text", "--first-frame", "with given pixels"),
+        (options.alpha != alpha and not options.style, "--alpha", "without --style"),
+    )
+    return [f"{name} has no effect {why}." for applies, name, why in rows if applies]
 
 
 def make_all(options: argparse.Namespace, model: model_cache.Model) -> int:
@@ -236,7 +260,10 @@ def make_all(options: argparse.Namespace, model: model_cache.Model) -> int:
         raise ValueError(f"--prompts needs a folder, -o FOLDER: received {options.output or 'none'}.")
     prompts = batch.read_prompts(options.prompts)
     options.prompt, options.seed = prompts[0], options.seed or 0
-    wanted = batch.requests(prompts, asked(options, model))
+    like = asked(options, model)
+    wanted = batch.requests(prompts, like)
+    for sentence in unused(options, like):
+        say(sentence)
     process, processes, local = batch.place()
     pipeline = model_cache.get(model, options.device or batch.device(local))
     made = batch.Batch(Path(options.output), wanted, model)
@@ -266,9 +293,8 @@ def make(pipeline, prepared, model: model_cache.Model, output: Path, sound_sourc
     from tqdm import tqdm
 
     request, before = prepared.request, prepared.before
-    ignored = pipeline.unknown_words(request.prompt)
-    if ignored:
-        say(f"ignored, because the model does not know or cannot take them: {', '.join(ignored)}.")
+    for sentence in batch.ignored_words(pipeline, request):
+        say(sentence)
     stop, result = threading.Event(), None
 
     def on_interrupt(*_):

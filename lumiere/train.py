@@ -17,7 +17,8 @@ from lumiere.loading.layout import check, locate
 from lumiere.runtime.console import lenient_output
 from lumiere.sampling.allocator import keep_freed_memory
 from lumiere.sampling.memory import is_out_of_memory
-from lumiere.training.config import Settings, add_options
+from lumiere.training.config import Settings, add_options, unused
+from lumiere.training.latent_dataset import CAPTIONS
 from lumiere.training.trainer import show
 
 PAPERWORLD = "paperworld"  # value of --data for rendered clips
@@ -71,6 +72,9 @@ def main(arguments: list[str] | None = None) -> int:
         settings = Settings(**options)
         if settings.data == PAPERWORLD and not Path(PAPERWORLD).exists():
             settings = Settings(**options | {"data": str(_drawn(settings, scenes))})
+        if PartialState().is_main_process:
+            for sentence in unused(settings, (Path(settings.data) / CAPTIONS).is_file()):
+                print(sentence, file=sys.stderr)
         show(settings)
     except (ValueError, OSError) as failure:
         print(failure, file=sys.stderr)

@@ -36,7 +36,8 @@ def test_a_clip_with_its_settings(tmp_path, capsys):
     captured = capsys.readouterr()
     assert captured.out.splitlines()[0] == str(clip) and "seed 7 · 8 frames at 12 fps" in captured.out
     assert "first frame from noise" in captured.out
-    assert "step 3 of 3" in captured.err and "ignored" not in captured.err
+    assert "step 3 of 3" in captured.err and "words ignored" not in captured.err
+    assert "words of the negative prompt ignored" in captured.err and "dragon" in captured.err
     frames, fps = read_clip(clip)
     assert frames.shape == (8, 64, 64, 3) and fps == 12
     expected = Request(
@@ -265,3 +266,45 @@ def test_sound_is_kept_with_the_length_or_its_loss_is_said(tmp_path, capsys, opt
     said = capsys.readouterr().err
     assert probe(made).sound == (option == "--video")
     assert ("the sound of" in said and "is left out" in said) == (option == "--continue")
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ("--guidance 1 --negative-prompt star", "--negative-prompt has no effect at --guidance 1."),
+        ("--image picture.png --first-frame none", "--first-frame has no effect with given pixels."),
+        ("--alpha 0.3", "--alpha has no effect without --style."),
+        ("--guidance 3 --negative-prompt star --first-frame none", None),
+    ],
+)
+def test_options_without_effect_are_said(files, monkeypatch, capsys, arguments, words):
+    monkeypatch.setattr(command, "make", lambda *_: 0)
+    arguments = [files.get(word, word) for word in arguments.split()]
+    assert command.main(["a red ball", *arguments, "--device", "cpu"]) == 0
+    said = capsys.readouterr().err
+    assert words in said if words else "no effect" not in said
+
+
+def test_frames_that_the_model_does_not_make_are_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "make", lambda *_: 0)
+    write_clip(tmp_path / "a.mp4", np.zeros((10, 64, 64, 3), np.uint8), 16)
+    arguments = ["a red ball", "--video", str(tmp_path / "a.mp4"), "--strength", "0.5", "--device", "cpu"]
+    assert command.main(arguments) == 0
+    assert "a.mp4 is left out: the clip has its first 8 frames" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option", ["--image", "--mask", "--video", "--continue", "--last-image", "--prompts"]
+)
+def test_a_file_that_does_not_exist_is_said_not_to(files, capsys, option):
+    more = {"--mask": ["--image", files["picture.png"]], "--last-image": ["--image", files["picture.png"]]}
+    more |= {"--video": ["--strength", "0.5"], "--prompts": ["-o", "clips"]}
+    prompt = [] if option == "--prompts" else ["a red ball"]
+    arguments = [*prompt, option, "/nowhere/x", *more.get(option, []), "--device", "cpu"]
+    assert command.main(arguments) == 2
+    assert capsys.readouterr().err.endswith("there is no file /nowhere/x.\n")
+
+
+def test_a_folder_for_the_output_that_does_not_exist_is_said_not_to(capsys):
+    assert command.main(["a red ball", "-o", "/nowhere/x.mp4", "--device", "cpu"]) == 2
+    assert "must lie in a folder that exists: received /nowhere/x.mp4" in capsys.readouterr().err

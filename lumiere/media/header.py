@@ -24,8 +24,8 @@ class Header:
 
     Attributes:
         codec: name of the codec in ffmpeg.
-        width: pixels before rotation.
-        height: pixels before rotation.
+        width: pixels before rotation, within the clean aperture.
+        height: pixels before rotation, within the clean aperture.
         fps: frames per second.
         seconds: duration, None if the header lacks it.
         start: seconds from the start of the file to the first frame, more than 0 after an early sound.
@@ -75,10 +75,12 @@ def probe(path: str | os.PathLike) -> Header:
         raise ValueError(
             "the video is Dolby Vision of profile 5, which is not supported: save it as HDR10 or HLG."
         )
+    cropped = re.search(r"^ +Frame Cropping: (\d+)/(\d+)/(\d+)/(\d+)$", details, re.MULTILINE)
+    left, right, top, bottom = map(int, cropped.groups()) if cropped else (0, 0, 0, 0)
     return Header(
         codec=re.match(r"Video: (\w+)", line)[1],
-        width=int(size[1]),
-        height=int(size[2]),
+        width=int(size[1]) - left - right,
+        height=int(size[2]) - top - bottom,
         fps=rate,
         seconds=int(length[1]) * 3600 + int(length[2]) * 60 + float(length[3]) if length else None,
         start=max(0.0, float(start[1]) - float(length[4])) if start and length else 0.0,

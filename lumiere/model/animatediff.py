@@ -34,6 +34,7 @@ SCHEDULE = {
     "timestep_spacing": "leading",
     "steps_offset": 1,
 }
+LORA = re.compile(r"[._]lora\.(down|up)\.weight$")  # keys of domain adapters and MotionLoRAs
 UNSTORED_POSITIONS = 64  # AnimateLCM's own file leaves out its sinusoidal positions, which it computes
 ORIGINAL = (  # key names of other codes -> key names of diffusers, replaced in this order
     (".temporal_attentions.", ".motion_modules."),  # Hotshot-XL
@@ -245,13 +246,16 @@ def _check_finite(lumiere: Lumiere, names: dict[str, str], where: str) -> None:
 def convert(checkpoint: str | os.PathLike, file: str | os.PathLike) -> None:
     """Writes the tensors of an AnimateDiff `.ckpt` file as safetensors, without executing pickled code.
 
+    A domain adapter, which is a LoRA of the base's UNet without motion modules, keeps its keys.
+
     Args:
         checkpoint: path of the `.ckpt` file.
         file: path of the `.safetensors` file to write.
 
     Raises:
         OSError: the checkpoint does not exist or the output cannot be written.
-        ValueError: the checkpoint is damaged, contains objects other than tensors, or has no motion modules.
+        ValueError: the checkpoint is damaged, contains objects other than tensors, or has neither motion
+            modules nor LoRA factors.
     """
     try:
         weights = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -264,8 +268,11 @@ def convert(checkpoint: str | os.PathLike, file: str | os.PathLike) -> None:
         ) from error
     weights = weights.get("state_dict", weights) if isinstance(weights, dict) else {}
     weights = {key: w.contiguous() for key, w in weights.items() if isinstance(w, Tensor)}
-    renamed = _in_names_of_diffusers(weights, str(checkpoint))
-    renamed = {key: weight.clone() for key, weight in renamed.items() if ".motion_modules." in key}
+    if any(LORA.search(key) for key in weights):
+        renamed = {key.removeprefix("module."): weight.clone() for key, weight in weights.items()}
+    else:
+        renamed = _in_names_of_diffusers(weights, str(checkpoint))
+        renamed = {key: weight.clone() for key, weight in renamed.items() if ".motion_modules." in key}
     part = Path(file).with_name(f"{Path(file).name}.part")
     save_file(renamed, part, metadata={"format": "pt"})
     os.replace(part, file)

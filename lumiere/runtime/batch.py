@@ -57,6 +57,22 @@ def requests(prompts: list[str], like: Request) -> list[Request]:
     return made
 
 
+def ignored_words(pipeline, request: Request) -> list[str]:
+    """Returns a sentence for each prompt of a request with words that the model ignores.
+
+    Args:
+        pipeline: pipeline of the model.
+        request: request to be made.
+    """
+    texts = {"": request.prompt, " of the negative prompt": request.negative_prompt}
+    found = {which: pipeline.unknown_words(text) for which, text in texts.items()}
+    return [
+        f"words{which} ignored, because the model does not know or cannot take them: {', '.join(words)}."
+        for which, words in found.items()
+        if words
+    ]
+
+
 def place(environment: Mapping[str, str] = os.environ) -> tuple[int, int, int]:
     """Returns rank, world size and local rank, as set by `accelerate launch`. Defaults to (0, 1, 0)."""
     return tuple(int(environment.get(name, usual)) for name, usual in PLACE.items())
@@ -116,6 +132,8 @@ class Batch:
         failed, left = 0, [n for n in range(len(self.wanted)) if not self._done(self.lines().get(n))]
         for number in left[process::processes]:
             request, began = self.wanted[number], time.monotonic()
+            for sentence in ignored_words(pipeline, request):
+                told(f"{number + 1} of {len(self.wanted)}: {sentence}")
             line = {"number": number + 1, "clip": self.clip(number).name, **self._told(number)}
             try:
                 *_, result = pipeline.generate(request)

@@ -149,6 +149,28 @@ class Settings:
             raise ValueError(f"min_frames must be at most frames, {self.frames}; received {self.min_frames}.")
 
 
+def unused(settings: Settings, encoded: bool) -> list[str]:
+    """Returns a sentence for each option that has no effect beside the others.
+
+    Args:
+        settings: training settings.
+        encoded: whether the data is a folder of latents.
+    """
+    changed = [each for each in fields(Settings) if "group" in each.metadata]
+    changed = [each for each in changed if getattr(settings, each.name) != each.default]
+    sentences = []
+    if settings.init and (names := [flag(each.name) for each in changed if each.metadata["group"] == FRESH]):
+        sentences.append(f"{', '.join(names)}: no effect with --init, whose layers stay as they are.")
+    if encoded and (names := [flag(each.name) for each in changed if each.name in ("size", "fps")]):
+        sentences.append(f"{', '.join(names)}: no effect on latents, which are encoded already.")
+    return sentences
+
+
+def flag(name: str) -> str:
+    """Returns the command line option of a setting."""
+    return f"--{name.replace('_', '-')}"
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds an option for each setting with a default to an argument parser, in groups."""
     groups: dict[str, argparse._ArgumentGroup] = {}
@@ -158,14 +180,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         group, told = entry.metadata["group"], entry.metadata["help"]
         if group not in groups:
             groups[group] = parser.add_argument_group(group)
-        flag, add = f"--{entry.name.replace('_', '-')}", groups[group].add_argument
+        name, add = flag(entry.name), groups[group].add_argument
         told += " (%(default)s)" if entry.default is not None else ""
         kind = float if entry.default is None else type(entry.default)
         if kind is bool:
-            add(flag, action=argparse.BooleanOptionalAction, default=entry.default, help=told)
+            add(name, action=argparse.BooleanOptionalAction, default=entry.default, help=told)
         else:
             kinds = {"type": kind, "choices": entry.metadata["choices"]}
-            add(flag, default=entry.default, help=told, metavar=METAVARS[kind], **kinds)
+            add(name, default=entry.default, help=told, metavar=METAVARS[kind], **kinds)
     for old, name in ALIASES.items():
         kind = type(getattr(Settings, name))
         kind = _truth if kind is bool else kind

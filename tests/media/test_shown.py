@@ -1,5 +1,6 @@
 """What a video file says of its frames, beside their pixels, is applied or refused in words."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -157,3 +158,24 @@ def test_an_interlaced_clip_has_no_combs(tmp_path):
     frames = read_clip(tmp_path / "a.ts")[0].astype(int)
     inner = frames[2:6, 8:40]
     assert np.abs(inner[:, 1:] - inner[:, :-1]).mean() < 6
+
+
+def test_only_the_clean_aperture_of_a_clip_is_shown(tmp_path):
+    """Cameras store a margin around the picture, which the box `clap` cuts off."""
+    write_clip(tmp_path / "a.mp4", moving(), 16)
+    ffmpeg("-i", tmp_path / "a.mp4", "-c", "copy", tmp_path / "b.mp4")  # moov comes last: nothing moves
+    data = bytearray((tmp_path / "b.mp4").read_bytes())
+    box = struct.pack(">I4s8I", 40, b"clap", 32, 1, 48, 1, 0, 1, 0, 1)
+    entry = data.rindex(b"avc1") - 4
+    end = entry + int.from_bytes(data[entry : entry + 4], "big")
+    for at in (
+        entry,
+        *(data.index(name) - 4 for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd")),
+    ):
+        data[at : at + 4] = (int.from_bytes(data[at : at + 4], "big") + len(box)).to_bytes(4, "big")
+    data[end:end] = box
+    (tmp_path / "c.mp4").write_bytes(data)
+    whole, inner = (read_clip(tmp_path / name)[0] for name in ("a.mp4", "c.mp4"))
+    assert inner.shape == (8, 48, 32, 3)
+    off = np.abs(inner.astype(int) - whole[:, :, 16:48])
+    assert off[:, 2:-2, 2:-2].max() <= 2  # colours at the border are interpolated from fewer samples

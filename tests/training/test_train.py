@@ -26,7 +26,7 @@ from lumiere.media.video import read_clip
 from lumiere.model.motion_weights import load_motion, read_facts
 from lumiere.sampling.schedulers import predict_clean
 from lumiere.train import EXAMPLES, main, parser
-from lumiere.training.config import ALIASES, CLIPS, FRESH, NOISE, RUN, STEPS, Settings
+from lumiere.training.config import ALIASES, CLIPS, FRESH, NOISE, RUN, STEPS, Settings, unused
 from lumiere.training.latent_dataset import DrawOptions, write_captions
 from lumiere.training.loss import min_snr, noise_and_target, weighted_error
 from lumiere.training.optimizer import relative_rate
@@ -591,3 +591,12 @@ def launch(processes: int, *arguments: str) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [*start, f"--main_process_port={port}", *arguments]
     subprocess.run(command, cwd=ROOT, check=True, env=environment)
+
+
+def test_options_without_effect_are_said():
+    fresh = Settings("m", "d", "o", init="x", factor=8, temporal_kernel=5, size=256, learning_rate=1.0)
+    assert unused(fresh, encoded=True) == [
+        "--factor, --temporal-kernel: no effect with --init, whose layers stay as they are.",
+        "--size: no effect on latents, which are encoded already.",
+    ]
+    assert unused(Settings("m", "d", "o", factor=8, fps=16), encoded=False) == []
