@@ -5,22 +5,27 @@ both into a verdict and computes accuracy, chance and controls from verdicts. `p
 judge` prints that table for real renders and judges MP4 files.
 """
 
+import argparse
 import dataclasses
 import io
 import math
 import re
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.random import Generator
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageFilter
 
 from lumiere.media.video import read_clip, read_settings
 from lumiere.paperworld.judge.sight import UPRIGHT, match, see_background, see_colour, see_silhouettes
-from lumiere.paperworld.judge.tracks import explain
-from lumiere.paperworld.world.captions import ATTRIBUTES
+from lumiere.paperworld.judge.tracks import Explanation, explain
+from lumiere.paperworld.world.captions import ATTRIBUTES, Truth
 from lumiere.paperworld.world.scene import DRIFT, DRIFT_SPEED, PERIODS, SIZE, Scene, render, sample_scene
+from lumiere.paperworld.world.shapes import Floats
 from lumiere.request import Request
 
 LEAST_FRAMES = 8  # with fewer frames a bounce looks like a drift
@@ -32,6 +37,7 @@ JUDGED = ("colour", "subject", "background", "motion")  # attributes of "all"; s
 COLUMNS = (*JUDGED, "all", "speed")
 SHIFTS = 20  # pairings of each verdict with another clip's truth: estimates chance to within one point
 MAX_FRAMES = 1024  # 50 MB of pixels; the judge needs about 300 MB for them
+Change = Callable[[NDArray[np.uint8], Generator], NDArray[np.uint8]]  # changes the frames of a clip
 
 
 @dataclass(frozen=True)
@@ -69,11 +75,14 @@ class Verdict:
     distance: float = 0.0
 
 
-def judge(frames):
-    """Judges a clip.
+Pair = tuple[Scene | Truth, Verdict]
+
+
+def judge(frames: NDArray[np.uint8]) -> Verdict:
+    """Measures the content of a clip.
 
     Args:
-        frames: uint8 `(t, 128, 128, 3)` with 8 frames or more.
+        frames: `t 128 128 3` with 8 frames or more.
 
     Raises:
         ValueError: wrong shape or dtype, or too few frames.
@@ -114,14 +123,16 @@ def judge(frames):
     )
 
 
-def _likeness(agreement):
+def _likeness(agreement: Floats) -> float:
     """Returns the mean of an agreement `(t, turns)` over frames: the best turn, or upright plus a bonus."""
     return max(agreement.max(1).mean(), agreement[:, UPRIGHT].max(1).mean() + UPRIGHT_BONUS)
 
 
-def _speed(best):
+def _speed(best: Explanation) -> str | None:
     """Returns the speed with the smallest ratio to the measured pace, or None for a still subject."""
+    paces: Mapping[str, float]
     if best.motion in PERIODS:
+        assert best.period is not None, "motions in PERIODS are cycles"
         paces, pace = PERIODS[best.motion], best.period
     elif best.motion in DRIFT:
         paces, pace = DRIFT_SPEED, max(map(abs, best.velocity))
@@ -130,12 +141,12 @@ def _speed(best):
     return min(paces, key=lambda speed: abs(math.log(pace / paces[speed])))
 
 
-def score(truth, verdict):
+def score(truth: Scene | Truth, verdict: Verdict) -> dict[str, bool]:
     """Compares a verdict with the truth.
 
     Args:
-        truth: a Scene, or attribute -> value with None for attributes that the caption omits.
-        verdict: the judge's Verdict.
+        truth: the scene, or attribute -> value with None for attributes that the caption omits.
+        verdict: the measured content.
 
     Returns:
         attribute -> whether it is right, for the named attributes. "all" is the conjunction of the named ones
@@ -152,15 +163,20 @@ def score(truth, verdict):
     return right
 
 
-def accuracy(pairs):
+def accuracy(pairs: Sequence[Pair]) -> dict[str, float]:
     """Returns the fraction of right (truth, verdict) pairs for each named attribute: attribute -> 0 to 1."""
     scores = [score(truth, verdict) for truth, verdict in pairs]
     table = {name: [s[name] for s in scores if name in s] for name in COLUMNS}
     return {name: float(np.mean(values)) for name, values in table.items() if values}
 
 
-def chance(pairs, seed=0):
-    """Returns the accuracy of the verdicts against the truths of other clips."""
+def chance(pairs: Sequence[Pair], seed: int = 0) -> dict[str, float]:
+    """Returns the accuracy of the verdicts against the truths of other clips: attribute -> 0 to 1.
+
+    Args:
+        pairs: (truth, verdict) of each clip.
+        seed: seed of the clip order.
+    """
     order = np.random.default_rng(seed).permutation(len(pairs))
     shifts = range(1, min(len(pairs), SHIFTS + 1))
     others = [np.roll(order, shift) for shift in shifts]
@@ -169,39 +185,42 @@ def chance(pairs, seed=0):
     )
 
 
-def frozen(frames):
+def frozen(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Control: repeats the first frame. All attributes but motion must be right; motion must be "still"."""
     return np.repeat(frames[:1], len(frames), axis=0)
 
 
-def shuffled(frames, rng):
+def shuffled(frames: NDArray[np.uint8], rng: Generator) -> NDArray[np.uint8]:
     """Control: shuffles the frames. All attributes but motion must be right; a still clip stays right."""
     return frames[rng.permutation(len(frames))]
 
 
-def _each(frames, change):
+def _each(frames: NDArray[np.uint8], change: Callable[[Image.Image], Image.Image]) -> NDArray[np.uint8]:
     return np.stack([np.asarray(change(Image.fromarray(frame))) for frame in frames])
 
 
-def _jpeg(image):
+def _jpeg(image: Image.Image) -> Image.Image:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=40)
     return Image.open(file).convert("RGB")
 
 
-def _lift(frames, levels):
+def _lift(frames: NDArray[np.uint8], levels: ArrayLike) -> NDArray[np.uint8]:
     return np.clip(frames + np.asarray(levels), 0, 255).round().astype(np.uint8)
 
 
-# Artefacts of autoencoders and diffusion, each stronger than a good model's: (frames, rng) -> frames.
-DEGRADATIONS = {
+def _halved(image: Image.Image) -> Image.Image:
+    small = image.resize((SIZE // 2, SIZE // 2), Image.Resampling.BOX)
+    return small.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+
+
+# Artefacts of autoencoders and diffusion, each stronger than a good model's.
+DEGRADATIONS: dict[str, Change] = {
     "blurred, sigma 1.5": lambda frames, rng: _each(
         frames, lambda image: image.filter(ImageFilter.GaussianBlur(1.5))
     ),
     "noise, sigma 6": lambda frames, rng: _lift(frames, rng.normal(0, 6, frames.shape)),
-    "halved and back": lambda frames, rng: _each(
-        frames, lambda image: image.resize((SIZE // 2,) * 2, Image.BOX).resize((SIZE,) * 2, Image.BILINEAR)
-    ),
+    "halved and back": lambda frames, rng: _each(frames, _halved),
     "JPEG, quality 40": lambda frames, rng: _each(frames, _jpeg),
     "8 levels brighter": lambda frames, rng: _lift(frames, 8),
     "8 levels darker": lambda frames, rng: _lift(frames, -8),
@@ -209,7 +228,7 @@ DEGRADATIONS = {
 }
 
 
-def caption_truth(text):
+def caption_truth(text: str) -> Truth:
     """Parses a caption of the paper world: attribute -> value, None for omitted attributes.
 
     The longest wordings match first and consume their words: "over green hills" does not name the colour
@@ -217,7 +236,7 @@ def caption_truth(text):
     wins.
     """
     rest = " ".join(re.findall(r"[a-z]+", text.lower()))
-    truth = dict.fromkeys(ATTRIBUTES)
+    truth: Truth = dict.fromkeys(ATTRIBUTES)
     for words, attribute, value in _wordings():
         found = re.search(rf"\b{words}\b", rest)
         if found:
@@ -227,9 +246,9 @@ def caption_truth(text):
 
 
 @lru_cache(maxsize=1)
-def _wordings():
+def _wordings() -> list[tuple[str, str, str]]:
     """Returns all wordings as (words, attribute, value), longest first."""
-    flat = []
+    flat: list[tuple[str, str, str]] = []
     for attribute, table in ATTRIBUTES.items():
         for value, wordings in table.items():
             alike = [wording if isinstance(wording, tuple) else (wording,) for wording in wordings]
@@ -237,12 +256,29 @@ def _wordings():
     return sorted(flat, key=lambda wording: (-len(wording[0].split()), -len(wording[0])))
 
 
-def judge_renders(count, frames, seed=0, change=lambda frames, rng: frames, held_out=False):
-    """Returns (truth, verdict) pairs of real renders after `change(frames, rng)`.
+def judge_renders(
+    count: int,
+    frames: int,
+    seed: int = 0,
+    change: Change = lambda frames, rng: frames,
+    held_out: bool = False,
+) -> list[Pair]:
+    """Judges real renders. Scene i depends only on `seed`, `held_out` and i.
 
-    Scene i depends only on `seed` and i.
+    Args:
+        count: number of clips.
+        frames: frames of each clip, 8 or more.
+        seed: seed of scenes and changes.
+        change: applied to each clip before it is judged.
+        held_out: only held-out combinations.
+
+    Returns:
+        (truth, verdict) of each clip.
+
+    Raises:
+        ValueError: too few frames.
     """
-    pairs = []
+    pairs: list[Pair] = []
     for index in range(count):
         rng = np.random.default_rng((seed, index))
         scene = sample_scene(rng, held_out)
@@ -250,7 +286,7 @@ def judge_renders(count, frames, seed=0, change=lambda frames, rng: frames, held
     return pairs
 
 
-def add_judge_arguments(parser):
+def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `judge` to a parser."""
     parser.add_argument("paths", nargs="*", metavar="CLIP", help="MP4 files that this project made")
     parser.add_argument(
@@ -265,8 +301,15 @@ def add_judge_arguments(parser):
     )
 
 
-def run_judge(args):
-    """Runs `judge`. Returns 0, 1 if a clip could not be judged, or 2 for invalid arguments."""
+def run_judge(args: argparse.Namespace) -> int:
+    """Runs `judge` and prints its tables and verdicts.
+
+    Args:
+        args: parsed arguments of `add_judge_arguments`.
+
+    Returns:
+        Exit status: 0, 1 if a clip could not be judged, or 2 for invalid arguments.
+    """
     if not args.paths and args.renders < 1:
         print("name clips to judge, or ask for --renders of 1 or more: received neither.", file=sys.stderr)
         return 2
@@ -279,23 +322,26 @@ def run_judge(args):
     return max([_print_verdict(path) for path in args.paths], default=0)
 
 
-def _print_table(args):
+def _print_table(args: argparse.Namespace) -> None:
     pairs = judge_renders(args.renders, args.frames, args.seed)
     print(f"{args.renders} real renders of {args.frames} frames, seed {args.seed}\n")
     print("| | " + " | ".join(COLUMNS) + " |\n|---|" + "---|" * len(COLUMNS))
     _print_row("as rendered (the ceiling)", accuracy(pairs))
     _print_row("captions shuffled (chance)", chance(pairs) if len(pairs) > 1 else {})
-    changes = {"first frame frozen": lambda frames, rng: frozen(frames), "frames shuffled in time": shuffled}
+    changes: dict[str, Change] = {
+        "first frame frozen": lambda frames, rng: frozen(frames),
+        "frames shuffled in time": shuffled,
+    }
     for name, change in (changes | (DEGRADATIONS if args.degraded else {})).items():
         _print_row(name, accuracy(judge_renders(args.renders, args.frames, args.seed, change)))
 
 
-def _print_row(name, table):
+def _print_row(name: str, table: Mapping[str, float]) -> None:
     cells = [f"{table[column]:.3f}" if column in table else "" for column in COLUMNS]
     print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
 
 
-def _print_verdict(path):
+def _print_verdict(path: str) -> int:
     try:
         frames, _ = read_clip(path, MAX_FRAMES, SIZE)
         verdict = judge(frames)
@@ -313,6 +359,6 @@ def _print_verdict(path):
     return 0
 
 
-def _in_words(verdict):
+def _in_words(verdict: Verdict) -> str:
     seen = [getattr(verdict, name) or f"{name} unknown" for name in JUDGED]
-    return " · ".join(seen + [verdict.speed] * (verdict.speed is not None))
+    return " · ".join(seen if verdict.speed is None else [*seen, verdict.speed])

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from lumiere.paperworld.world.backgrounds import PALETTES
 from lumiere.paperworld.world.scene import COLOURS, CREAM, SIZE
-from lumiere.paperworld.world.shapes import DETAILS, SUBJECTS
+from lumiere.paperworld.world.shapes import DETAILS, SUBJECTS, Floats
 
 SHADES = (1.0, 0.92, 0.84)  # a paper layer darkens the layer behind its edge by up to 16 %
 SHADOWS = (0.0, 0.15, 0.3)  # the subject's shadow mixes in up to 30 % dark blue
@@ -51,19 +52,19 @@ class Silhouettes:
         patches: silhouettes in units of that radius, `(t, 32 * 32)`, 0 to 1.
     """
 
-    x: np.ndarray
-    y: np.ndarray
-    radius: np.ndarray
-    patches: np.ndarray
+    x: Floats
+    y: Floats
+    radius: Floats
+    patches: Floats
 
 
-def see_background(frames):
+def see_background(frames: NDArray[np.uint8]) -> tuple[str, float]:
     """Detects the background by its palette.
 
     The median over time removes moving subjects; a still subject is far from all palettes.
 
     Args:
-        frames: uint8 `t h w 3`.
+        frames: `t h w 3`.
 
     Returns:
         The background with the nearest palette and the mean distance to it in levels (truncated at 48).
@@ -80,12 +81,12 @@ def see_background(frames):
         cast = np.clip(np.median(cast.reshape(-1, 3), axis=0), -CAST, CAST)
         nearest, _ = _residual(picture - cast, papers)
         distances[kind] = float(np.minimum(nearest, FAR).mean())
-    best = min(distances, key=distances.get)
+    best = min(distances, key=distances.__getitem__)
     return best, distances[best]
 
 
 @lru_cache(maxsize=len(PALETTES))
-def _papers(kind):
+def _papers(kind: str) -> list[NDArray[np.float32]]:
     """Returns the colours of sky and layers at each shade, `h/2 1 3`, out of range where they never occur."""
     height = ((np.arange(SIZE // 2, dtype=np.float32) + 0.5) / (SIZE // 2))[:, None, None]
     top, horizon, *layers = np.array(PALETTES[kind], np.float32)
@@ -97,7 +98,7 @@ def _papers(kind):
     return papers
 
 
-def _residual(picture, papers):
+def _residual(picture: Floats, papers: list[NDArray[np.float32]]) -> tuple[Floats, Floats]:
     """Returns the distance `h w` of each pixel to the nearest paper colour and the difference `h w 3`."""
     nearest, difference = np.full(picture.shape[:2], np.inf, np.float32), np.zeros_like(picture)
     for colour in papers:
@@ -108,8 +109,13 @@ def _residual(picture, papers):
     return nearest, difference
 
 
-def see_colour(frames, kind):
-    """Returns the colour that covers the most solid pixels of `frames` (the subject's), or None."""
+def see_colour(frames: NDArray[np.uint8], kind: str) -> str | None:
+    """Returns the colour that covers the most solid pixels (the subject's), or None.
+
+    Args:
+        frames: `t h w 3`.
+        kind: background.
+    """
     names = _names(kind)[_cells(frames)]  # t h w, 0 for none of the colours
     same = (names[:, 1:-1, 1:-1] == names[:, :-2, 1:-1]) & (names[:, 1:-1, 1:-1] == names[:, 2:, 1:-1])
     same &= (names[:, 1:-1, 1:-1] == names[:, 1:-1, :-2]) & (names[:, 1:-1, 1:-1] == names[:, 1:-1, 2:])
@@ -120,8 +126,14 @@ def see_colour(frames, kind):
     return list(COLOURS)[int(counts.argmax())]
 
 
-def see_silhouettes(frames, kind, colour):
-    """Returns the densest region of `colour` in each frame as Silhouettes."""
+def see_silhouettes(frames: NDArray[np.uint8], kind: str, colour: str) -> Silhouettes:
+    """Returns the densest region of a colour in each frame.
+
+    Args:
+        frames: `t h w 3`.
+        kind: background.
+        colour: key of `COLOURS`.
+    """
     share = _shares(kind, colour)[_cells(frames)]  # t h w
     x, y = _densest(share)
     offsets = np.arange(-WINDOW, WINDOW + 1)
@@ -141,7 +153,7 @@ def see_silhouettes(frames, kind, colour):
     return Silhouettes((x + 0.5) % SIZE, (y + 0.5) % SIZE, radius, patches * (radius > 0)[:, None])
 
 
-def match(patches):
+def match(patches: Floats) -> dict[str, Floats]:
     """Computes the agreement (soft IoU) with every subject at every rotation.
 
     Args:
@@ -159,7 +171,7 @@ def match(patches):
     return agreement
 
 
-def true_centres(silhouettes, name, angle):
+def true_centres(silhouettes: Silhouettes, name: str, angle: Floats) -> tuple[Floats, Floats, Floats]:
     """Converts the centre and radius of the coloured area to the centre and radius of the subject.
 
     The two centres differ by a vector that rotates with the subject.
@@ -183,18 +195,18 @@ def true_centres(silhouettes, name, angle):
 class _Template:
     """Coloured area of a subject: masks `(50, 32 * 32)`; centre of mass and radius in subject radii."""
 
-    masks: np.ndarray
-    centre: tuple
+    masks: NDArray[np.float32]
+    centre: tuple[float, float]
     radius: float
 
 
 @lru_cache(maxsize=1)
-def _templates():
+def _templates() -> dict[str, _Template]:
     return {name: _template(name) for name in SUBJECTS}
 
 
-def _template(name):
-    def cover(u, v, edge):
+def _template(name: str) -> _Template:
+    def cover(u: Floats, v: Floats, edge: float) -> Floats:
         shape = SUBJECTS[name](u, v)
         detail = np.maximum(DETAILS[name](u, v), shape + 0.045)  # keeps one pixel of colour around the detail
         return np.clip(0.5 - np.maximum(shape, -detail) / edge, 0, 1)
@@ -211,16 +223,16 @@ def _template(name):
         area = np.sqrt(wide * tall)
         u, v = (cos * p + sin * q) * area / wide + centre[0], (cos * q - sin * p) * area / tall + centre[1]
         masks.append(cover(u, v, 0.12).ravel())
-    return _Template(np.array(masks, np.float32), tuple(centre), float(radius))
+    return _Template(np.array(masks, np.float32), (centre[0], centre[1]), float(radius))
 
 
-def _cells(frames):
-    """Maps pixels, uint8 `t h w 3`, to indices into the RGB cube, `t h w`."""
+def _cells(frames: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Maps pixels `t h w 3` to indices into the RGB cube, `t h w`."""
     r, g, b = np.moveaxis(frames >> (8 - BITS), -1, 0).astype(np.int32)
     return (r << 2 * BITS) | (g << BITS) | b
 
 
-def _distance(colours):
+def _distance(colours: ArrayLike) -> Floats:
     """Returns the distance of every cell of the RGB cube to the nearest of `colours`, `n 3`."""
     steps = (np.arange(2**BITS, dtype=np.float32) + 0.5) * 2 ** (8 - BITS)
     cube = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
@@ -230,7 +242,7 @@ def _distance(colours):
 
 
 @lru_cache(maxsize=len(PALETTES))
-def _to_background(kind):
+def _to_background(kind: str) -> Floats:
     top, horizon, *layers = np.array(PALETTES[kind], np.float32)
     paper = np.array([*(top + (horizon - top) * k for k in np.linspace(0, 1, 5)), *layers])
     shaded = [paper * shade * (1 - s) + s * np.array(SHADOW) for shade in SHADES for s in SHADOWS]
@@ -238,12 +250,12 @@ def _to_background(kind):
 
 
 @lru_cache(maxsize=len(COLOURS))
-def _to_colour(colour):
+def _to_colour(colour: str) -> Floats:
     return _distance(np.minimum(np.outer(LIGHTS, COLOURS[colour]), 255))
 
 
 @lru_cache(maxsize=len(PALETTES))
-def _names(kind):
+def _names(kind: str) -> NDArray[np.uint8]:
     """Returns a table: cube cell -> 1 + index of its colour, or 0 for background and other colours."""
     distances = np.stack([_to_background(kind), *(_to_colour(colour) for colour in COLOURS)])
     names = distances.argmin(0)
@@ -251,14 +263,14 @@ def _names(kind):
 
 
 @lru_cache(maxsize=len(PALETTES) * len(COLOURS))
-def _shares(kind, colour):
+def _shares(kind: str, colour: str) -> NDArray[np.float32]:
     """Returns a table: cube cell -> weight of the colour (0 to 1) against background, border and detail."""
     tint = np.array(COLOURS[colour]) + TINT * (np.array(CREAM) - np.array(COLOURS[colour]))
     other = np.minimum(_to_background(kind), _distance([tint]))
     return np.clip(0.5 + (other - _to_colour(colour)) / (2 * SOFT), 0, 1).astype(np.float32)
 
 
-def _densest(share):
+def _densest(share: NDArray[np.float32]) -> tuple[Floats, Floats]:
     """Returns the centre x, y (pixel indices, `t` each) of the densest subject-sized disc on the torus."""
     cells = SIZE // SEARCH
     coarse = share.reshape(len(share), cells, SEARCH, cells, SEARCH).mean((2, 4))  # t h/4 w/4
@@ -269,7 +281,7 @@ def _densest(share):
     return (column + 0.5) * SEARCH - 0.5, (row + 0.5) * SEARCH - 0.5
 
 
-def _sample(share, x, y, radius):
+def _sample(share: NDArray[np.float32], x: Floats, y: Floats, radius: Floats) -> NDArray[np.float32]:
     """Samples patches `(t, 32 * 32)` of ±1.9 radii around each centre, bilinear and wrapped."""
     reach = np.linspace(-SPAN, SPAN, GRID) * radius[:, None]  # t n
     rows, columns = y[:, None] + reach, x[:, None] + reach
@@ -277,7 +289,7 @@ def _sample(share, x, y, radius):
     down, across = (rows - top)[:, :, None], (columns - left)[:, None]
     frame = np.arange(len(share))[:, None, None]
 
-    def corner(dy, dx):
+    def corner(dy: int, dx: int) -> NDArray[np.float32]:
         return share[frame, ((top + dy) % SIZE)[:, :, None], ((left + dx) % SIZE)[:, None]]
 
     upper = corner(0, 0) * (1 - across) + corner(0, 1) * across

@@ -6,13 +6,16 @@ wins if it explains enough variance. A track that fits no family has motion None
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lumiere.paperworld.judge.sight import ANGLES, UPRIGHT, true_centres
+from lumiere.paperworld.judge.sight import ANGLES, UPRIGHT, Silhouettes, true_centres
 from lumiere.paperworld.world.scene import BOUNCE, SIZE
+from lumiere.paperworld.world.shapes import Floats
 
 WINDOW = 32  # frames, one slow cycle; the pace may change between the windows of a long clip
 CYCLES = np.geomspace(7, 44, 48)  # candidate frames per cycle; the paper world uses 10 to 32
@@ -31,6 +34,7 @@ STILL_TURN = 0.12  # agreement lost by holding the silhouette upright
 EXPLAINED = 0.7  # share of the track's variance; 16 frames in random order stay below it
 PULSED = 0.8  # the same for the radius, which has one value per frame where the position has two
 SPUN = 0.6  # minimum gain of steady rotation relative to free rotation; shuffled frames stay near 0.3
+Windows = Sequence[NDArray[np.integer]]  # frame indices of each window
 AXIS = math.tan(math.radians(35))  # maximum slope between a drift and its axis
 
 
@@ -46,7 +50,9 @@ class Explanation:
     velocity: tuple[float, float] = (0.0, 0.0)
 
 
-def explain(silhouettes, subject, agreement, seen):
+def explain(
+    silhouettes: Silhouettes, subject: str, agreement: Floats, seen: NDArray[np.integer]
+) -> tuple[Explanation, float]:
     """Classifies the motion of a named subject.
 
     As for a human viewer, travelling takes precedence over rotation, and rotation over changes of size: a
@@ -93,12 +99,12 @@ class _Turning:
     """The best steady rate (radians per frame), the angle per frame, the mean agreement with and without."""
 
     rate: float
-    angle: np.ndarray
+    angle: Floats
     agreement: float
     fixed: float
 
 
-def _turning(agreement, windows):
+def _turning(agreement: Floats, windows: Windows) -> _Turning:
     """Finds the rotation rate whose angles have the highest agreement.
 
     Shifting a frame's row by its rotation is a phase in the Fourier domain, so one inverse transform yields
@@ -123,12 +129,12 @@ def _turning(agreement, windows):
     return _Turning(_middle_rate(found), angles, total / len(agreement), fixed / len(agreement))
 
 
-def _middle_rate(rates):
+def _middle_rate(rates: Sequence[float]) -> float:
     """Returns the median pace in the predominant direction; the plain median of opposite rates would be 0."""
     return math.copysign(float(np.median(np.abs(rates))), sum(rates))
 
 
-def _travelling(x, y, windows):
+def _travelling(x: Floats, y: Floats, windows: Windows) -> tuple[Explanation | None, float]:
     """Returns the drift, bounce or circle with the least residual, or None; and the RMS shift in pixels."""
     total, left = 0.0, {"drift": 0.0, "bouncing": 0.0, "circling": 0.0}
     steps, bounces, circles = [], [], []
@@ -149,7 +155,7 @@ def _travelling(x, y, windows):
         bounces.append((up[arc] * np.ptp(arcs[arc]), CYCLES[arc // len(PHASES)]))
         circles.append((along[orbit] * reach[orbit], RATES[orbit]))
     shift = math.sqrt(total / len(x))
-    motion = min(left, key=left.get)
+    motion = min(left, key=left.__getitem__)
     explained = 1 - left[motion] / max(total, 1e-9)
     if shift < STILL_SHIFT or explained < EXPLAINED:
         return None, shift
@@ -164,7 +170,7 @@ def _travelling(x, y, windows):
     return (Explanation(motion, explained, size, 2 * np.pi / abs(rate), rate) if fits else None), shift
 
 
-def _drift(velocity, explained, frames):
+def _drift(velocity: complex, explained: float, frames: int) -> Explanation | None:
     along, across = max(abs(velocity.real), abs(velocity.imag)), min(abs(velocity.real), abs(velocity.imag))
     if along < LEAST_DRIFT or across > AXIS * along:
         return None
@@ -175,7 +181,7 @@ def _drift(velocity, explained, frames):
     return Explanation(motion, explained, along * frames, None, 0.0, (velocity.real, velocity.imag))
 
 
-def _pulsing(size, windows):
+def _pulsing(size: Floats, windows: Windows) -> tuple[Explanation | None, float]:
     """Fits a sine to the log radius `size`, `(t,)`; returns it or None, and the RMS relative change."""
     total, gained, found = 0.0, 0.0, []
     for window in windows:
@@ -196,7 +202,7 @@ def _pulsing(size, windows):
 
 
 @lru_cache(maxsize=16)
-def _curves(frames):
+def _curves(frames: int) -> tuple[Floats, Floats, NDArray[np.complexfloating], Floats]:
     """Returns centred curves over a window of t frames.
 
     Returns:
@@ -213,7 +219,7 @@ def _curves(frames):
 
 
 @lru_cache(maxsize=16)
-def _waves(frames):
+def _waves(frames: int) -> Floats:
     """Returns an orthonormal basis of the centred sines of each cycle over a window: `(cycles, 2, t)`."""
     turn = 2 * np.pi * np.arange(frames) / CYCLES[:, None]
     waves = np.stack([np.cos(turn), np.sin(turn)], -1)

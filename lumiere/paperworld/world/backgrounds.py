@@ -1,9 +1,15 @@
 """Seven backgrounds of layered paper, pale enough for the saturated subject to stand out."""
 
 import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from lumiere.paperworld.world.shapes import Floats
+
+Colour = tuple[int, int, int]  # RGB, 0 to 255
 
 # Sky at the top, sky at the horizon, then the layers from back to front. The judge uses them too.
-PALETTES = {
+PALETTES: dict[str, tuple[Colour, ...]] = {
     "hills": ((196, 226, 240), (240, 246, 226), (186, 214, 150), (158, 196, 126), (132, 176, 108)),
     "sea": ((172, 218, 226), (232, 242, 230), (158, 208, 218), (126, 188, 204), (98, 166, 188)),
     "night": ((50, 56, 110), (92, 88, 148), (80, 84, 140), (64, 68, 122), (54, 58, 106)),
@@ -14,7 +20,7 @@ PALETTES = {
 }
 
 
-def _waves(x, rng, amplitude, wavelength):
+def _waves(x: Floats, rng: Generator, amplitude: float, wavelength: float) -> Floats:
     """Returns a smooth horizon, a sum of sines with random phases: in frame heights, shaped like x."""
     total = np.zeros_like(x)
     for harmonic, share in ((1, 1.0), (2, 0.35), (3.3, 0.15)):
@@ -22,7 +28,7 @@ def _waves(x, rng, amplitude, wavelength):
     return amplitude * total
 
 
-def _skyline(x, rng, height):
+def _skyline(x: Floats, rng: Generator, height: float) -> Floats:
     tops, at = np.zeros_like(x), -rng.random() * 0.1
     while at < 1:
         width = rng.uniform(0.09, 0.17)
@@ -31,7 +37,7 @@ def _skyline(x, rng, height):
     return tops
 
 
-def _pines(x, rng, height):
+def _pines(x: Floats, rng: Generator, height: float) -> Floats:
     spacing = rng.uniform(0.12, 0.16)
     position = x / spacing + rng.random()
     tree = np.floor(position)
@@ -39,13 +45,13 @@ def _pines(x, rng, height):
     return -lean * (1 - np.abs(2 * (position - tree) - 1))
 
 
-def _peaks(x, rng, height):
+def _peaks(x: Floats, rng: Generator, height: float) -> Floats:
     position = x / rng.uniform(0.42, 0.55) + rng.random()
     fold = np.abs(2 * (position - np.floor(position)) - 1)
     return height * (fold - 0.5) * 2
 
 
-def _horizon(kind, layer, x, rng):
+def _horizon(kind: str, layer: int, x: Floats, rng: Generator) -> Floats:
     base = (0.60, 0.73, 0.86)[layer] + rng.uniform(-0.02, 0.02)
     if kind == "hills" or kind == "night":
         return base + _waves(x, rng, 0.045, rng.uniform(0.7, 1.0))
@@ -60,7 +66,7 @@ def _horizon(kind, layer, x, rng):
     return base + 0.02 + _pines(x, rng, (0.26, 0.22, 0.16)[layer])
 
 
-def _sky_extras(kind, picture, x, y, rng):
+def _sky_extras(kind: str, picture: NDArray[np.float32], x: Floats, y: Floats, rng: Generator) -> None:
     """Draws stars at night, a sun over sea and desert, clouds over hills; none is mistaken for a subject."""
     if kind == "night":
         for _ in range(14):
@@ -80,14 +86,37 @@ def _sky_extras(kind, picture, x, y, rng):
                 blend(picture, (250, 252, 252), np.hypot(x - cx - dx, (y - cy) * 1.3) * 128 - r)
 
 
-def blend(picture, colour, distance, opacity=1.0, softness=0.5):
-    """Blends a colour into `picture` (`… h w 3`, 0–255, in place) where `distance` (`… h w`, px) is < 0."""
+def blend(
+    picture: NDArray[np.float32],
+    colour: Colour | Floats,
+    distance: Floats,
+    opacity: float = 1.0,
+    softness: float = 0.5,
+) -> None:
+    """Blends a colour into a picture where a distance is negative, in place.
+
+    Args:
+        picture: `… h w 3`, 0 to 255.
+        colour: one colour, or colours `… h w 3`; 0 to 255.
+        distance: `… h w` in pixels.
+        opacity: 0 to 1.
+        softness: half the width of the edge in pixels.
+    """
     alpha = opacity * np.clip(0.5 - distance / (2 * softness), 0, 1)[..., None]
     picture += alpha * (np.asarray(colour, np.float32) - picture)
 
 
-def background(kind, rng, size=128):
-    """Renders the background `kind` with random details: float32 `h w 3`, 0–255."""
+def background(kind: str, rng: Generator, size: int = 128) -> NDArray[np.float32]:
+    """Renders a background with random details.
+
+    Args:
+        kind: key of `PALETTES`.
+        rng: random generator of the details.
+        size: height and width in pixels.
+
+    Returns:
+        `h w 3`, 0 to 255.
+    """
     y, x = (np.mgrid[:size, :size].astype(np.float32) + 0.5) / size
     top, horizon, *layers = (np.array(c, np.float32) for c in PALETTES[kind])
     picture = top + (horizon - top) * np.clip(y / 0.65, 0, 1)[..., None]

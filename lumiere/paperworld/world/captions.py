@@ -3,7 +3,25 @@
 The first wording of each list is canonical. Motions are (present participle, third person) pairs.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import TypedDict, TypeVar
+
 import numpy as np
+from numpy.random import Generator
+
+from lumiere.paperworld.world.scene import Scene
+
+Truth = dict[str, str | None]  # attribute -> value, None for an attribute that is not named
+Wording = str | tuple[str, str]
+T = TypeVar("T")
+
+
+class FirstFrameRule(TypedDict):
+    """How a prompt is rewritten for its first frame: phrases to replace, words to append."""
+
+    replace: dict[str, str]
+    append: str
+
 
 COLOUR_WORDS = {
     "red": ("red", "crimson", "scarlet"),
@@ -108,7 +126,7 @@ MOTION_PHRASES = {
 }
 SPEED_WORDS = {"slow": ("slowly", "gently", "lazily"), "fast": ("fast", "quickly", "rapidly")}
 OPENINGS = ("", "", "a paper cartoon of ", "a clip of ", "a picture of ", "here is ")
-ATTRIBUTES = {
+ATTRIBUTES: dict[str, Mapping[str, Sequence[Wording]]] = {
     "colour": COLOUR_WORDS,
     "subject": SUBJECT_WORDS,
     "background": BACKGROUND_PHRASES,
@@ -117,7 +135,7 @@ ATTRIBUTES = {
 }
 
 
-def canonical(scene, with_speed=False):
+def canonical(scene: Scene, with_speed: bool = False) -> str:
     """Returns the canonical caption, such as "a red ball bouncing over green hills".
 
     Args:
@@ -131,7 +149,7 @@ def canonical(scene, with_speed=False):
     return f"{_article(colour)} {subject} {motion} {BACKGROUND_PHRASES[scene.background][0]}"
 
 
-def first_frame_rule():
+def first_frame_rule() -> FirstFrameRule:
     """Returns the rule that rewrites a prompt for its first frame: motions become "standing still"."""
     (standing, stands), *_ = MOTION_PHRASES["still"]
     phrases = [pair for pairs in MOTION_PHRASES.values() for pair in pairs]
@@ -140,15 +158,20 @@ def first_frame_rule():
     return {"replace": replace, "append": standing}
 
 
-def vocabulary():
+def vocabulary() -> dict[str, list[str]]:
     """Returns the canonical wordings by kind, for the vocabulary on the page."""
     first = {kind: [wordings[0] for wordings in table.values()] for kind, table in ATTRIBUTES.items()}
-    return first | {"motion": [doing for doing, _ in first["motion"]]}
+    return {
+        kind: [word if isinstance(word, str) else word[0] for word in words] for kind, words in first.items()
+    }
 
 
-def paraphrase(scene, rng, with_speed=False):
+def paraphrase(scene: Scene, rng: Generator, with_speed: bool = False) -> str:
     """Returns a paraphrased caption with synonyms, another word order and an opening."""
-    pick = lambda options: options[rng.integers(len(options))]  # noqa: E731
+
+    def pick(options: Sequence[T]) -> T:
+        return options[int(rng.integers(len(options)))]
+
     thing = f"{_article(pick(COLOUR_WORDS[scene.colour]))} {pick(SUBJECT_WORDS[scene.subject])}"
     doing, does = pick(MOTION_PHRASES[scene.motion])
     place = pick(BACKGROUND_PHRASES[scene.background])
@@ -167,14 +190,19 @@ def paraphrase(scene, rng, with_speed=False):
     return f"{pick(OPENINGS)}{_article(f'{adverb} {doing}'.strip())} {' '.join(thing.split()[1:])} {place}"
 
 
-def wordings(scene, count=8):
-    """Returns the canonical captions, without and with speed, then `count` deterministic paraphrases."""
+def wordings(scene: Scene, count: int = 8) -> list[str]:
+    """Returns the canonical captions, without and with speed, then paraphrases.
+
+    Args:
+        scene: the scene to describe; its seed determines the paraphrases.
+        count: number of paraphrases.
+    """
     rng = np.random.default_rng(scene.seed)
     plain = [canonical(scene)] + ([canonical(scene, with_speed=True)] if scene.motion != "still" else [])
     return plain + [paraphrase(scene, rng, with_speed=i % 2 == 1) for i in range(count)]
 
 
-def caption_with_truth(scene, rng):
+def caption_with_truth(scene: Scene, rng: Generator) -> tuple[str, Truth]:
     """Returns a training caption and its truth: attribute -> value, None for omitted attributes.
 
     About half of the captions are canonical and half paraphrased; half name the speed; some omit attributes.
@@ -189,7 +217,7 @@ def caption_with_truth(scene, rng):
     return text, truth
 
 
-def _partial(scene, rng, truth):
+def _partial(scene: Scene, rng: Generator, truth: Truth) -> tuple[str, Truth]:
     colour, subject = (
         str(rng.choice(words[getattr(scene, name)]))
         for name, words in (("colour", COLOUR_WORDS), ("subject", SUBJECT_WORDS))
@@ -207,11 +235,11 @@ def _partial(scene, rng, truth):
     return " ".join(" ".join((thing, parts["motion"], parts["background"])).split()), truth
 
 
-def _article(words):
+def _article(words: str) -> str:
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
-def known_words():
+def known_words() -> list[str]:
     """Returns all words that captions may contain, sorted."""
     texts = [text for table in ATTRIBUTES.values() for wordings in table.values() for text in wordings]
     flat = [" ".join(text) if isinstance(text, tuple) else text for text in texts]

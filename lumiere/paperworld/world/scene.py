@@ -1,16 +1,19 @@
 """Scenes of the paper world: content, motion and rendering."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
 
-from lumiere.paperworld.world.backgrounds import PALETTES, background, blend
-from lumiere.paperworld.world.shapes import DETAILS, SUBJECTS, disc, rounded_box
+from lumiere.paperworld.world.backgrounds import PALETTES, Colour, background, blend
+from lumiere.paperworld.world.shapes import DETAILS, SUBJECTS, Floats, disc, rounded_box
 
 SIZE, FPS = 128, 16
-COLOURS = {
+COLOURS: dict[str, Colour] = {
     "red": (212, 38, 42),
     "orange": (246, 128, 24),
     "yellow": (250, 206, 36),
@@ -53,12 +56,12 @@ class Scene:
     seed: int
 
     @property
-    def combination(self):
+    def combination(self) -> tuple[str, str, str]:
         """(colour, subject, motion), the key of `HELD_OUT`."""
         return self.colour, self.subject, self.motion
 
 
-def sample_scene(rng, held_out=False, motions=MOTIONS):
+def sample_scene(rng: Generator, held_out: bool = False, motions: Sequence[str] = MOTIONS) -> Scene:
     """Draws a random scene.
 
     Args:
@@ -82,11 +85,21 @@ def sample_scene(rng, held_out=False, motions=MOTIONS):
         low = low + (0, BOUNCE - 4)
     x, y = rng.uniform(low, np.maximum(high, low + 1e-3))
     kind, speed = rng.choice(list(PALETTES)), rng.choice(SPEEDS)
-    names = (str(name) for name in (colour, subject, kind, motion, speed))
-    return Scene(*names, float(x), float(y), float(radius), float(rng.random()), int(rng.integers(2**31)))
+    return Scene(
+        colour=str(colour),
+        subject=str(subject),
+        background=str(kind),
+        motion=str(motion),
+        speed=str(speed),
+        x=float(x),
+        y=float(y),
+        radius=float(radius),
+        phase=float(rng.random()),
+        seed=int(rng.integers(2**31)),
+    )
 
 
-def begin_at_rest(scene, rng):
+def begin_at_rest(scene: Scene, rng: Generator) -> tuple[Scene, Scene]:
     """Returns the scene at rest at a random position, and moving from that position in frame 0.
 
     A circling subject starts at the point of its orbit farthest from the centre. A bouncing subject starts on
@@ -105,8 +118,13 @@ def begin_at_rest(scene, rng):
     return still, moving
 
 
-def choose_held_out(seed=0, share=0.1):
-    """Draws a tenth of all colour × subject × motion combinations, evenly over motions; see held_out.txt."""
+def choose_held_out(seed: int = 0, share: float = 0.1) -> list[tuple[str, str, str]]:
+    """Draws (colour, subject, motion) combinations, equally many of each motion; see held_out.txt.
+
+    Args:
+        seed: seed of the draw.
+        share: fraction of all combinations, 0 to 1.
+    """
     rng = np.random.default_rng(seed)
     pairs = list(itertools.product(COLOURS, SUBJECTS))
     count = round(share * len(pairs))
@@ -114,11 +132,23 @@ def choose_held_out(seed=0, share=0.1):
     return sorted(chosen)
 
 
-def motion_state(scene, frames, start=0):
-    """Returns centre x, y (pixels), angle (radians), horizontal and vertical scale, `(t,)` each."""
+def motion_state(scene: Scene, frames: int, start: int = 0) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+    """Computes the place and shape of the subject in each frame.
+
+    Args:
+        scene: the scene.
+        frames: clip length t.
+        start: number of the first frame.
+
+    Returns:
+        Centre x and y (pixels), angle (radians), horizontal and vertical scale, `(t,)` each.
+    """
     n = np.arange(start, start + frames, dtype=np.float64)
-    x, y = np.full(frames, scene.x), np.full(frames, scene.y)
-    angle, wide, tall = np.zeros(frames), np.ones(frames), np.ones(frames)
+    x: Floats = np.full(frames, scene.x)
+    y: Floats = np.full(frames, scene.y)
+    angle: Floats = np.zeros(frames)
+    wide: Floats = np.ones(frames)
+    tall: Floats = np.ones(frames)
     if scene.motion in DRIFT:
         dx, dy = DRIFT[scene.motion]
         travelled = DRIFT_SPEED[scene.speed] * n + scene.phase * SIZE
@@ -140,7 +170,9 @@ def motion_state(scene, frames, start=0):
     return x, y, angle, wide, tall
 
 
-def _marks(scene, dx, dy, rest_dx, rest_dy, angle, scale):
+def _marks(
+    scene: Scene, dx: Floats, dy: Floats, rest_dx: Floats, rest_dy: Floats, angle: Floats, scale: Floats
+) -> Floats | None:
     """Returns the distance `t h w` in pixels to the paper strips that mark the motion in a still, or None."""
     r, fast = scene.radius, scene.speed == "fast"
     if scene.motion in DRIFT:  # speed lines behind the subject
@@ -157,7 +189,7 @@ def _marks(scene, dx, dy, rest_dx, rest_dy, angle, scale):
         return np.minimum(strips, more) if fast else strips
     if scene.motion == "circling":  # dotted path
         count = 16 if fast else 10
-        turn = np.arctan2(rest_dy, rest_dx) * count / (2 * np.pi)
+        turn: Floats = np.arctan2(rest_dy, rest_dx) * count / (2 * np.pi)
         arc = (turn - np.round(turn)) * 2 * np.pi * (ORBIT + r) / count
         return np.hypot(arc, np.hypot(rest_dx, rest_dy) - ORBIT - r + 2) - 2.2
     if scene.motion == "spinning":  # arcs that rotate with the subject
@@ -171,12 +203,12 @@ def _marks(scene, dx, dy, rest_dx, rest_dy, angle, scale):
     return None
 
 
-def _wrap(distance):
+def _wrap(distance: Floats) -> Floats:
     """Wraps a distance to the nearest copy of the subject, which moves on a torus."""
     return (distance + SIZE / 2) % SIZE - SIZE / 2
 
 
-def render(scene, frames=16, start=0):
+def render(scene: Scene, frames: int = 16, start: int = 0) -> tuple[NDArray[np.uint8], Floats]:
     """Renders a clip.
 
     Args:
@@ -185,7 +217,7 @@ def render(scene, frames=16, start=0):
         start: number of the first frame.
 
     Returns:
-        The clip, uint8 `t h w c`, and the coverage of each pixel by subject or marks, float32 `t h w`, 0–1.
+        The clip `t h w c`, and the coverage of each pixel by subject or marks, float32 `t h w`, 0 to 1.
     """
     rng = np.random.default_rng(scene.seed)
     x, y, angle, wide, tall = (
@@ -216,6 +248,8 @@ def render(scene, frames=16, start=0):
     return np.round(clip).astype(np.uint8), covered
 
 
-def _shadow(clip, distance, offset, opacity, softness):
+def _shadow(
+    clip: NDArray[np.float32], distance: Floats, offset: tuple[int, int], opacity: float, softness: float
+) -> None:
     moved = np.roll(distance, (offset[1], offset[0]), axis=(-2, -1))
     blend(clip, (40, 36, 60), moved, opacity, softness)
