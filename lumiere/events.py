@@ -20,7 +20,7 @@ class Progress:
         share: finished share of the work, 0 to 1. Steps are weighted by the frames that the model processes.
         seconds: time since the start of the run.
         length: current number of frames of the clip. Reaches the requested number in the last segment.
-        preview: returns small frames of the predicted clip, uint8 `t h w c`.
+        preview: returns small frames of the predicted clip, uint8 `t h w c`, or None without a preview.
     """
 
     step: int
@@ -28,7 +28,7 @@ class Progress:
     share: float
     seconds: float
     length: int
-    preview: "Callable[[], np.ndarray]"
+    preview: "Callable[[], np.ndarray | None]"
 
 
 @dataclass(frozen=True)

@@ -3,44 +3,78 @@
 Each round runs both sides of a comparison, so that background load affects both.
 """
 
+import threading
 import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from lumiere.events import Progress
+from lumiere.events import Progress, Result
 from lumiere.media.video import write_clip
+from lumiere.paperworld.evaluate.records import Record
+from lumiere.paperworld.evaluate.studio import ClipSource
+from lumiere.pipeline import LumierePipeline
+from lumiere.request import Request
 from lumiere.runtime.jobs import Job
 from lumiere.sampling.latent_preview import sprite_sheet
 from lumiere.sampling.schedulers import CLASSES
+
+if TYPE_CHECKING:
+    from diffusers import AnimateDiffPipeline
 
 FRAMES = 80
 PROMPT = "a red ball bouncing over green hills"
 
 
-def ratio(records, name, other):
-    """Returns the minimum of the times `name` divided by the minimum of the times `other`."""
+def ratio(records: Sequence[Record], name: str, other: str) -> float:
+    """Returns the minimum of one time divided by the minimum of another.
+
+    Args:
+        records: timing rounds.
+        name: key of the time.
+        other: key of the other time.
+    """
     return min(record[name] for record in records) / min(record[other] for record in records)
 
 
-def _seconds(studio, request):
+def _seconds(studio: ClipSource, request: Request) -> float:
     began = time.perf_counter()
     for _ in studio.pipeline.generate(request):
         pass
     return time.perf_counter() - began
 
 
-def seconds(studio, index):
-    """Returns the seconds from prompt to frames: frame count -> seconds."""
+def seconds(studio: ClipSource, index: int) -> dict[str, float]:
+    """Times clips from prompt to frames.
+
+    Args:
+        studio: generates the clips.
+        index: number of the round.
+
+    Returns:
+        frame count -> seconds.
+    """
     return {str(frames): _seconds(studio, studio.request(PROMPT, frames, index)) for frames in (16, FRAMES)}
 
 
-def against_animatediff(studio, index, frames=FRAMES):
-    """Times this pipeline and diffusers' AnimateDiffPipeline (random adapter) from prompt to frames."""
+def against_animatediff(studio: ClipSource, index: int, frames: int = FRAMES) -> dict[str, float]:
+    """Times this pipeline and diffusers' AnimateDiffPipeline (random adapter) from prompt to frames.
+
+    Args:
+        studio: generates the clips.
+        index: number of the round.
+        frames: clip length.
+
+    Returns:
+        "ours" and "animatediff" in seconds.
+    """
     request = studio.request(PROMPT, frames, index)
     theirs = _animatediff(studio.pipeline, request.scheduler, frames)
     ours = _seconds(studio, request)
@@ -58,7 +92,7 @@ def against_animatediff(studio, index, frames=FRAMES):
 
 
 @lru_cache(maxsize=1)
-def _animatediff(pipeline, scheduler, frames):
+def _animatediff(pipeline: LumierePipeline, scheduler: str, frames: int) -> "AnimateDiffPipeline":
     """Returns an AnimateDiffPipeline with the architecture of the base and random UNet weights.
 
     diffusers cannot load the base weights, because of their scale-and-shift time embedding. The adapter uses
@@ -66,13 +100,13 @@ def _animatediff(pipeline, scheduler, frames):
     """
     from diffusers import AnimateDiffPipeline, MotionAdapter, UNetMotionModel
 
-    base = pipeline.lumiere.model
+    base, config = pipeline.lumiere.model, pipeline.lumiere.config
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         adapter = MotionAdapter(
-            base.config.block_out_channels,
-            motion_layers_per_block=base.config.layers_per_block,
-            motion_norm_num_groups=base.config.norm_num_groups,
+            config.block_out_channels,
+            motion_layers_per_block=config.layers_per_block,
+            motion_norm_num_groups=config.norm_num_groups,
             motion_max_seq_length=frames,
         )
         unet = UNetMotionModel.from_unet2d(base, adapter, load_weights=False)
@@ -89,33 +123,55 @@ def _animatediff(pipeline, scheduler, frames):
     return made
 
 
-def with_preview(studio, index, frames=FRAMES):
-    """Times a clip from the job queue to the MP4 file, as on the page, with and without preview sheets."""
+def with_preview(studio: ClipSource, index: int, frames: int = FRAMES) -> dict[str, float]:
+    """Times a clip from the job queue to the MP4 file, as on the page, with and without preview sheets.
+
+    Args:
+        studio: generates the clips.
+        index: number of the round; odd rounds run in the opposite order.
+        frames: clip length.
+
+    Returns:
+        "preview" and "without" in seconds.
+    """
     request, seconds = studio.request(PROMPT, frames, index), {}
-    runs = {
+    runs: dict[str, Callable[[threading.Event], Iterator[Progress | Result]]] = {
         "preview": lambda stop: studio.pipeline.generate(request, stop),
         "without": lambda stop: map(_unseen, studio.pipeline.generate(request, stop)),
     }
     for name in sorted(runs, reverse=index % 2 == 1):
         began = time.perf_counter()
+        result = None
         for update in Job(runs[name]).start().updates():
             if update is not None and update.preview is not None:
                 _ = sprite_sheet(update.preview).data_uri
+            result = update.result if update is not None else None
+        assert result is not None, "a job that nobody stops ends with a clip"
         with TemporaryDirectory() as folder:
-            write_clip(Path(folder) / "clip.mp4", update.result.frames, request.fps)
+            write_clip(Path(folder) / "clip.mp4", result.frames, request.fps)
         seconds[name] = time.perf_counter() - began
     return seconds
 
 
-def _unseen(item):
+def _unseen(item: Progress | Result) -> Progress | Result:
     return replace(item, preview=lambda: None) if isinstance(item, Progress) else item
 
 
-def parameters(studio, index, frames=32, steps=2):
-    """Counts the parameters that generate a clip, excluding the base, motion and preview parameters."""
+def parameters(studio: ClipSource, index: int, frames: int = 32, steps: int = 2) -> dict[str, int]:
+    """Counts the parameters that generate a clip, excluding the base, motion and preview parameters.
+
+    Args:
+        studio: generates the clip.
+        index: prompt number.
+        frames: clip length.
+        steps: denoising steps.
+
+    Returns:
+        "parameters".
+    """
     pipeline, ran = studio.pipeline, {}
 
-    def note(module, args):
+    def note(module: nn.Module, args: object) -> None:
         ran[id(module)] = module
 
     handle = register_module_forward_pre_hook(note)
@@ -133,7 +189,15 @@ def parameters(studio, index, frames=32, steps=2):
     return {"parameters": sum(weight.numel() for key, weight in used.items() if key not in known)}
 
 
-def size(studio, index):
-    """Returns the total bytes of the model's folder and the bytes of its largest file."""
+def size(studio: ClipSource, index: int) -> dict[str, int]:
+    """Measures the files of the model's folder.
+
+    Args:
+        studio: names the folder.
+        index: not used; every record is the same.
+
+    Returns:
+        "total" and "largest" in bytes.
+    """
     sizes = [file.stat().st_size for file in studio.folder.rglob("*") if file.is_file()]
     return {"total": sum(sizes), "largest": max(sizes)}

@@ -6,20 +6,27 @@ Every record is saved immediately (records.py), so an interrupted evaluation res
 import argparse
 import copy
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
+from lumiere.events import Progress, Result
 from lumiere.loading.layout import locate
 from lumiere.loading.registry import DEFAULT
 from lumiere.loading.version import SAMPLING_VERSION
-from lumiere.paperworld.evaluate.figures import pairs, per_motion
+from lumiere.model.conditioning import Given
+from lumiere.paperworld.evaluate.figures import Figure, pairs, per_motion
 from lumiere.paperworld.evaluate.grid import GRID, SHEET, write_grid, write_sheet
 from lumiere.paperworld.evaluate.measures import digest
-from lumiere.paperworld.evaluate.records import Records
+from lumiere.paperworld.evaluate.records import Record, Records
 from lumiere.paperworld.evaluate.rows import CHOOSING_SEED, ROWS, SEED, scene_of
+from lumiere.paperworld.evaluate.studio import ClipSource, Setting
 from lumiere.paperworld.judge.judge import COLUMNS, accuracy
 from lumiere.paperworld.training.autoencoder import to_tensor
 from lumiere.paperworld.training.model_folder import EMBEDDED
@@ -30,6 +37,7 @@ from lumiere.request import Request
 from lumiere.runtime import model_cache
 
 INTERRUPTED = 130
+V = TypeVar("V")
 FIXED = (  # (prompt, frames, seed) of the clips that detect a change of sampling
     ("a red ball bouncing over green hills", 16, 1),
     ("a blue moon rising in the forest", 16, 2),
@@ -46,7 +54,7 @@ class Studio:
         **settings: `Request` fields; None selects the model's default.
     """
 
-    def __init__(self, model=None, seed=SEED, **settings):
+    def __init__(self, model: str | None = None, seed: int = SEED, **settings: Setting):
         self.folder, self.seed = locate(model or EMBEDDED), seed
         entry = replace(model_cache.entry(DEFAULT), source=str(self.folder))
         self.pipeline = LumierePipeline.from_pretrained(entry)
@@ -56,62 +64,92 @@ class Studio:
         self._usual = Request("-", **entry.usual | size | own).check(limits)
         self.name = " ".join([model or DEFAULT, *(f"{name}={value}" for name, value in own.items())])
 
-    def request(self, prompt, frames, index, **settings):
-        """Returns the `Request` of a prompt; `settings` override the fixed ones."""
-        changed = {"prompt": prompt, "frames": frames, "seed": self.seed + index} | settings
+    def request(self, prompt: str, frames: int, index: int, **settings: Setting) -> Request:
+        """Returns the `Request` of a prompt.
+
+        Args:
+            prompt: text prompt.
+            frames: clip length.
+            index: prompt number, added to the seed.
+            **settings: `Request` fields that override the fixed ones.
+
+        Raises:
+            ValueError: a field is out of range.
+        """
+        changed: dict[str, Any] = {"prompt": prompt, "frames": frames, "seed": self.seed + index} | settings
         return replace(self._usual, **changed)
 
-    def make(self, prompt, frames, index, given=None, whole=False, **settings):
+    def make(
+        self,
+        prompt: str,
+        frames: int,
+        index: int,
+        given: Given | None = None,
+        whole: bool = False,
+        **settings: Setting,
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Generates a clip.
 
         Args:
             prompt: text prompt.
             frames: clip length.
             index: prompt number, added to the seed.
-            given: given pixels (`conditioning.Given`). Defaults to None.
+            given: conditioning frames and mask. Defaults to none.
             whole: denoise all frames at once instead of in segments.
             **settings: `Request` fields that override the fixed ones.
 
         Returns:
-            The frames and the preview of the last step, both uint8 `t h w c`.
+            The frames and the preview of the last step, `t h w c` each.
         """
         request, pipeline = self.request(prompt, frames, index, **settings), copy.copy(self.pipeline)
         if whole:
             pipeline.sampling = replace(pipeline.sampling, segment=None)
         *_, last, result = pipeline.generate(request, given=given)
-        return result.frames, last.preview()
+        assert isinstance(last, Progress) and isinstance(result, Result)
+        preview = last.preview()
+        assert preview is not None, "the pipeline makes a preview of every step"
+        return result.frames, preview
 
-    def clip(self, *args, **settings):
-        """Returns only the frames of `make`."""
-        return self.make(*args, **settings)[0]
+    def clip(
+        self,
+        prompt: str,
+        frames: int,
+        index: int,
+        given: Given | None = None,
+        whole: bool = False,
+        **settings: Setting,
+    ) -> NDArray[np.uint8]:
+        """Returns only the frames of `make`, which has the same arguments."""
+        return self.make(prompt, frames, index, given, whole, **settings)[0]
 
     @torch.inference_mode()
-    def through_autoencoder(self, frames):
-        """Encodes and decodes frames, uint8 `t h w c`, with the VAE."""
+    def through_autoencoder(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Encodes and decodes frames `t h w c` with the VAE."""
         latents = self.pipeline.vae.encode(to_tensor(frames)).latent_dist.mean  # t c h w
         scaled = latents * self.pipeline.vae.config.scaling_factor
         return self.pipeline.decode(scaled.transpose(0, 1)[None])  # t c h w -> 1 c t h w
 
 
-def fixed_clips(studio):
+def fixed_clips(studio: ClipSource) -> list[list[int]]:
     """Returns the digests of the `FIXED` clips."""
     return [digest(studio.clip(prompt, frames, 0, seed=seed)) for prompt, frames, seed in FIXED]
 
 
-def measure(studio, records, name, numbers):
+def measure(studio: ClipSource, records: Records, name: str, numbers: range) -> list[Record]:
     """Returns the records of a row in prompt order and measures missing records.
 
     Args:
         studio: generates the clips.
         records: the stored records.
         name: key of `ROWS`.
-        numbers: range of prompt numbers; rows of long clips use a fraction of it (`Row.part`).
+        numbers: prompt numbers; rows of long clips use a fraction of it (`Row.part`).
     """
     row, kept_as = ROWS[name], ROWS[name].kept_as or name
     numbers = numbers[: max(1, min(row.prompts, round(row.part * len(numbers))))]
     done = records.of(kept_as, numbers)
-    counts = {"total": len(numbers), "initial": len(done), "unit": "prompt"}
-    with tqdm(**counts, desc=name, leave=False, disable=None) as bar:
+    with tqdm(
+        total=len(numbers), initial=len(done), unit="prompt", desc=name, leave=False, disable=None
+    ) as bar:
         for index in numbers:
             if index not in done:
                 records.add(kept_as, index, row.record(studio, index))
@@ -119,7 +157,7 @@ def measure(studio, records, name, numbers):
     return list(records.of(kept_as, numbers).values())
 
 
-def add_evaluate_arguments(parser):
+def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `evaluate` to a parser."""
     add = parser.add_argument
     add("--model", help="folder or hub id (the embedded model)")
@@ -146,8 +184,11 @@ def add_evaluate_arguments(parser):
     add("--remember", action="store_true", help=remember)
 
 
-def run_evaluate(args):
+def run_evaluate(args: argparse.Namespace) -> int:
     """Prints the tables row by row.
+
+    Args:
+        args: parsed arguments of `add_evaluate_arguments`.
 
     Returns:
         Exit status: 0; 1 if a file cannot be read or the sampling changed; 2 for invalid arguments; 130 if
@@ -179,8 +220,18 @@ def run_evaluate(args):
     return print_tables(studio, records, args.rows, range(args.first, args.first + args.clips))
 
 
-def print_tables(studio, records, rows, numbers):
-    """Measures rows and prints their tables; returns 0, or 130 if interrupted."""
+def print_tables(studio: ClipSource, records: Records, rows: Sequence[str], numbers: range) -> int:
+    """Measures rows and prints their tables.
+
+    Args:
+        studio: generates the clips.
+        records: the stored records.
+        rows: keys of `ROWS`.
+        numbers: prompt numbers.
+
+    Returns:
+        Exit status: 0, or 130 if interrupted.
+    """
     judged = {}
     print("| | of | measured [95 % interval], and its bar | |\n|---|---|---|---|")
     try:
@@ -201,13 +252,15 @@ def print_tables(studio, records, rows, numbers):
     return 0
 
 
-def _met(figures):
+def _met(figures: Sequence[Figure]) -> str:
     if all(figure.bar is None for figure in figures):
         return ""
     return "met" if all(figure.met for figure in figures) else "missed"
 
 
-def _print_table(title, columns, rows, text):
+def _print_table(
+    title: str, columns: Sequence[str], rows: Mapping[str, Mapping[str, V]], text: Callable[[V], str]
+) -> None:
     """Prints a Markdown table of `rows`: name -> column -> value."""
     if rows:
         print(f"\n| {title} | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
@@ -216,8 +269,16 @@ def _print_table(title, columns, rows, text):
         print(f"| {name} | " + " | ".join(cells) + " |")
 
 
-def draw_clips(studio, args):
-    """Writes clips of the first prompts: `--grid`, `--sheet` or both."""
+def draw_clips(studio: ClipSource, args: argparse.Namespace) -> int:
+    """Writes clips of the first prompts: `--grid`, `--sheet` or both.
+
+    Args:
+        studio: generates the clips.
+        args: parsed arguments of `add_evaluate_arguments`.
+
+    Returns:
+        Exit status 0.
+    """
     count = max(GRID[0] * GRID[1] if args.grid else 0, SHEET if args.sheet else 0)
     numbers = range(args.first, args.first + count)
     prompts = [canonical(scene_of(studio.seed, index)[0]) for index in numbers]
@@ -231,7 +292,7 @@ def draw_clips(studio, args):
     return 0
 
 
-def _rows(text):
+def _rows(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     unknown = [name for name in names if name not in ROWS]
     if unknown or not names:

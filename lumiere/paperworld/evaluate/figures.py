@@ -7,7 +7,8 @@ import numpy as np
 
 from lumiere.paperworld.evaluate import costs
 from lumiere.paperworld.evaluate.measures import spread, wilson
-from lumiere.paperworld.judge.judge import Verdict, accuracy, chance, score
+from lumiere.paperworld.evaluate.records import Record
+from lumiere.paperworld.judge.judge import Pair, Verdict, accuracy, chance, score
 from lumiere.paperworld.world.scene import MOTIONS
 
 KEPT, KEPT_DB = ("colour", "subject", "background"), 30.0  # PSNR in dB above which given pixels count as kept
@@ -47,8 +48,13 @@ class Figure:
         return f"{self.name} {value}{interval}{bar}"
 
 
-def pairs(records, verdict="verdict"):
-    """Returns the (truth, verdict) pairs for the judge: one per record, or one per judged window."""
+def pairs(records: Sequence[Record], verdict: str = "verdict") -> list[Pair]:
+    """Returns the (truth, verdict) pairs for the judge: one per record, or one per judged window.
+
+    Args:
+        records: records of a row.
+        verdict: key of the verdict in a record.
+    """
     return [
         (record["truth"], Verdict(**seen))
         for record in records
@@ -56,46 +62,50 @@ def pairs(records, verdict="verdict"):
     ]
 
 
-def per_motion(records):
+def per_motion(records: Sequence[Record]) -> dict[str, tuple[int, int]]:
     """Counts the clips or windows with all attributes right: motion -> (right, count)."""
-    scores = [(truth["motion"], score(truth, verdict)["all"]) for truth, verdict in pairs(records)]
+    judged = ((record["truth"], pair) for record in records for pair in pairs([record]))
+    scores = [(truth["motion"], score(*pair)["all"]) for truth, pair in judged]
     found = {motion: [right for name, right in scores if name == motion] for motion in MOTIONS}
     return {motion: (sum(right), len(right)) for motion, right in found.items() if right}
 
 
-def _share(name: str, right: Sequence[bool], bar=None, clips: int | None = None) -> Figure:
-    """Returns the proportion of true values as a Figure.
-
-    Args:
-        clips: number of independent trials. Defaults to the number of values.
-    """
+def _share(name: str, right: Sequence[bool], bar: float | None = None, clips: int | None = None) -> Figure:
+    """Returns the proportion of true values in `clips` independent trials, by default one per value."""
     share, count = float(np.mean(right)), clips or len(right)
     return Figure(name, share, bar, interval=wilson(share * count, count))
 
 
-def _right(records, name="all", bar=None):
+def _right(records: Sequence[Record], name: str = "all", bar: float | None = None) -> Figure:
     found = [score(truth, verdict)[name] for truth, verdict in pairs(records)]
     return _share(name, found, bar, clips=len(records))  # the windows of a clip are not independent
 
 
-def _kept(records, name="kept", verdict="verdict", bar=None):
+def _kept(
+    records: Sequence[Record], name: str = "kept", verdict: str = "verdict", bar: float | None = None
+) -> Figure:
     return _share(name, [all(r[verdict][k] == r["truth"][k] for k in KEPT) for r in records], bar)
 
 
-def _mean(records, name):
+def _mean(records: Sequence[Record], name: str) -> float:
     return float(np.mean([record[name] for record in records]))
 
 
-def _least(records, name):
+def _least(records: Sequence[Record], name: str) -> float:
     return min(record[name] for record in records)
 
 
-def of_text(records, bar=None):
-    """Figures of text-to-video rows: the fraction of clips with all attributes right."""
+def of_text(records: Sequence[Record], bar: float | None = None) -> list[Figure]:
+    """Figures of text-to-video rows: the fraction of clips with all attributes right.
+
+    Args:
+        records: records of the row.
+        bar: threshold. Defaults to none.
+    """
     return [_right(records, bar=bar)]
 
 
-def of_controls(records):
+def of_controls(records: Sequence[Record]) -> list[Figure]:
     """Figures of the corrupted clips: motion may be right only by chance or for "still"."""
     still = float(np.mean([record["truth"]["motion"] == "still" for record in records]))
     figures = [
@@ -112,18 +122,18 @@ def of_controls(records):
     return figures
 
 
-def of_preview(records):
+def of_preview(records: Sequence[Record]) -> list[Figure]:
     """Figures of the previews: mean and minimum PSNR in dB."""
     mean, least = _mean(records, "preview"), _least(records, "preview")
     return [Figure("dB mean", mean, 28), Figure("dB least", least, 24)]
 
 
-def of_segments(records):
+def of_segments(records: Sequence[Record]) -> list[Figure]:
     """Figures of long clips: the fraction of right windows and the relative change at seams."""
     return [_right(records, bar=0.75), Figure("seams", _mean(records, "seams"), 1.2, at_most=True)]
 
 
-def of_first_frame(records):
+def of_first_frame(records: Sequence[Record]) -> list[Figure]:
     """Figures of image-to-video: first-frame PSNR, kept attributes and motion, at rest and in motion."""
     figures = [Figure("dB least", _least(records, "psnr"), KEPT_DB)]
     for name, at_rest in (("at rest", True), ("in motion", False)):
@@ -133,26 +143,26 @@ def of_first_frame(records):
     return figures
 
 
-def of_first_last(records):
+def of_first_last(records: Sequence[Record]) -> list[Figure]:
     """Figures of first and last frame: kept attributes, right motion, PSNR of the last frame."""
     likeness = [Figure("last frame: dB mean", _mean(records, "psnr"))]
     likeness += [Figure("dB least", _least(records, "psnr"))]
     return [_kept(records), _right(records, "motion"), *likeness]
 
 
-def of_inpaint(records):
+def of_inpaint(records: Sequence[Record]) -> list[Figure]:
     """Figures of inpainting: right clips, and the PSNR outside the region."""
     return [_right(records), Figure("outside: dB least", _least(records, "psnr"), KEPT_DB)]
 
 
-def of_cinemagraph(records):
+def of_cinemagraph(records: Sequence[Record]) -> list[Figure]:
     """Figures of cinemagraphs: the change outside the region relative to inside, and right clips."""
     inside, outside = _mean(records, "inside"), _mean(records, "outside")
     ratio = outside / inside if inside > 0 else float("inf")  # a still clip is no cinemagraph
     return [Figure("outside / inside", ratio, 0.05, at_most=True), _right(records)]
 
 
-def of_still(records):
+def of_still(records: Sequence[Record]) -> list[Figure]:
     """Figures of the background flicker, without clips that show too little background."""
     generated, real = (
         float(np.mean([record[name] for record in records if record[name] is not None] or [np.nan]))
@@ -161,13 +171,13 @@ def of_still(records):
     return [Figure("generated / real", generated / max(real, 1e-9), 1.5, at_most=True)]
 
 
-def of_decoder(records):
+def of_decoder(records: Sequence[Record]) -> list[Figure]:
     """Figures of the decoder on predicted latents: PSNR against the true clip, sharpness of outlines."""
     sharpness = Figure("outlines / true", _mean(records, "outlines"), 0.85)
     return [Figure("dB mean", _mean(records, "psnr"), DECODER_DB), sharpness]
 
 
-def of_diversity(records):
+def of_diversity(records: Sequence[Record]) -> list[Figure]:
     """Figures of the diversity over seeds: each spread, relative to that of real scenes."""
     sides = [[r[side] for r in records if r[side] is not None] for side in ("generated", "real")]
     if min(map(len, sides)) < 2:
@@ -176,12 +186,12 @@ def of_diversity(records):
     return [Figure(name, value, 0.7) for name, value in ratios.items()]
 
 
-def of_parameters(records):
+def of_parameters(records: Sequence[Record]) -> list[Figure]:
     """Figure of the parameters besides base, motion and preview."""
     return [Figure("parameters", records[0]["parameters"], 0, at_most=True)]
 
 
-def of_seconds(records):
+def of_seconds(records: Sequence[Record]) -> list[Figure]:
     """Figures of the time per clip: minimum and median seconds for 16 and 80 frames."""
     figures = []
     for frames, bar in (("16", 3), ("80", 12)):
@@ -191,12 +201,19 @@ def of_seconds(records):
     return figures
 
 
-def of_ratio(records, name, other, bar):
-    """Figure of the minimum time `name` relative to the minimum time `other`."""
+def of_ratio(records: Sequence[Record], name: str, other: str, bar: float) -> list[Figure]:
+    """Figure of the minimum of one time relative to the minimum of another.
+
+    Args:
+        records: records of the row.
+        name: key of the time.
+        other: key of the other time.
+        bar: maximum.
+    """
     return [Figure(f"seconds / {other}", costs.ratio(records, name, other), bar, at_most=True)]
 
 
-def of_size(records):
+def of_size(records: Sequence[Record]) -> list[Figure]:
     """Figures of the model folder: total size and largest file in MB."""
     total, largest = (records[0][name] / 1e6 for name in ("total", "largest"))
     return [

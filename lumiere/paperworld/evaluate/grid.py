@@ -1,8 +1,11 @@
 """Writes clips with their prompts: side by side as one animated picture, or frame by frame as a sheet."""
 
 import textwrap
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from lumiere.media.images import write_moving
@@ -14,8 +17,22 @@ SHEET, LOOKS = 40, 8  # clips on a contact sheet, frames of each
 PAPER, INK = (255, 252, 242), (60, 54, 66)
 
 
-def write_grid(path, clips, texts, columns=GRID[0], fps=FPS):
-    """Writes clips, uint8 `t h w c`, and one text each as an infinitely looping animated WebP."""
+def write_grid(
+    path: str | Path,
+    clips: Sequence[NDArray[np.uint8]],
+    texts: Sequence[str],
+    columns: int = GRID[0],
+    fps: float = FPS,
+) -> None:
+    """Writes clips with their texts as an infinitely looping animated WebP.
+
+    Args:
+        path: output file.
+        clips: clips `t h w c` of one shape.
+        texts: one for each clip.
+        columns: clips side by side.
+        fps: frames per second.
+    """
     cells = [_above(clip, _label(text, clip.shape[2])) for clip, text in zip(clips, texts, strict=True)]
     blank = np.full_like(cells[0], PAPER)
     cells += [blank] * (-len(cells) % columns)
@@ -23,8 +40,17 @@ def write_grid(path, clips, texts, columns=GRID[0], fps=FPS):
     write_moving(path, np.concatenate(lines, 1), fps, quality=70)
 
 
-def write_sheet(path, clips, texts, columns=2):
-    """Writes evenly spaced frames of clips `t h w c` at half their size, each with its text, as a PNG."""
+def write_sheet(
+    path: str | Path, clips: Sequence[NDArray[np.uint8]], texts: Sequence[str], columns: int = 2
+) -> None:
+    """Writes evenly spaced frames of clips at half their size, each clip with its text, as a PNG.
+
+    Args:
+        path: output file.
+        clips: clips `t h w c` of one size.
+        texts: one for each clip.
+        columns: clips side by side.
+    """
     cells = []
     for clip, text in zip(clips, texts, strict=True):
         some = clip[np.linspace(0, len(clip) - 1, LOOKS).astype(int)]
@@ -37,12 +63,12 @@ def write_sheet(path, clips, texts, columns=2):
     Image.fromarray(np.concatenate(lines)).save(path, optimize=True)
 
 
-def _above(clip, label):
+def _above(clip: NDArray[np.uint8], label: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Appends a label `h w c` below every frame of a clip `t h w c`."""
     return np.concatenate([clip, np.repeat(label[None], len(clip), 0)], 1)
 
 
-def _label(text, width, lines=LINES, letters=LETTERS):
+def _label(text: str, width: int, lines: int = LINES, letters: int = LETTERS) -> NDArray[np.uint8]:
     label = Image.new("RGB", (width, lines * LINE + 4), PAPER)
     words = textwrap.wrap(text, letters, max_lines=lines, placeholder="…")
     draw, font = ImageDraw.Draw(label), ImageFont.load_default(10)

@@ -4,12 +4,17 @@ Clips are uint8 `t h w c`; changes are in levels, 0 to 255.
 """
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from lumiere.paperworld.judge.judge import Verdict
 from lumiere.paperworld.judge.sight import see_background, see_colour, see_silhouettes
 from lumiere.paperworld.world.scene import SIZE
+from lumiere.paperworld.world.shapes import Floats
 
 MOST = 99.0  # dB, PSNR of identical pictures
 REACH = 60.0  # pixels, maximum distance from a subject's centre to the end of its marks and shadow
@@ -22,33 +27,43 @@ OUTLINE = 32.0  # levels per pixel, minimum gradient of an outline
 ALIKE = 0.5  # levels, maximum mean difference between digests of the same sampling
 
 
-def changes(frames):
-    """Returns the change of each pixel between frames, averaged over channels: float32 `(t - 1, h, w)`."""
+def changes(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Returns the change of each pixel between frames, averaged over channels: `t-1 h w`."""
     return np.abs(np.diff(frames.astype(np.int16), axis=0)).mean(-1, dtype=np.float32)
 
 
-def psnr(picture, other):
-    """Returns the PSNR of two pictures in dB, at most `MOST`."""
+def psnr(picture: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    """Returns the PSNR in dB, at most `MOST`, of two pictures of any one shape."""
     error = np.square(picture.astype(np.float64) - other).mean()
     return min(MOST, 20 * math.log10(255) - 10 * math.log10(max(error, 1e-12)))
 
 
-def preview_psnr(preview, frames):
-    """Returns the PSNR in dB of a preview (evenly spaced frames) and its clip, resized to the preview."""
+def preview_psnr(preview: NDArray[np.uint8], frames: NDArray[np.uint8]) -> float:
+    """Returns the PSNR in dB of a preview and its clip, resized to the preview.
+
+    Args:
+        preview: evenly spaced frames `n h w c`.
+        frames: the clip.
+    """
     count, height, width = preview.shape[:3]
     matched = frames[np.arange(count) * len(frames) // count]
-    small = [np.asarray(Image.fromarray(x).resize((width, height), Image.BOX)) for x in matched]
+    small = [np.asarray(Image.fromarray(x).resize((width, height), Image.Resampling.BOX)) for x in matched]
     return psnr(preview, np.stack(small))
 
 
-def wilson(right, count):
-    """Returns the 95 % Wilson interval (Wilson 1927), 0 to 1, of `right` successes in `count` trials."""
+def wilson(right: float, count: int) -> tuple[float, float]:
+    """Returns the 95 % interval (Wilson 1927) of a proportion, 0 to 1.
+
+    Args:
+        right: number of successes.
+        count: number of trials.
+    """
     share, z = right / count, Z * Z / count
     middle, half = share + z / 2, math.sqrt(z * share * (1 - share) + z * z / 4)
     return max(0.0, (middle - half) / (1 + z)), min(1.0, (middle + half) / (1 + z))
 
 
-def digest(frames):
+def digest(frames: NDArray[np.uint8]) -> list[int]:
     """Returns the mean colours of an 8 x 8 grid in four evenly spaced frames, rounded to integer levels."""
     height, width = frames.shape[1:3]
     some = frames[np.linspace(0, len(frames) - 1, LOOKS).astype(int)]
@@ -56,28 +71,38 @@ def digest(frames):
     return cells.round().astype(int).ravel().tolist()
 
 
-def alike(digests, others):
+def alike(digests: Sequence[Sequence[int]], others: Sequence[Sequence[int]]) -> bool:
     """Returns whether clips with these digests come from the same sampling, on any processor."""
     pairs = zip(digests, others, strict=True)
-    return all(np.abs(np.subtract(one, other)).mean() <= ALIKE for one, other in pairs)
+    return all(bool(np.abs(np.subtract(one, other)).mean() <= ALIKE) for one, other in pairs)
 
 
-def seam_ratio(frames, seams):
-    """Returns the mean change into the frames `seams` (1 to t - 1), relative to all other frames."""
+def seam_ratio(frames: NDArray[np.uint8], seams: Sequence[int]) -> float:
+    """Returns the mean change into some frames, relative to the mean change into the other frames.
+
+    Args:
+        frames: the clip.
+        seams: numbers of the frames, 1 to t - 1.
+    """
     change = changes(frames).mean((1, 2), dtype=np.float64)
     there = np.zeros(len(change), bool)
     there[np.asarray(seams) - 1] = True
     return float(change[there].mean() / max(change[~there].mean(), 1e-9))
 
 
-def inside_and_outside(frames, moving):
-    """Returns the mean change inside and outside the region `moving`, bool `h w`."""
+def inside_and_outside(frames: NDArray[np.uint8], moving: NDArray[np.bool_]) -> tuple[float, float]:
+    """Returns the mean change inside and outside a region.
+
+    Args:
+        frames: the clip.
+        moving: `h w`, True in the region.
+    """
     change = changes(frames).mean(0, dtype=np.float64)
     return float(change[moving].mean()), float(change[~moving].mean())
 
 
-def moving_region(frames):
-    """Returns the moving region, bool `h w`: latent cells with changing pixels and their neighbours."""
+def moving_region(frames: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Returns the moving region `h w`: latent cells with changing pixels and their neighbours."""
     most = np.ptp(frames.astype(np.int16), axis=0).max(-1)  # h w
     cells = SIZE // CELL
     moves = most.reshape(cells, CELL, cells, CELL).max((1, 3)) > FAINT
@@ -88,14 +113,14 @@ def moving_region(frames):
     return wide.repeat(CELL, 0).repeat(CELL, 1)
 
 
-def box_around(covered):
+def box_around(covered: Floats) -> NDArray[np.bool_]:
     """Returns the bounding box of a subject's whole path, in whole latent cells with a margin of one cell.
 
     Args:
-        covered: float `t h w`, above 0 inside the subject.
+        covered: `t h w`, above 0 inside the subject.
 
     Returns:
-        bool `h w`.
+        `h w`, True in the box.
     """
     seen, box = covered.max(0) > 0, np.ones((SIZE, SIZE), bool)
     for axis in (0, 1):
@@ -105,7 +130,7 @@ def box_around(covered):
     return box
 
 
-def flicker(frames):
+def flicker(frames: NDArray[np.uint8]) -> float | None:
     """Returns the mean change of the background away from the subject, or None if too little is visible."""
     kind, _ = see_background(frames)
     colour = see_colour(frames, kind)
@@ -120,23 +145,48 @@ def flicker(frames):
     return float(changes(frames)[:, background].mean(dtype=np.float64))
 
 
-def outline_sharpness(frames, truth):
-    """Returns the mean gradient at the outlines of `truth`, relative to that of `truth`; 1 if as sharp."""
+def outline_sharpness(frames: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
+    """Returns the mean gradient at the outlines of a true clip, relative to that of the true clip.
+
+    Args:
+        frames: the clip.
+        truth: the true clip, with the same shape.
+
+    Returns:
+        1 for outlines as sharp as the true ones, less for softer outlines.
+    """
     made, real = (np.hypot(*np.gradient(x.mean(-1, dtype=np.float32), axis=(1, 2))) for x in (frames, truth))
     outlines = real > OUTLINE
     return float(made[outlines].mean() / real[outlines].mean())
 
 
-def opening(frames, verdict):
-    """Measures how a clip begins and how fast it moves: position, radius, direction, pace.
+class Opening(TypedDict):
+    """The beginning and the pace of a clip, as JSON data.
+
+    Attributes:
+        x: horizontal position of the subject in pixels.
+        y: vertical position in pixels.
+        radius: radius of the subject in pixels.
+        direction: direction of the first movement in radians.
+        pace: log of frames per cycle.
+    """
+
+    x: float
+    y: float
+    radius: float
+    direction: float
+    pace: float
+
+
+def opening(frames: NDArray[np.uint8], verdict: Verdict) -> Opening | None:
+    """Measures the beginning and the pace of a clip.
 
     Args:
-        frames: uint8 `t h w c`.
-        verdict: the judge's Verdict.
+        frames: the clip.
+        verdict: its measured content.
 
     Returns:
-        x, y and radius in pixels, the direction of the first movement in radians, and the log of frames per
-        cycle; None for a clip without a subject or without a cycle.
+        The measures, or None for a clip without a subject or without a cycle.
     """
     if verdict.colour is None or verdict.period is None:
         return None
@@ -151,14 +201,19 @@ def opening(frames, verdict):
     }
 
 
-def spread(openings, name):
-    """Returns the spread of one measure of `opening`: the circular variance of angles, else the deviation."""
+def spread(openings: Sequence[Mapping[str, float]], name: str) -> float:
+    """Returns the spread of one measure: the circular variance of angles, else the standard deviation.
+
+    Args:
+        openings: results of `opening`.
+        name: key of `Opening`.
+    """
     values = np.array([opening[name] for opening in openings])
     if name == "direction":
         return float(1 - np.abs(np.exp(1j * values).mean()))
     return float(values.std())
 
 
-def _around(distance):
+def _around(distance: Floats) -> Floats:
     """Wraps a distance to the nearest copy; the world is a torus."""
     return (distance + SIZE / 2) % SIZE - SIZE / 2

@@ -5,11 +5,14 @@ on the seed and `i`. No training draws scenes from these seeds. Settings are cho
 with SEED.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
 
 from lumiere.model import conditioning
 from lumiere.paperworld.evaluate import costs, figures
@@ -24,9 +27,11 @@ from lumiere.paperworld.evaluate.measures import (
     psnr,
     seam_ratio,
 )
+from lumiere.paperworld.evaluate.records import Record
+from lumiere.paperworld.evaluate.studio import ClipSource
 from lumiere.paperworld.judge.judge import COLUMNS, frozen, judge, shuffled
-from lumiere.paperworld.world.captions import canonical, paraphrase
-from lumiere.paperworld.world.scene import COLOURS, HELD_OUT, begin_at_rest, render, sample_scene
+from lumiere.paperworld.world.captions import Truth, canonical, paraphrase
+from lumiere.paperworld.world.scene import COLOURS, HELD_OUT, Scene, begin_at_rest, render, sample_scene
 from lumiere.paperworld.world.shapes import SUBJECTS
 
 SEED, CHOOSING_SEED = 4_000_037, 5_000_011
@@ -49,14 +54,16 @@ class Row:
     """
 
     title: str
-    record: Callable[[object, int], dict]
-    figures: Callable[[list[dict]], list[figures.Figure]]
+    record: Callable[[ClipSource, int], Record]
+    figures: Callable[[Sequence[Record]], list[figures.Figure]]
     prompts: int = 10**6
     part: float = 1.0
     kept_as: str | None = None
 
 
-def scene_of(seed, index, held_out=False, moves=None):
+def scene_of(
+    seed: int, index: int, held_out: bool = False, moves: bool | None = None
+) -> tuple[Scene, Generator]:
     """Returns the scene of a prompt and its random generator for further draws.
 
     Args:
@@ -72,25 +79,25 @@ def scene_of(seed, index, held_out=False, moves=None):
             return scene, rng
 
 
-def _seen(clip):
+def _seen(clip: NDArray[np.uint8]) -> Record:
     verdict = judge(clip)
     return {name: getattr(verdict, name) for name in READ}
 
 
-def _truth(scene):
+def _truth(scene: Scene) -> Truth:
     return {name: getattr(scene, name) for name in READ}
 
 
-def _judged(scene, clip):
+def _judged(scene: Scene, clip: NDArray[np.uint8]) -> Record:
     return {"truth": _truth(scene), "verdict": _seen(clip)}
 
 
-def _ceiling(studio, index):
+def _ceiling(studio: ClipSource, index: int) -> Record:
     scene, _ = scene_of(studio.seed, index)
     return _judged(scene, studio.through_autoencoder(render(scene, 16)[0]))
 
 
-def _text16(studio, index):
+def _text16(studio: ClipSource, index: int) -> Record:
     """Measures one clip for the rows `text16`, `controls` and `preview`."""
     scene, rng = scene_of(studio.seed, index)
     clip, preview = studio.make(canonical(scene), 16, index)
@@ -98,13 +105,21 @@ def _text16(studio, index):
     return _judged(scene, clip) | spoilt | {"preview": preview_psnr(preview, clip)}
 
 
-def _text(studio, index, frames=16, held_out=False, paraphrased=False, **settings):
+def _text(
+    studio: ClipSource,
+    index: int,
+    frames: int = 16,
+    held_out: bool = False,
+    paraphrased: bool = False,
+    **settings: Any,
+) -> Record:
+    """Measures one clip; `settings` are keywords of `ClipSource.clip`."""
     scene, rng = scene_of(studio.seed, index, held_out)
     prompt = paraphrase(scene, rng) if paraphrased else canonical(scene)
     return _judged(scene, studio.clip(prompt, frames, index, **settings))
 
 
-def _segments(studio, index):
+def _segments(studio: ClipSource, index: int) -> Record:
     scene, _ = scene_of(studio.seed, index)
     clip = studio.clip(canonical(scene), LONG, index)
     windows = [clip[start : start + WINDOW] for start in range(0, LONG - WINDOW + 1, EVERY)]
@@ -112,7 +127,7 @@ def _segments(studio, index):
     return {"truth": _truth(scene), "verdicts": [_seen(window) for window in windows], "seams": seams}
 
 
-def _first_frame(studio, index):
+def _first_frame(studio: ClipSource, index: int) -> Record:
     """Conditions on a first frame: at rest for even prompt numbers, in motion for odd numbers."""
     scene, rng = scene_of(studio.seed, index)
     at_rest = index % 2 == 0
@@ -122,26 +137,27 @@ def _first_frame(studio, index):
     return _judged(scene, clip) | {"end": _seen(clip[-LAST:]), "at_rest": at_rest, "psnr": likeness}
 
 
-def _first_last(studio, index):
+def _first_last(studio: ClipSource, index: int) -> Record:
     scene, _ = scene_of(studio.seed, index)
     real = render(scene, 16)[0]
     clip = studio.clip(canonical(scene), 16, index, conditioning.images(real[0], real[-1], 16))
     return _judged(scene, clip) | {"psnr": psnr(clip[-1], studio.through_autoencoder(real[-1:])[0])}
 
 
-def _inpaint(studio, index):
+def _inpaint(studio: ClipSource, index: int) -> Record:
     """Inpaints another colour for even prompt numbers, another subject for odd numbers."""
     scene, rng = scene_of(studio.seed, index)
     real, covered = render(scene, 16)
     wanted, other = box_around(covered), scene
     name, values = (("colour", COLOURS), ("subject", SUBJECTS))[index % 2]
     while other == scene or other.combination in HELD_OUT:
-        other = replace(scene, **{name: str(rng.choice(list(values)))})
+        changed: dict[str, Any] = {name: str(rng.choice(list(values)))}
+        other = replace(scene, **changed)
     clip = studio.clip(canonical(other), 16, index, conditioning.inpainting(real, wanted))
     return _judged(other, clip) | {"psnr": psnr(clip[:, ~wanted], real[:, ~wanted])}
 
 
-def _cinemagraph(studio, index):
+def _cinemagraph(studio: ClipSource, index: int) -> Record:
     scene, _ = scene_of(studio.seed, index, moves=True)
     real, _ = render(scene, 32)  # one slow cycle
     moving = moving_region(real)
@@ -150,7 +166,7 @@ def _cinemagraph(studio, index):
     return _judged(scene, clip) | {"inside": inside, "outside": outside}
 
 
-def _still(studio, index):
+def _still(studio: ClipSource, index: int) -> Record:
     """Compares with the flicker of real moving clips, because real still clips do not flicker at all."""
     scene, _ = scene_of(studio.seed, index, moves=False)
     moving, _ = scene_of(studio.seed, index, moves=True)
@@ -158,7 +174,7 @@ def _still(studio, index):
     return {"generated": flicker(studio.clip(canonical(scene), 16, index)), "real": flicker(real)}
 
 
-def _decoder(studio, index):
+def _decoder(studio: ClipSource, index: int) -> Record:
     """Noises a real clip to a fifth of the timesteps and denoises it."""
     scene, _ = scene_of(studio.seed, index)
     real = render(scene, 16)[0]
@@ -167,18 +183,18 @@ def _decoder(studio, index):
     return {"psnr": psnr(clip, real), "outlines": outline_sharpness(clip, real)}
 
 
-def _diversity(studio, index):
+def _diversity(studio: ClipSource, index: int) -> Record:
     """Compares the seeds of one prompt with real scenes of the same words."""
     rng = np.random.default_rng((studio.seed, index))
-    words = {"colour": "red", "subject": "ball", "background": "hills", "motion": "circling"}
-    scene = replace(sample_scene(rng, motions=("circling",)), **words)
+    any_scene = sample_scene(rng, motions=("circling",))
+    scene = replace(any_scene, colour="red", subject="ball", background="hills", motion="circling")
     still, moving = begin_at_rest(scene, rng)
     real = np.concatenate([render(still, 1)[0], render(moving, 31)[0]])
     clips = {"generated": studio.clip(canonical(scene), 32, index), "real": real}
     return {name: opening(clip, judge(clip)) for name, clip in clips.items()}
 
 
-ROWS = {
+ROWS: dict[str, Row] = {
     "ceiling": Row("real clips through the autoencoder", _ceiling, partial(figures.of_text, bar=0.95)),
     "text16": Row("16 frames", _text16, partial(figures.of_text, bar=0.93)),
     "controls": Row("controls, of the same clips", _text16, figures.of_controls, kept_as="text16"),
