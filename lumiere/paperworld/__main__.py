@@ -1,6 +1,7 @@
 """python -m lumiere.paperworld: render the world, train the embedded model's parts, judge clips."""
 
 import argparse
+from collections.abc import Callable, Sequence
 
 from lumiere.runtime.console import lenient_output
 from lumiere.sampling.allocator import keep_freed_memory
@@ -15,8 +16,15 @@ TRAINED = {
 }
 
 
-def main(argv=None):
-    """Runs one subcommand and returns its exit status."""
+def main(argv: Sequence[str] | None = None) -> int | None:
+    """Runs one subcommand.
+
+    Args:
+        argv: command line arguments. Defaults to `sys.argv[1:]`.
+
+    Returns:
+        Exit status; None for success.
+    """
     lenient_output()
     keep_freed_memory()
     from lumiere.paperworld.evaluate.evaluate import add_evaluate_arguments, run_evaluate
@@ -32,7 +40,7 @@ def main(argv=None):
     )
     commands = parser.add_subparsers(dest="command", required=True)
 
-    def add(name, words, do):
+    def add(name: str, words: str, do: Callable[[argparse.Namespace], int | None]) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=words, description=words)
         command.set_defaults(do=do)
         return command
@@ -58,7 +66,7 @@ def main(argv=None):
     return arguments.do(arguments)
 
 
-def _add_folders(command, data=None):
+def _add_folders(command: argparse.ArgumentParser, data: str | None = None) -> None:
     from lumiere.paperworld.training.model_folder import EMBEDDED
 
     command.add_argument("--model", default=EMBEDDED, help="model folder to write into (the embedded one)")
@@ -66,7 +74,7 @@ def _add_folders(command, data=None):
         command.add_argument("--data", required=True, help=data)
 
 
-def _add_render_arguments(command):
+def _add_render_arguments(command: argparse.ArgumentParser) -> None:
     from lumiere.paperworld.world.scene import MOTIONS
 
     command.add_argument("--data", required=True, help="folder to write")
@@ -90,26 +98,26 @@ def _add_render_arguments(command):
     command.add_argument("--workers", type=int, default=2, help="processes (%(default)s)")
 
 
-def _render(a):
+def _render(a: argparse.Namespace) -> None:
     from lumiere.paperworld.world.dataset import render_dataset
 
     render_dataset(a.data, a.scenes, a.frames, a.seed, a.held_out, a.workers, a.motions, a.from_rest)
 
 
-def _encode(a):
+def _encode(a: argparse.Namespace) -> None:
     from lumiere.paperworld.training import parts
 
     parts.latents(a.model, a.data)
 
 
-def _train(a):
+def _train(a: argparse.Namespace) -> None:
     from lumiere.paperworld.training import parts
 
     given = {name: value for name, value in vars(a).items() if name not in ("command", "do")}
     getattr(parts, a.command)(**given)
 
 
-def _motion(a):
+def _motion(a: argparse.Namespace) -> None:
     from lumiere.paperworld.training.model_folder import save_motion_of
 
     save_motion_of(a.model, a.run)

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from numpy.typing import NDArray
+from torch import Tensor
 
 from lumiere.paperworld.training.fit import Schedule, fit
 from lumiere.paperworld.world.captions import wordings
@@ -18,7 +20,7 @@ SUBJECT_WEIGHT = 2.0
 CROP, CROP_SHARE = 64, 0.6  # starts on crops: more scenes for the same number of pixels
 
 
-def new_autoencoder():
+def new_autoencoder() -> AutoencoderKL:
     """Returns an untrained AutoencoderKL."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -32,13 +34,15 @@ def new_autoencoder():
     )
 
 
-def to_tensor(pixels):
-    """Converts uint8 `n h w c` to float `n c h w` in [-1, 1], in channels-last memory format."""
+def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
+    """Converts pixels `n h w c` to float32 `n c h w` in [-1, 1], in channels-last memory format."""
     images = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2)
     return images.float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
 
 
-def train_autoencoder(data, run, steps=4000, batch=4, learning_rate=1.5e-3):
+def train_autoencoder(
+    data: str | Path, run: str | Path, steps: int = 4000, batch: int = 4, learning_rate: float = 1.5e-3
+) -> AutoencoderKL:
     """Trains the VAE, first on crops, then on whole frames.
 
     It must end on whole frames: group norm has other statistics on crops, which would shift the colours.
@@ -58,7 +62,7 @@ def train_autoencoder(data, run, steps=4000, batch=4, learning_rate=1.5e-3):
     torch.manual_seed(0)
     model = new_autoencoder().to(memory_format=torch.channels_last)
 
-    def loss(model, generator):
+    def loss(model: AutoencoderKL, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         rng = np.random.default_rng(generator.initial_seed())
         side = CROP if generator.initial_seed() < CROP_SHARE * steps else pixels.shape[2]
         count = batch * (pixels.shape[2] // side) ** 2
@@ -86,25 +90,44 @@ def train_autoencoder(data, run, steps=4000, batch=4, learning_rate=1.5e-3):
 
 
 @torch.inference_mode()
-def encode(autoencoder, pixels, batch=16):
-    """Encodes uint8 frames `n h w c` to scaled latents, float16 `n 4 h/8 w/8`."""
+def encode(autoencoder: AutoencoderKL, pixels: NDArray[np.uint8], batch: int = 16) -> NDArray[np.float16]:
+    """Encodes frames to scaled latents.
+
+    Args:
+        autoencoder: the VAE.
+        pixels: frames `n h w c`.
+        batch: frames at once.
+
+    Returns:
+        `n 4 h/8 w/8`.
+    """
     with faster_autocast(torch.device("cpu")):
         slices = [to_tensor(pixels[i : i + batch]) for i in range(0, len(pixels), batch)]
         means = torch.cat([autoencoder.encode(images).latent_dist.mean.float() for images in slices])
     return (means * autoencoder.config.scaling_factor).half().numpy()
 
 
-def latent_deviation(autoencoder, pixels):
-    """Returns the standard deviation of the unscaled latents of uint8 frames `n h w c`."""
+def latent_deviation(autoencoder: AutoencoderKL, pixels: NDArray[np.uint8]) -> float:
+    """Returns the standard deviation of unscaled latents.
+
+    Args:
+        autoencoder: the VAE.
+        pixels: frames `n h w c`.
+    """
     return float(encode(autoencoder, pixels).astype(np.float32).std() / autoencoder.config.scaling_factor)
 
 
-def _window(picture, y, x, side):
+def _window(picture: NDArray[np.uint8], y: int, x: int, side: int) -> NDArray[np.uint8]:
     return picture[y : y + side, x : x + side]
 
 
-def encode_dataset(folder, autoencoder):
-    """Writes scaled latents (latents.npy, float16 `n t 4 h/8 w/8`) and captions.jsonl beside the pixels."""
+def encode_dataset(folder: str | Path, autoencoder: AutoencoderKL) -> None:
+    """Writes scaled latents (latents.npy, float16 `n t 4 h/8 w/8`) and captions.jsonl beside the pixels.
+
+    Args:
+        folder: written by `render_dataset`.
+        autoencoder: the VAE.
+    """
     folder = Path(folder)
     pixels = np.load(folder / "pixels.npy", mmap_mode="r")
     count, frames, height, width, _ = pixels.shape

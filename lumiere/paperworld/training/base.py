@@ -1,10 +1,13 @@
 """The base model: a latent text-to-image UNet trained on single frames."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextModel, PreTrainedTokenizerBase
 
 from lumiere.loading.components import find_device
 from lumiere.paperworld.training.fit import Schedule, fit
@@ -19,7 +22,7 @@ SUBJECT_WEIGHT = 3.0
 BATCH = 64  # stills per step
 
 
-def new_unet():
+def new_unet() -> UNet2DConditionModel:
     """Returns an untrained UNet with text conditioning.
 
     The pooled text is added to the time embedding, which reaches every layer. Only the coarsest level (4 × 4)
@@ -41,7 +44,7 @@ def new_unet():
     )
 
 
-def new_scheduler():
+def new_scheduler() -> DDIMScheduler:
     """Returns Stable Diffusion's noise schedule, rescaled to zero terminal SNR, for v-prediction."""
     return DDIMScheduler(
         beta_start=0.00085,
@@ -56,7 +59,15 @@ def new_scheduler():
     )
 
 
-def train_base(data, text_encoder, tokenizer, run, steps, unet=None, batch=BATCH):
+def train_base(
+    data: str | Path,
+    text_encoder: CLIPTextModel,
+    tokenizer: PreTrainedTokenizerBase,
+    run: str | Path,
+    steps: int,
+    unet: UNet2DConditionModel | None = None,
+    batch: int = BATCH,
+) -> UNet2DConditionModel:
     """Trains the base UNet on the first available accelerator, or on the CPU.
 
     Args:
@@ -78,9 +89,10 @@ def train_base(data, text_encoder, tokenizer, run, steps, unet=None, batch=BATCH
     scheduler = new_scheduler()
     torch.manual_seed(0)
     rate, unet = (1e-3, new_unet()) if unet is None else (5e-4, unet)
-    unet, text_encoder = unet.to(device), text_encoder.to(device)
+    unet = unet.to(device)
+    text_encoder = text_encoder.to(device)  # type: ignore[arg-type]  # transformers' decorator hides `self`
 
-    def loss(model, generator):
+    def loss(model: UNet2DConditionModel, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         rng = np.random.default_rng(generator.initial_seed())
         rows = np.sort(rng.integers(len(latents), size=batch))
         frames = rng.integers(latents.shape[1], size=batch)
@@ -97,14 +109,21 @@ def train_base(data, text_encoder, tokenizer, run, steps, unet=None, batch=BATCH
     return fit(unet, loss, Schedule(steps, rate, decay=0.6, ema=0.9985), run).cpu().eval()
 
 
-def denoising_loss(model, scheduler, clean, states, weight, generator):
+def denoising_loss(
+    model: UNet2DConditionModel,
+    scheduler: DDIMScheduler,
+    clean: Tensor,
+    states: Tensor,
+    weight: Tensor,
+    generator: torch.Generator,
+) -> Tensor:
     """Returns the weighted loss of the predictions for noised latents, at stratified random timesteps.
 
     Args:
         model: the UNet.
         scheduler: noise schedule.
         clean: latents without noise, `b 4 h w`.
-        states: text encoder states.
+        states: text encoder states `b n d`.
         weight: loss weights, `b 1 h w`.
         generator: CPU generator of noise and timesteps.
     """
@@ -120,8 +139,29 @@ def denoising_loss(model, scheduler, clean, states, weight, generator):
 
 
 @torch.inference_mode()
-def draw(unet, text_encoder, tokenizer, texts, steps=20, guidance=3.0, seed=0):
-    """Samples stills of `texts` with DDIM to inspect the base during training: scaled latents `n 4 h w`."""
+def draw(
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    steps: int = 20,
+    guidance: float = 3.0,
+    seed: int = 0,
+) -> Tensor:
+    """Samples stills with DDIM to inspect the base during training.
+
+    Args:
+        unet: the base UNet.
+        text_encoder: the text encoder.
+        tokenizer: its tokenizer.
+        texts: n prompts.
+        steps: denoising steps.
+        guidance: guidance scale.
+        seed: seed of the noise.
+
+    Returns:
+        Scaled latents `n 4 h w`.
+    """
     scheduler = new_scheduler()
     scheduler.set_timesteps(steps)
     states = text_encoder(tokenize(tokenizer, [""] * len(texts) + list(texts))).last_hidden_state

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
+from transformers import CLIPTextModel, PreTrainedTokenizerBase
 
 from lumiere.model.conditioning import channels, first_frame
 from lumiere.model.lumiere import Lumiere
@@ -27,13 +28,14 @@ PREDICTED = 0.75  # share of predicted latents; the others are the encoder's
 SUBJECT_WEIGHT = 2.0
 EDGE_WEIGHT = 0.5  # of the loss on gradient magnitudes, which an L1 loss alone leaves too small
 SEED = 19
+TextEncoder = tuple[CLIPTextModel, PreTrainedTokenizerBase]
 
 
 def train_decoder(
     data: str | Path,
     vae: AutoencoderKL,
     lumiere: Lumiere,
-    text: tuple,
+    text: TextEncoder,
     run: str | Path,
     steps: int,
     clips: int,
@@ -63,7 +65,7 @@ def train_decoder(
 
     def loss(model: AutoencoderKL, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         rng = np.random.default_rng((SEED, generator.initial_seed()))
-        places = [(rng.integers(clips), rng.integers(FRAMES)) for _ in range(BATCH)]
+        places = [(int(rng.integers(clips)), int(rng.integers(FRAMES))) for _ in range(BATCH)]
         own = [rng.random() < PREDICTED for _ in places]
         at = [(clip % len(encoded), start_of(clip, encoded.shape[1]) + frame) for clip, frame in places]
         latents = np.stack(
@@ -98,7 +100,7 @@ def start_of(clip: int, stored: int) -> int:
 
 @torch.inference_mode()
 def predict_clips(
-    encoded: np.ndarray, captions: list[list[str]], lumiere: Lumiere, text: tuple, run: Path, clips: int
+    encoded: np.ndarray, captions: list[list[str]], lumiere: Lumiere, text: TextEncoder, run: Path, clips: int
 ) -> np.ndarray:
     """Predicts the clean latents of noised clips, with their first frame given; cached in `run`.
 

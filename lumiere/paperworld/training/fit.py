@@ -4,40 +4,59 @@ import copy
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from lumiere.training.optimizer import plain_attention, relative_rate
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Number of steps, learning rate schedule, moving average and checkpoint interval."""
+    """Number of steps, learning rate schedule, moving average and checkpoint interval.
+
+    Attributes:
+        steps: training steps.
+        learning_rate: peak learning rate.
+        warmup: steps of linear warmup.
+        decay: fraction of the steps, at the end, during which the learning rate decays to zero.
+        ema: largest decay of the moving average, 0 to 1.
+        save_seconds: time between checkpoints.
+    """
 
     steps: int
     learning_rate: float
     warmup: int = 100
-    decay: float = 0.3  # fraction of the steps, at the end, during which the learning rate decays to zero
+    decay: float = 0.3
     ema: float = 0.999
     save_seconds: float = 120.0
 
-    def rate(self, step):
+    def rate(self, step: int) -> float:
         """Returns the learning rate of a step."""
         return self.learning_rate * relative_rate(step, self.steps, self.warmup, self.decay)
 
 
-def fit(model, loss, schedule, folder):
+def fit(
+    model: Model,
+    loss: Callable[[Model, torch.Generator], tuple[Tensor, dict[str, float]]],
+    schedule: Schedule,
+    folder: str | Path,
+) -> Model:
     """Trains a model in place and returns its moving average.
 
     A run killed at any moment resumes with the losses of an uninterrupted run.
 
     Args:
         model: module to train.
-        loss: `loss(model, generator) -> (scalar, dict of floats)`. It must draw all random numbers from
-            `generator`, which is seeded with the step.
+        loss: `loss(model, generator)` returns the loss of a step, a scalar, and its metrics. It must draw all
+            random numbers from `generator`, which is seeded with the step.
         schedule: steps and learning rate.
         folder: folder for checkpoint and metrics, created if missing.
     """
@@ -71,11 +90,15 @@ def fit(model, loss, schedule, folder):
 
 
 @torch.no_grad()
-def _average(averaged, model, decay):
-    torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), 1 - decay)
+def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
+    ours: list[Tensor] = list(averaged.parameters())
+    theirs: list[Tensor] = list(model.parameters())
+    torch._foreach_lerp_(ours, theirs, 1 - decay)
 
 
-def _save(folder, step, model, averaged, optimizer):
+def _save(
+    folder: Path, step: int, model: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
     state = {
         "step": step,
         "model": model.state_dict(),
@@ -87,7 +110,7 @@ def _save(folder, step, model, averaged, optimizer):
     save_file({k: v.contiguous() for k, v in averaged.state_dict().items()}, folder / "averaged.safetensors")
 
 
-def _resume(folder, model, averaged, optimizer):
+def _resume(folder: Path, model: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     path = folder / "checkpoint.pt"
     if not path.exists():
         return 0

@@ -4,6 +4,7 @@ Calling `make` again resumes an interrupted part from its last checkpoint and sk
 listed in `make.json` in the work folder.
 """
 
+import argparse
 import json
 import os
 import time
@@ -22,7 +23,21 @@ DONE = "make.json"
 
 @dataclass(frozen=True)
 class Budget:
-    """Numbers of rendered scenes and frames, training steps per part, batch size of motion training."""
+    """Size of a build.
+
+    Attributes:
+        stills: rendered stills.
+        autoencoder: training steps of the VAE.
+        text: training steps of the text encoder.
+        base: training steps of the base UNet.
+        decoder: further training steps of the VAE's decoder.
+        preview: training steps of the tiny autoencoder.
+        clips: rendered clips.
+        frames: frames per clip.
+        motion: training steps of the motion weights.
+        batch: clips per step of motion training.
+        workers: rendering processes.
+    """
 
     stills: int
     autoencoder: int
@@ -72,11 +87,13 @@ class Maker:
         tell: receives one line of text per part. Defaults to `print`.
     """
 
-    def __init__(self, model: str | Path, work: str | Path, budget: Budget, tell: Callable = print):
+    def __init__(
+        self, model: str | Path, work: str | Path, budget: Budget, tell: Callable[[str], object] = print
+    ):
         self.model, self.work, self.budget, self.tell = Path(model), Path(work), budget, tell
         self.stills, self.clips = self.work / "stills", self.work / "clips"
         b, at = budget, self.work
-        self.parts = {
+        self.parts: dict[str, Callable[[], None]] = {
             "stills, rendered": lambda: render_dataset(
                 self.stills, b.stills, 1, parts.STILLS_SEED, workers=b.workers
             ),
@@ -114,7 +131,7 @@ class Maker:
             self.tell(f"{name}: {_duration(entry['seconds'])}")
         return {name: entry["seconds"] for name, entry in spent.items()}
 
-    def _motion(self):
+    def _motion(self) -> None:
         settings = Settings(
             model=str(self.model),
             data=str(self.clips),
@@ -134,7 +151,7 @@ class Maker:
         save_motion_of(self.model, settings.out)
 
 
-def add_make_arguments(parser):
+def add_make_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `make` to a parser."""
     parser.add_argument("--model", required=True, help="folder that the model is made in")
     parser.add_argument("--work", default="runs/make", help="folder for data and checkpoints (%(default)s)")
@@ -143,13 +160,17 @@ def add_make_arguments(parser):
     )
 
 
-def run_make(args):
-    """Runs `make` and prints the total time."""
+def run_make(args: argparse.Namespace) -> None:
+    """Runs `make` and prints the total time.
+
+    Args:
+        args: parsed arguments of `add_make_arguments`.
+    """
     spent = Maker(args.model, args.work, BUDGETS[args.budget]).make()
     print(f"{args.model} made in {_duration(sum(spent.values()))}")
 
 
-def _duration(seconds):
-    minutes, seconds = divmod(round(seconds), 60)
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"

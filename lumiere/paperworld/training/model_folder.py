@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
-from transformers import AutoTokenizer, CLIPTextModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from transformers import AutoTokenizer, CLIPTextModel, PreTrainedTokenizerBase
 
 from lumiere.loading.components import load_model
 from lumiere.loading.layout import ASSETS, FIRST_FRAME, PREVIEW, VOCABULARY
@@ -32,53 +32,79 @@ INDEX = {
 }
 
 
-def save_component(folder, name, component):
-    """Writes one component and `model_index.json`; UNet and VAE are saved in half precision."""
+def save_component(
+    folder: str | Path,
+    name: str,
+    component: AutoencoderKL | UNet2DConditionModel | CLIPTextModel | PreTrainedTokenizerBase,
+) -> None:
+    """Writes one component and `model_index.json`; UNet and VAE are saved in half precision.
+
+    Args:
+        folder: model folder, created if missing.
+        name: subfolder.
+        component: the component.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if name in ("unet", "vae"):
         component = copy.deepcopy(component).half()
-    sharded = {"max_shard_size": SHARD_BYTES} if name == "unet" else {}
-    component.save_pretrained(folder / name, **sharded)
+    if name == "unet":
+        component.save_pretrained(folder / name, max_shard_size=SHARD_BYTES)
+    else:
+        component.save_pretrained(folder / name)
     new_scheduler().save_pretrained(folder / "scheduler")
     (folder / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n")
 
 
-def load_vae(folder):
+def load_vae(folder: str | Path) -> AutoencoderKL:
     """Loads the frozen VAE."""
     vae = AutoencoderKL.from_pretrained(Path(folder) / "vae", local_files_only=True)
     return vae.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
-def load_base(folder):
+def load_base(folder: str | Path) -> UNet2DConditionModel:
     """Loads the UNet in single precision for training, without `from_pretrained`, which records the path."""
     unet = new_unet()
     unet.load_state_dict(load_model(Path(folder), "unet", torch.float32).state_dict())
     return unet
 
 
-def load_text(folder):
+def load_text(folder: str | Path) -> tuple[CLIPTextModel, PreTrainedTokenizerBase]:
     """Loads the frozen text encoder and the tokenizer."""
     encoder = CLIPTextModel.from_pretrained(Path(folder) / "text_encoder", local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(Path(folder) / "tokenizer", local_files_only=True)
     return encoder.eval().requires_grad_(False), tokenizer
 
 
-def save_motion_of(folder, run):
-    """Saves the motion weights of a `lumiere.train` run into the model folder, in half precision."""
+def save_motion_of(folder: str | Path, run: str | Path) -> None:
+    """Saves the motion weights of a `lumiere.train` run into the model folder, in half precision.
+
+    Args:
+        folder: model folder.
+        run: folder of the run.
+
+    Raises:
+        OSError: motion weights are missing or damaged.
+        ValueError: the motion weights belong to another UNet.
+    """
     base, motion = load_model(Path(folder), "unet", torch.float32), Path(run) / MOTION
     lumiere = load_motion(base, motion)
     save_motion(lumiere, Path(folder) / MOTION, read_facts(motion), torch.float16, SHARD_BYTES)
 
 
-def save_language(folder):
+def save_language(folder: str | Path) -> None:
     """Writes the vocabulary that the page shows and the rule for prompts of first frames."""
     for name, rule in ((VOCABULARY, vocabulary()), (FIRST_FRAME, first_frame_rule())):
         (Path(folder) / name).write_text(json.dumps(rule, indent=1) + "\n")
 
 
-def save_preview(folder, tiny):
-    """Saves the tiny autoencoder of the previews into the model folder, in half precision."""
+def save_preview(folder: str | Path, tiny: AutoencoderTiny) -> None:
+    """Saves the tiny autoencoder of the previews into the model folder, in half precision.
+
+    Args:
+        folder: model folder.
+        tiny: the autoencoder.
+    """
     copy.deepcopy(tiny).half().save_pretrained(Path(folder) / PREVIEW)
     file = Path(folder) / PREVIEW / "config.json"
     config = read_json(file)

@@ -5,11 +5,14 @@ The encoder is trained on captions alone: linear heads classify colour, subject,
 denoising loss takes hours, in which the denoiser learns little else.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from lumiere.paperworld.training.fit import Schedule, fit
 from lumiere.paperworld.world.captions import ATTRIBUTES, caption_with_truth, known_words
@@ -17,10 +20,10 @@ from lumiere.paperworld.world.scene import sample_scene
 
 LENGTH, WIDTH = 32, 128
 SPECIALS = ("<|startoftext|>", "<|endoftext|>", "<|unknown|>")
-VALUES = {name: (None, *table) for name, table in ATTRIBUTES.items()}
+VALUES: dict[str, tuple[str | None, ...]] = {name: (None, *table) for name, table in ATTRIBUTES.items()}
 
 
-def new_tokenizer():
+def new_tokenizer() -> PreTrainedTokenizerFast:
     """Returns a word-level tokenizer; unknown words share one token, so that the page can list them."""
     vocabulary = {word: index for index, word in enumerate((*SPECIALS, *known_words()))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=SPECIALS[2]))
@@ -42,7 +45,7 @@ def new_tokenizer():
     )
 
 
-def new_text_encoder(tokenizer):
+def new_text_encoder(tokenizer: PreTrainedTokenizerBase) -> CLIPTextModel:
     """Returns an untrained CLIPTextModel."""
     return CLIPTextModel(
         CLIPTextConfig(
@@ -60,8 +63,13 @@ def new_text_encoder(tokenizer):
     )
 
 
-def tokenize(tokenizer, texts):
-    """Returns token ids `(n, LENGTH)`, padded and truncated."""
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Tensor:
+    """Returns token ids `(n, LENGTH)`, padded and truncated.
+
+    Args:
+        tokenizer: the tokenizer.
+        texts: n texts.
+    """
     return tokenizer(
         texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt"
     ).input_ids
@@ -70,24 +78,36 @@ def tokenize(tokenizer, texts):
 class _Reader(nn.Module):
     """The encoder with one linear head per attribute; the heads are discarded after training."""
 
-    def __init__(self, encoder):
+    def __init__(self, encoder: CLIPTextModel):
         super().__init__()
         self.encoder = encoder
         self.heads = nn.ModuleDict({name: nn.Linear(WIDTH, len(values)) for name, values in VALUES.items()})
 
 
-def train_text_encoder(run, steps=1500, batch=128, learning_rate=1e-3):
-    """Trains on captions of random scenes; returns (text encoder, tokenizer)."""
+def train_text_encoder(
+    run: str | Path, steps: int = 1500, batch: int = 128, learning_rate: float = 1e-3
+) -> tuple[CLIPTextModel, PreTrainedTokenizerFast]:
+    """Trains a text encoder on captions of random scenes.
+
+    Args:
+        run: folder for checkpoint and metrics.
+        steps: training steps.
+        batch: captions per step.
+        learning_rate: peak learning rate.
+
+    Returns:
+        The moving average of the text encoder, and its tokenizer.
+    """
     torch.manual_seed(0)
     tokenizer = new_tokenizer()
 
-    def loss(model, generator):
+    def loss(model: _Reader, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         rng = np.random.default_rng(generator.initial_seed())
         captions = [caption_with_truth(sample_scene(rng), rng) for _ in range(batch)]
         ids = tokenize(tokenizer, [_with_strangers(text, rng) for text, _ in captions])
         states = model.encoder(ids).last_hidden_state
         after = ids == tokenizer.eos_token_id  # end and padding attend to the whole caption
-        total, right = 0.0, torch.ones(batch, dtype=torch.bool)
+        total, right = torch.zeros(()), torch.ones(batch, dtype=torch.bool)
         for name, values in VALUES.items():
             truth = torch.tensor([values.index(said[name]) for _, said in captions])
             logits = model.heads[name](states)  # b n v
@@ -100,7 +120,7 @@ def train_text_encoder(run, steps=1500, batch=128, learning_rate=1e-3):
     return averaged.encoder.eval(), tokenizer
 
 
-def _with_strangers(text, rng):
+def _with_strangers(text: str, rng: np.random.Generator) -> str:
     """Inserts 1 to 3 unknown words into 15 % of the captions, as in real prompts."""
     words = text.split()
     if rng.random() < 0.15:
