@@ -8,12 +8,13 @@ import re
 import sys
 from pathlib import Path
 from statistics import mode
+from typing import Any
 
 import torch
-from diffusers import MotionAdapter
+from diffusers import MotionAdapter, UNet2DConditionModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from lumiere.model.lumiere import Lumiere
 from lumiere.model.motion_files import ADAPTER, check_motion, read_json
@@ -50,7 +51,7 @@ ORIGINAL = (  # key names of other codes -> key names of diffusers, replaced in 
 )
 
 
-def load_weights(unet: nn.Module, source: str | os.PathLike) -> Lumiere:
+def load_weights(unet: UNet2DConditionModel, source: str | os.PathLike) -> Lumiere:
     """Inflates a `UNet2DConditionModel` with motion weights saved by Lumiere, or with a public adapter.
 
     Args:
@@ -70,7 +71,7 @@ def load_weights(unet: nn.Module, source: str | os.PathLike) -> Lumiere:
     return load_motion(unet, check_motion(folder))
 
 
-def schedule_for(lumiere: Lumiere) -> dict:
+def schedule_for(lumiere: Lumiere) -> dict[str, Any]:
     """Returns the scheduler config entries that the motion weights require on any base.
 
     Args:
@@ -82,7 +83,7 @@ def schedule_for(lumiere: Lumiere) -> dict:
     return SCHEDULE if any(isinstance(layer, AnimateDiffBlock) for layer in lumiere.attns) else {}
 
 
-def load_adapter(unet: nn.Module, source: str | os.PathLike | MotionAdapter) -> Lumiere:
+def load_adapter(unet: UNet2DConditionModel, source: str | os.PathLike | MotionAdapter) -> Lumiere:
     """Inflates a `UNet2DConditionModel` with an AnimateDiff adapter, in its dtype and on its device.
 
     The weights determine the number of positions, the depth, and whether the mid block has layers. The config
@@ -168,7 +169,7 @@ def _weights_file(folder: Path) -> Path:
 
 
 def _in_names_of_diffusers(weights: dict[str, Tensor], where: str) -> dict[str, Tensor]:
-    renamed = {}
+    renamed: dict[str, Tensor] = {}
     for key, weight in weights.items():
         name = diffusers_name(key)
         if name in renamed and not torch.equal(renamed[name], weight):
@@ -193,9 +194,10 @@ def adapter_keys(lumiere: Lumiere) -> dict[str, str]:
     return {key: _adapter_key(key, places) for key in lumiere.state_dict()}
 
 
-def _check_family(weights: dict[str, Tensor], unet: nn.Module, where: str) -> None:
+def _check_family(weights: dict[str, Tensor], unet: UNet2DConditionModel, where: str) -> None:
     """Compares the widths of the levels; the most frequent vector length is robust to one misshapen key."""
-    levels, lengths = set(), {}
+    levels: set[str] = set()
+    lengths: dict[int, list[int]] = {}
     for key, weight in weights.items():
         if found := re.match(r"(down|up)_blocks\.(\d+)\.", key):
             levels.add(found[2])
@@ -211,7 +213,7 @@ def _check_family(weights: dict[str, Tensor], unet: nn.Module, where: str) -> No
         )
 
 
-def _heads(config: dict, where: str) -> int:
+def _heads(config: dict[str, Any], where: str) -> int:
     given = config.get("motion_num_attention_heads", HEADS)
     heads = list(given) if isinstance(given, list | tuple) else [given]
     if len(set(map(str, heads))) != 1 or type(heads[0]) is not int or heads[0] < 1:

@@ -239,8 +239,8 @@ def random_mask(
 
     Args:
         frames: length of the clip.
-        height: of the mask.
-        width: of the mask.
+        height: height of the mask.
+        width: width of the mask.
         generator: on the CPU.
         share: probability of a conditioning mask. Clips of one frame are never conditioned.
         continued: probability that a conditioning mask is `first_frames`, with up to half of the clip. The

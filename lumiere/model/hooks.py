@@ -5,7 +5,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
@@ -13,11 +13,16 @@ from torch.utils.hooks import RemovableHandle
 
 from lumiere.model.placement import KINDS, to_rows
 
+if TYPE_CHECKING:
+    from lumiere.model.lumiere import Lumiere
+
+Output = Any  # of a base and of its modules: a tensor, a tuple that begins with one, an object with `.sample`
+
 
 class Call(NamedTuple):
     """State of one forward pass of a wrapper; its hooks recognise it by its token."""
 
-    lumiere: nn.Module
+    lumiere: "Lumiere"
     token: object
     batch_size: int
     rows: int  # rows of conditioning: one per clip or one per frame
@@ -54,7 +59,9 @@ def this_call() -> Call | None:
     return _thread.call
 
 
-def attach(lumiere: nn.Module, token: object) -> tuple[dict[str, weakref.ref], list[RemovableHandle]]:
+def attach(
+    lumiere: "Lumiere", token: object
+) -> tuple[dict[str, weakref.ref[nn.Module]], list[RemovableHandle]]:
     """Registers the layers of a `Lumiere` as hooks on its base.
 
     Args:
@@ -64,17 +71,19 @@ def attach(lumiere: nn.Module, token: object) -> tuple[dict[str, weakref.ref], l
     Returns:
         The hooked modules by name, and handles that remove the hooks.
     """
-    places, modules, handles = lumiere.places, {}, []
+    places = lumiere.places
+    modules: dict[str, weakref.ref[nn.Module]] = {}
+    handles: list[RemovableHandle] = []
 
     def find(name: str) -> nn.Module:
         module = lumiere.model.get_submodule(name)
         modules[name] = weakref.ref(module)
         return module
 
-    def before(name: str, hook: Callable, **kwargs) -> None:
+    def before(name: str, hook: Callable[..., Any], **kwargs: object) -> None:
         handles.append(find(name).register_forward_pre_hook(partial(hook, **kwargs)))
 
-    def after(name: str, hook: Callable, **kwargs) -> None:
+    def after(name: str, hook: Callable[..., Any], **kwargs: object) -> None:
         handles.append(find(name).register_forward_hook(partial(hook, **kwargs)))
 
     if lumiere.given_channels:  # registered before a temporal layer at the same module
@@ -93,42 +102,61 @@ def attach(lumiere: nn.Module, token: object) -> tuple[dict[str, weakref.ref], l
     return modules, handles
 
 
+def detach(handles: list[RemovableHandle]) -> None:
+    """Removes hooks."""
+    for handle in handles:
+        handle.remove()
+
+
 def _current(token: object) -> Call | None:
     call = _thread.call
     return call if call is not None and call.token is token else None
 
 
-def _insert(module: nn.Module, args: tuple, output, *, token: object, kind: str, index: int):
+def _insert(
+    module: nn.Module, args: tuple, output: Output, *, token: object, kind: str, index: int
+) -> Output | None:
     if call := _current(token):
         layer = getattr(call.lumiere, kind)[index]
         told = {"embedding": call.embedding} if getattr(layer, "embedding_dim", 0) else {}
         return change_first(output, lambda x: layer(x, batch_size=call.batch_size, **told))
+    return None
 
 
-def _show_given(module: nn.Module, args: tuple, output: Tensor, *, token: object):
+def _show_given(module: nn.Module, args: tuple, output: Tensor, *, token: object) -> Tensor | None:
     if (call := _current(token)) and call.given is not None:
+        assert call.lumiere.conv_in is not None, "only a model with given channels receives them"
         return output + call.lumiere.conv_in(call.given)
+    return None
 
 
-def _adapt_embedding(module: nn.Module, args: tuple, *, token: object, index: int):
+def _adapt_embedding(module: nn.Module, args: tuple, *, token: object, index: int) -> tuple[Tensor] | None:
     if call := _current(token):
         return (call.lumiere.embeddings[index](args[0]),)
+    return None
 
 
-def _match(module: nn.Module, args: tuple, kwargs: dict, *, token: object):
+def _match(module: nn.Module, args: tuple, kwargs: dict, *, token: object) -> tuple[tuple, dict] | None:
     if call := _current(token):
         features = args[0] if args else next(iter(kwargs.values()))
         fit = partial(to_rows, batch_size=call.batch_size, rows=features.shape[0])
         return tree_map_only(Tensor, fit, (args, kwargs))
+    return None
 
 
-def _timesteps_per_clip(module: nn.Module, args: tuple, *, token: object):
+def _timesteps_per_clip(module: nn.Module, args: tuple, *, token: object) -> tuple[Tensor] | None:
     if call := _current(token):
         return (to_rows(args[0], call.batch_size, call.rows),)
+    return None
 
 
-def change_first(output, change: Callable[[Tensor], Tensor]):
-    """Applies `change` to a tensor, the first element of a tuple, or the `sample` of a diffusers output."""
+def change_first(output: Output, change: Callable[[Tensor], Tensor]) -> Output:
+    """Changes a tensor, the first element of a tuple, or the `sample` of a diffusers output.
+
+    Args:
+        output: the tensor, tuple or diffusers output.
+        change: returns the new tensor.
+    """
     if isinstance(output, Tensor):
         return change(output)
     if isinstance(output, tuple):

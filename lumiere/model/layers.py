@@ -11,12 +11,15 @@ over groups of few channels is up to forty times slower in channels-last memory.
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.amp import is_autocast_available
 from x_transformers.x_transformers import Attention, RMSNorm
+
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 
 class TemporalLayer(nn.Module):
@@ -116,7 +119,7 @@ class ConvolutionInflationBlock(TemporalLayer):
         time_dim: int | None = None,
         norm: str = "group",
         embedding_dim: int = 0,
-        padding_mode: str = "zeros",
+        padding_mode: PaddingMode = "zeros",
     ):
         super().__init__(channel_last, time_dim)
         for size in (conv2d_kernel_size, conv1d_kernel_size):
@@ -149,25 +152,32 @@ class ConvolutionInflationBlock(TemporalLayer):
         y = silu(norm(conv(channels_last(x))))
         y = rows_of_time(y, b)  # (b t) c h w -> b c t (h w)
         conv, norm, _ = self.temporal_conv
-        y = F.conv2d(y, kernel_over_time(conv), conv.bias, padding=(conv.padding[0], 0))
+        assert isinstance(conv, nn.Conv1d)
+        y = F.conv2d(y, kernel_over_time(conv), conv.bias, padding=(conv.kernel_size[0] // 2, 0))
         dtype = y.dtype
         # At least float32: bfloat16 is slow on a CPU, and less precise.
         y = y.permute(0, 2, 3, 1).to(torch.promote_types(dtype, torch.float32))  # b t (h w) c
-        if self.norm == "group":
-            y = group_norm_over_time(norm, y)
-        elif self.norm == "clip":
-            y = group_norm_over_clip(norm, y)
+        if isinstance(norm, nn.GroupNorm):
+            y = group_norm_over_clip(norm, y) if self.norm == "clip" else group_norm_over_time(norm, y)
         else:
             y = norm(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         if self.modulation is not None:
             scale, shift = self.modulation(embedding).to(y.dtype)[:, None, None].chunk(2, dim=-1)
             y = torch.addcmul(shift, y, 1 + scale)  # b t (h w) c
         y = silu(y).to(dtype).flatten(0, 1)  # b t (h w) c -> (b t) (h w) c
+        assert self.proj_out.bias is not None
         return add_projection(x, y, self.proj_out.weight.squeeze(-1), self.proj_out.bias)
 
 
 def add_projection(x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Adds a projection of rows `n (h w) c` to x `n c h w`, in the memory format of x and without copies."""
+    """Adds a projection of rows to features, in their memory format and without copies.
+
+    Args:
+        x: features `n c h w`.
+        rows: `n (h w) c`.
+        weight: weight of the projection, `c c`.
+        bias: bias of the projection, `c`.
+    """
     weight = weight.expand(len(x), -1, -1)
     if x.is_contiguous():
         y = torch.baddbmm(x.flatten(2), weight, rows.mT).add_(bias[:, None])
@@ -262,7 +272,7 @@ class AttentionInflationBlock(TemporalLayer):
         window: int | None = None,
         space_time_depth: int = 0,
         embedding_dim: int = 0,
-        **attn_kwargs,
+        **attn_kwargs: Any,
     ):
         super().__init__(channel_last, time_dim)
         if window is not None and window < 1:
@@ -304,9 +314,9 @@ class AttentionInflationBlock(TemporalLayer):
             y = y.unflatten(1, (len(frames), -1)).transpose(1, 2).flatten(0, 1)  # b (t h w) c -> (b h w) t c
         return x + pixels_to_frames(self.proj_out(y), x)
 
-    def _positions(self, frames: Tensor, length: int) -> dict:
+    def _positions(self, frames: Tensor, length: int) -> dict[str, Tensor | tuple[Tensor, float]]:
         """Returns the attention arguments for tokens at frames `n` of a clip of `length` frames."""
-        arguments = {}
+        arguments: dict[str, Tensor | tuple[Tensor, float]] = {}
         if self.turned and not frames.is_meta:  # x-transformers cannot rotate meta tensors
             arguments["rotary_pos_emb"] = rotary_angles(frames, self.turned), 1.0
         if self.window is not None and length > self.window + 1:
@@ -324,7 +334,8 @@ def zero_linear(inputs: int, outputs: int) -> nn.Linear:
 def zeros_(layer: nn.Linear | nn.Conv1d | nn.Conv2d) -> None:
     """Sets the weight and bias of a layer to zero, in place."""
     nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 def rotary_angles(frames: Tensor, dim: int) -> Tensor:
@@ -336,12 +347,12 @@ def rotary_angles(frames: Tensor, dim: int) -> Tensor:
 class WithArguments(nn.Sequential):
     """Sequential module that passes keyword arguments to its last module."""
 
-    def forward(self, x: Tensor, **kwargs) -> Tensor:
+    def forward(self, input: Tensor, **kwargs: Any) -> Tensor:
         """Runs the modules in order; `kwargs` go to the last one."""
         *before, last = self
         for module in before:
-            x = module(x)
-        return last(x, **kwargs)
+            input = module(input)
+        return last(input, **kwargs)
 
 
 class Residual(nn.Module):
@@ -351,7 +362,7 @@ class Residual(nn.Module):
         super().__init__()
         self.fn = fn
 
-    def forward(self, x: Tensor, **kwargs) -> Tensor:
+    def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
         """Returns `x + fn(x, **kwargs)`."""
         return x + self.fn(x, **kwargs)
 
@@ -396,8 +407,17 @@ class TemporalDownsample(TemporalLayer):
         self.continues = init == "bilinear"
         init_kernel_(self.conv, {"nearest": (0, 1, 0), "bilinear": (0.25, 0.5, 0.25)}, init)
 
-    def over_time(self, x: Tensor, b: int) -> Tensor:
-        """Maps `(b t) c h w` to `(b t/2) c h w`. Raises ValueError if t is odd."""
+    def over_time(self, x: Tensor, b: int, embedding: Tensor | None = None) -> Tensor:
+        """Maps `(b t) c h w` to `(b t/2) c h w`.
+
+        Args:
+            x: stacked frames.
+            b: number of clips.
+            embedding: not used.
+
+        Raises:
+            ValueError: t is odd.
+        """
         frames = x.shape[0] // b
         if frames % 2:
             raise ValueError(f"Halving needs an even number of frames; received {frames}.")
@@ -428,7 +448,7 @@ class TemporalUpsample(TemporalLayer):
         self.continues = init == "bilinear"
         init_kernel_(self.conv, {"nearest": (0, 1, 1), "bilinear": (0.5, 1, 0.5)}, init)
 
-    def over_time(self, x: Tensor, b: int) -> Tensor:
+    def over_time(self, x: Tensor, b: int, embedding: Tensor | None = None) -> Tensor:
         """Maps `(b t) c h w` to `(b 2t) c h w`."""
         y, frames = rows_of_time(x, b), x.shape[0] // b  # (b t) c h w -> b c t (h w)
         if self.continues:
@@ -438,7 +458,9 @@ class TemporalUpsample(TemporalLayer):
         return frames_of_time(y[:, :, : 2 * frames], x)  # b c 2t (h w) -> (b 2t) c h w
 
 
-def init_kernel_(conv: nn.Conv1d | nn.ConvTranspose1d, kernels: dict[str, tuple], init: str) -> None:
+def init_kernel_(
+    conv: nn.Conv1d | nn.ConvTranspose1d, kernels: dict[str, tuple[float, float, float]], init: str
+) -> None:
     """Sets the same temporal kernel for every channel, without mixing channels, in place.
 
     Args:
@@ -454,7 +476,8 @@ def init_kernel_(conv: nn.Conv1d | nn.ConvTranspose1d, kernels: dict[str, tuple]
     with torch.no_grad():
         kernel = torch.tensor(kernels[init], dtype=conv.weight.dtype, device=conv.weight.device)
         conv.weight.copy_(torch.eye(conv.in_channels, device=conv.weight.device)[:, :, None] * kernel)
-        conv.bias.zero_()
+        if conv.bias is not None:
+            conv.bias.zero_()
 
 
 def kernel_over_time(conv: nn.Conv1d | nn.ConvTranspose1d) -> Tensor:

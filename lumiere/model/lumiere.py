@@ -3,10 +3,11 @@
 import copy
 import inspect
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from os import PathLike
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.checkpoint import checkpoint
 
-from lumiere.model.hooks import Call, attach, change_first, in_call, this_call
+from lumiere.model.hooks import Call, Output, attach, change_first, detach, in_call, this_call
 from lumiere.model.layers import (
     AttentionInflationBlock,
     ConvolutionInflationBlock,
@@ -32,6 +33,10 @@ from lumiere.model.placement import (
     unet_places,
     unwrapped,
 )
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+    from diffusers.configuration_utils import FrozenDict
 
 
 class Lumiere(nn.Module):
@@ -81,6 +86,12 @@ class Lumiere(nn.Module):
         ValueError: an argument does not fit the base.
     """
 
+    model: nn.Module
+    convs: nn.ModuleList
+    attns: nn.ModuleList
+    downsamples: nn.ModuleList
+    upsamples: nn.ModuleList
+
     def __init__(
         self,
         model: nn.Module,
@@ -92,10 +103,10 @@ class Lumiere(nn.Module):
         downsample_module_names: Sequence[str] = (),
         upsample_module_names: Sequence[str] = (),
         channels: int = 3,
-        conv_inflation_kwargs: dict | None = None,
-        attn_inflation_kwargs: dict | None = None,
-        downsample_kwargs: dict | None = None,
-        upsample_kwargs: dict | None = None,
+        conv_inflation_kwargs: dict[str, Any] | None = None,
+        attn_inflation_kwargs: dict[str, Any] | None = None,
+        downsample_kwargs: dict[str, Any] | None = None,
+        upsample_kwargs: dict[str, Any] | None = None,
         conv_klass: type[nn.Module] = ConvolutionInflationBlock,
         attn_klass: type[nn.Module] = AttentionInflationBlock,
         downsample_klass: type[nn.Module] = TemporalDownsample,
@@ -104,7 +115,7 @@ class Lumiere(nn.Module):
         per_clip: bool = False,
         given_channels: int = 0,
         input_module_name: str = "conv_in",
-        dry_run_kwargs: dict | None = None,
+        dry_run_kwargs: dict[str, Any] | None = None,
         embedding_width: int = 0,
         noise_correlation: float = 0.0,
     ):
@@ -115,15 +126,17 @@ class Lumiere(nn.Module):
         self.__dict__["model"] = model.eval().requires_grad_(False)  # not a submodule: the base is shared
         kwargs = (conv_inflation_kwargs, attn_inflation_kwargs, downsample_kwargs, upsample_kwargs)
         self.kwargs = {kind: given or {} for kind, given in zip(KINDS, kwargs, strict=True)}
-        known = places is not None
-        if not known:
-            names = (conv_module_names, attn_module_names, downsample_module_names, upsample_module_names)
-            names = dict(zip(KINDS, names, strict=True))
+        dry_run = None
+        if places is None:
+            if image_size is None:
+                raise ValueError("`image_size` must be in pixels to find named modules; received None.")
+            named = (conv_module_names, attn_module_names, downsample_module_names, upsample_module_names)
+            names = dict(zip(KINDS, named, strict=True))
             last = {kind: given.get("channel_last", False) for kind, given in self.kwargs.items()}
-            like = {"device": self.device, "dtype": self.dtype}
-            image = torch.zeros(1, channels, image_size, image_size, **like)
-            inputs = {unet_time_kwarg: torch.ones(1, **like)} | (dry_run_kwargs or {})
-            places = find_places(model, names, last, image, inputs)
+            image = torch.zeros(1, channels, image_size, image_size, device=self.device, dtype=self.dtype)
+            time = torch.ones(1, device=self.device, dtype=self.dtype)
+            dry_run = image, {unet_time_kwarg: time} | (dry_run_kwargs or {})
+            places = find_places(model, names, last, *dry_run)
             if not any(names.values()):
                 raise ValueError("No module is named for a layer to follow: there is nothing to train.")
         ups, downs = len(places.upsamples), len(places.downsamples)
@@ -141,26 +154,26 @@ class Lumiere(nn.Module):
             self.given_channels, self.input_module_name = given_channels, input_module_name
             self.conv_in = self._given_columns().to(self.dtype) if given_channels else None
             self.embedding_width = embedding_width
-            widths = places.embeddings.values() if embedding_width else ()
-            adapters = (EmbeddingAdapter(width, embedding_width) for width in widths)
+            adapted = places.embeddings.values() if embedding_width else ()
+            adapters = (EmbeddingAdapter(width, embedding_width) for width in adapted)
             self.embeddings = nn.ModuleList(adapters).to(self.dtype)
         self.conditioned = any(getattr(layer, "embedding_dim", 0) for layer in (*self.convs, *self.attns))
         if self.conditioned and not hasattr(model, "get_time_embed"):
             raise ValueError(f"`embedding_dim` takes a UNet of diffusers; received a {type(model).__name__}.")
         self._attach()
-        if not known:
-            self._try(image, inputs)
+        if dry_run is not None:
+            self._try(*dry_run)
 
     @classmethod
     def from_unet(
         cls,
-        unet: nn.Module,
+        unet: "UNet2DConditionModel",
         factor: int = 4,
         *,
         places: Places | None = None,
         at_input: bool = False,
         conditioned: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ) -> "Lumiere":
         """Inflates a `UNet2DConditionModel` of diffusers.
 
@@ -186,13 +199,13 @@ class Lumiere(nn.Module):
             kwargs["attn_inflation_kwargs"] = heads | (kwargs.get("attn_inflation_kwargs") or {})
         if conditioned:
             text = unet.config.encoder_hid_dim or unet.config.cross_attention_dim
-            width = {"embedding_dim": unet.time_embedding.linear_2.out_features + text}
+            embedding = {"embedding_dim": unet.time_embedding.linear_2.out_features + text}
             for name in ("conv_inflation_kwargs", "attn_inflation_kwargs"):
-                kwargs[name] = width | (kwargs.get(name) or {})
+                kwargs[name] = embedding | (kwargs.get(name) or {})
         kwargs |= {"unet_time_kwarg": "timestep", "channels": unet.config.in_channels}
         return cls(unet, image_size=None, conv_module_names=(), places=places, per_clip=True, **kwargs)
 
-    def forward(self, video: Tensor, *args, **kwargs):
+    def forward(self, video: Tensor, *args: Any, **kwargs: Any) -> Output:
         """Denoises clips; other arguments are passed to the base.
 
         Residuals of a ControlNet and features of a T2I-Adapter have one row per clip or one per frame. Levels
@@ -272,17 +285,18 @@ class Lumiere(nn.Module):
         affected.
         """
 
-        def run_again(module: nn.Module, *args):
+        def run_again(module: nn.Module, *args: Any) -> Output:
             call = this_call()  # backward runs outside the call, on a GPU even in another thread
-            again = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), in_call(call))}
-            return checkpoint(module, *args, **again)
+            return checkpoint(
+                module, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), in_call(call))
+            )
 
-        self.model.enable_gradient_checkpointing(run_again)
+        self._unet.enable_gradient_checkpointing(run_again)
 
     @property
-    def config(self):
+    def config(self) -> "FrozenDict":
         """Config of the base."""
-        return self.model.config
+        return self._unet.config
 
     @property
     def dtype(self) -> torch.dtype:
@@ -293,6 +307,11 @@ class Lumiere(nn.Module):
     def device(self) -> torch.device:
         """Device of the base."""
         return next(self.model.parameters()).device
+
+    @property
+    def _unet(self) -> "UNet2DConditionModel":
+        """The base, where only UNets of diffusers have the attribute."""
+        return cast("UNet2DConditionModel", self.model)
 
     def _check(self, video: Tensor) -> torch.Size:
         widths = {self.channels, self.channels + self.given_channels}
@@ -310,7 +329,7 @@ class Lumiere(nn.Module):
             raise ValueError(f"Frames are {self.image_size} x {self.image_size} here; received {received}.")
         return video.shape
 
-    def _try(self, image: Tensor, inputs: dict) -> None:
+    def _try(self, image: Tensor, inputs: dict[str, Any]) -> None:
         """Runs the shortest clip, which fails if features with different frame counts meet."""
         clip = image.unsqueeze(2).expand(-1, -1, self.downsample_factor, -1, -1)
         try:
@@ -320,7 +339,7 @@ class Lumiere(nn.Module):
             frames = f"a clip of {clip.shape[2]} frames does not pass"
             raise ValueError(f"The layers do not fit together at these places; {frames}: {error}") from error
 
-    def _conditioning(self, kwargs: dict, b: int, t: int) -> tuple[dict, int]:
+    def _conditioning(self, kwargs: dict[str, Any], b: int, t: int) -> tuple[dict[str, Any], int]:
         """Expands all conditioning to the same number of rows, b or b t; also returns that number."""
         residuals = fit_residuals(self.places, kwargs, b, t)
         kwargs = {name: value for name, value in kwargs.items() if name not in residuals}
@@ -338,20 +357,20 @@ class Lumiere(nn.Module):
             kwargs[self.unet_time_kwarg] = to_rows(kwargs[self.unet_time_kwarg], b, b * t)
         return kwargs | residuals, rows
 
-    def _embedding(self, images: Tensor, kwargs: dict, b: int) -> Tensor:
+    def _embedding(self, images: Tensor, kwargs: dict[str, Any], b: int) -> Tensor:
         """Returns one embedding `b d` per clip: the timestep embedding and the mean text state.
 
         The base's own text embedding is not used: for a still image, the direction of motion matters little.
         Both vectors are scaled to length 2, at which Muon updates the modulation about as fast as the
         features.
         """
-        unet, text = self.model, kwargs["encoder_hidden_states"]
+        unet, text = self._unet, kwargs["encoder_hidden_states"]
         time = unet.time_embedding(unet.get_time_embed(images, kwargs[self.unet_time_kwarg]))
         told = torch.cat([2 * F.normalize(x.float(), dim=-1) for x in (time, text.mean(1))], dim=-1)
         return told.to(time.dtype).unflatten(0, (b, -1)).mean(1)  # one row per clip, or one per frame
 
     def _given_columns(self) -> nn.Conv2d:
-        conv = unwrapped(self.model.get_submodule(self.input_module_name))
+        conv: Any = unwrapped(self.model.get_submodule(self.input_module_name))  # Any: of any base
         shape = (conv.kernel_size, conv.stride, conv.padding)
         columns = nn.Conv2d(self.given_channels, conv.out_channels, *shape, bias=False)
         nn.init.zeros_(columns.weight)
@@ -362,7 +381,7 @@ class Lumiere(nn.Module):
         inputs = inspect.signature(self.model.forward).parameters.values()
         self._input_names = [x.name for x in inputs if x.kind is x.POSITIONAL_OR_KEYWORD]
         self._hooked, handles = attach(self, self._token)
-        self._detach = weakref.finalize(self, lambda: [handle.remove() for handle in handles])
+        self._detach = weakref.finalize(self, detach, handles)
 
     def _follow_modules(self) -> None:
         """Attaches the layers again if peft has wrapped or unwrapped modules that they follow."""
@@ -370,7 +389,7 @@ class Lumiere(nn.Module):
             self._detach()
             self._attach()
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Lumiere":
         self.model._apply(fn, recurse)  # to(), half() and cuda() all call _apply
         return super()._apply(fn, recurse)
 

@@ -6,6 +6,7 @@ Tensors are read and written in `motion_weights`.
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 MOTION = ("motion.json", "motion.safetensors")
 MOTION_INDEX = "motion.safetensors.index.json"  # index of sharded weights
@@ -13,7 +14,7 @@ SHARD = r"motion-\d{5}-of-\d{5}\.safetensors"
 ADAPTER = ("config.json", "diffusion_pytorch_model.safetensors")  # of one component in diffusers' layout
 
 
-def read_json(file: Path) -> dict:
+def read_json(file: Path) -> dict[str, Any]:
     """Reads a JSON object from a file.
 
     Raises:

@@ -6,13 +6,15 @@ Large weights may be sharded (`motion-00001-of-00003.safetensors`), with an inde
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
+from diffusers import UNet2DConditionModel
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from lumiere.model.layers import (
     AttentionInflationBlock,
@@ -66,8 +68,17 @@ class AnimateDiffBlock(TemporalLayer):
             num_positional_embeddings=positions,
         )
 
-    def over_time(self, x: Tensor, b: int) -> Tensor:
-        """Maps `(b t) c h w` to `(b t) c h w`. Raises ValueError if t exceeds `positions`."""
+    def over_time(self, x: Tensor, b: int, embedding: Tensor | None = None) -> Tensor:
+        """Maps `(b t) c h w` to the same shape.
+
+        Args:
+            x: stacked frames.
+            b: number of clips.
+            embedding: not used.
+
+        Raises:
+            ValueError: t exceeds `positions`.
+        """
         frames = x.shape[0] // b
         if frames > self.positions and not self.windowed:
             raise ValueError(f"These motion weights know {self.positions} frames at most; received {frames}.")
@@ -75,7 +86,7 @@ class AnimateDiffBlock(TemporalLayer):
         return moved if self.motion_scale == 1 else torch.lerp(x, moved, self.motion_scale)
 
 
-CLASSES = {
+CLASSES: dict[str, type[TemporalLayer]] = {
     klass.__name__: klass
     for klass in (
         ConvolutionInflationBlock,
@@ -96,7 +107,7 @@ OPTIONS = {  # kind of layer -> arguments of `Lumiere.from_unet`: its class and 
 def save_motion(
     lumiere: Lumiere,
     folder: str | Path,
-    facts: dict | None = None,
+    facts: dict[str, Any] | None = None,
     dtype: torch.dtype | None = None,
     shard_bytes: int | None = None,
 ) -> None:
@@ -135,7 +146,7 @@ def save_motion(
     shards = split.filename_to_tensors
     for name, keys in shards.items():
         save_file({key: weights[key] for key in keys}, folder / f"{name}.part")
-    texts = {MOTION[0]: description}
+    texts: dict[str, dict[str, Any]] = {MOTION[0]: description}
     if split.is_sharded:
         texts[MOTION_INDEX] = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
     for name, text in texts.items():
@@ -146,7 +157,7 @@ def save_motion(
         (folder / name).unlink(missing_ok=True)
 
 
-def load_motion(unet: nn.Module, folder: str | Path) -> Lumiere:
+def load_motion(unet: UNet2DConditionModel, folder: str | Path) -> Lumiere:
     """Inflates a `UNet2DConditionModel` with saved motion weights, in its dtype and on its device.
 
     Args:
@@ -187,7 +198,7 @@ def load_motion(unet: nn.Module, folder: str | Path) -> Lumiere:
     return lumiere
 
 
-def read_facts(folder: str | Path) -> dict:
+def read_facts(folder: str | Path) -> dict[str, Any]:
     """Returns the provenance (`facts`) saved with motion weights.
 
     Args:
@@ -197,7 +208,7 @@ def read_facts(folder: str | Path) -> dict:
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
-    weights = {}
+    weights: dict[str, Tensor] = {}
     for file in motion_files(folder):
         try:
             weights |= load_file(file)
@@ -211,7 +222,7 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _read(folder: Path) -> dict:
+def _read(folder: Path) -> dict[str, Any]:
     description = read_json(folder / MOTION[0])
     found = description.get("format")
     if found != FORMAT:

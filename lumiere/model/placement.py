@@ -3,11 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+
+M = TypeVar("M", bound=nn.Module)
 KINDS = ("convs", "attns", "downsamples", "upsamples")  # also their order after the same module
 
 
@@ -27,7 +32,7 @@ class Places:
     residuals: dict[str, list[int]] = field(default_factory=dict)
 
 
-def unet_places(unet: nn.Module, factor: int, at_input: bool = False) -> Places:
+def unet_places(unet: "UNet2DConditionModel", factor: int, at_input: bool = False) -> Places:
     """Returns the paper's layer locations in a diffusers `UNet2DConditionModel` (Lumiere, section 3.1).
 
     Convolution blocks follow every residual(+attention) layer above the coarsest level. Attention blocks
@@ -81,7 +86,7 @@ def unet_places(unet: nn.Module, factor: int, at_input: bool = False) -> Places:
     return places
 
 
-def adapter_places(unet: nn.Module, middle: bool) -> Places:
+def adapter_places(unet: "UNet2DConditionModel", middle: bool) -> Places:
     """Returns the layer locations of AnimateDiff adapters, all of kind `attns`, without temporal resampling.
 
     Layers follow every residual(+attention) layer of all levels.
@@ -98,12 +103,12 @@ def adapter_places(unet: nn.Module, middle: bool) -> Places:
     return replace(places, convs={}, attns=attns)
 
 
-def unwrapped(module: nn.Module) -> nn.Module:
+def unwrapped(module: M) -> M:
     """Returns the layer that a LoRA of peft wraps, or the module itself."""
     return getattr(module, "base_layer", module)
 
 
-def block_layers(unet: nn.Module, path: str) -> dict[str, int]:
+def block_layers(unet: "UNet2DConditionModel", path: str) -> dict[str, int]:
     """Returns the residual(+attention) layers of a diffusers block with their output channels.
 
     Args:
@@ -115,14 +120,15 @@ def block_layers(unet: nn.Module, path: str) -> dict[str, int]:
     return {f"{path}.{layers}.{j}": block.resnets[j].out_channels for j in range(len(getattr(block, layers)))}
 
 
-def residual_levels(unet: nn.Module, places: Places) -> dict[str, list[int]]:
+def residual_levels(unet: "UNet2DConditionModel", places: Places) -> dict[str, list[int]]:
     """Returns the number of temporal halvings at each ControlNet residual and T2I-Adapter feature of a UNet.
 
     Args:
         unet: a diffusers UNet.
         places: its layer locations.
     """
-    skips, features, level = [0], [], 0
+    skips, level = [0], 0
+    features: list[int] = []
     for i, block in enumerate(unet.down_blocks):
         skips += [level] * len(block.resnets)
         within = level
@@ -138,7 +144,7 @@ def residual_levels(unet: nn.Module, places: Places) -> dict[str, list[int]]:
     }
 
 
-def fit_residuals(places: Places, kwargs: dict, b: int, t: int) -> dict:
+def fit_residuals(places: Places, kwargs: dict[str, Any], b: int, t: int) -> dict[str, Any]:
     """Resamples residuals to the number of frames at their level, as nearest-neighbour downsampling does.
 
     Args:
@@ -205,7 +211,7 @@ def find_places(
     names: dict[str, Sequence[str]],
     channel_last: dict[str, bool],
     image: Tensor,
-    kwargs: dict,
+    kwargs: dict[str, Any],
 ) -> Places:
     """Runs one image through a UNet and records where layers and conditioning go.
 
@@ -228,7 +234,9 @@ def find_places(
         if twice:
             raise ValueError(f"One layer of a kind follows a module; {twice[0]} is named more than once.")
 
-    def note(module, args, kwargs, output, name):
+    def note(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object, name: str
+    ) -> None:
         given = [*args, *kwargs.values()]
         if name and given and isinstance(given[0], Tensor):
             if sum(isinstance(x, Tensor) for x in tree_leaves(given)) > 1:
@@ -256,7 +264,7 @@ def find_places(
     return places
 
 
-def _width(name: str, output, channel_last: bool) -> int:
+def _width(name: str, output: object, channel_last: bool) -> int:
     output = output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
     if not isinstance(output, Tensor) or output.ndim != 4:
         found = " x ".join(map(str, output.shape)) if isinstance(output, Tensor) else type(output).__name__

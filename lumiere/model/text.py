@@ -34,7 +34,9 @@ class Text:
         return row
 
     @property
-    def arguments(self) -> dict:
+    def arguments(self) -> dict[str, Tensor | dict[str, Tensor]]:
         """Keyword arguments of the UNet's forward pass."""
-        states = {"encoder_hidden_states": self.states}
-        return states if self.added is None else states | {"added_cond_kwargs": self.added}
+        arguments: dict[str, Tensor | dict[str, Tensor]] = {"encoder_hidden_states": self.states}
+        if self.added is not None:
+            arguments["added_cond_kwargs"] = self.added
+        return arguments
