@@ -3,6 +3,7 @@
 import argparse
 import math
 from dataclasses import dataclass, field, fields
+from typing import TypeVar
 
 from lumiere.training.optimizer import DECAY, faster_precision
 
@@ -16,17 +17,18 @@ ALIASES = {  # flags of version 0.1, accepted until 0.3
     "--shortest": "min_frames",
     "--given": "cond_prob",
 }
+T = TypeVar("T")
 CLIPS, FRESH, NOISE, STEPS, RUN = "clips", "fresh motion weights", "noise and loss", "steps", "run"
 
 
 def option(
-    default,
+    default: T,
     group: str,
     help: str,
     least: float | None = None,
     choices: tuple[str, ...] | None = None,
     **limits: float,
-):
+) -> T:
     """Declares a setting with its command line option.
 
     Args:
@@ -35,7 +37,7 @@ def option(
         help: help text.
         least: same as `least` in `limits`.
         choices: valid strings.
-        limits: inclusive bounds `least` and `most`, exclusive bounds `above` and `below`.
+        **limits: inclusive bounds `least` and `most`, exclusive bounds `above` and `below`.
     """
     limits |= {} if least is None else {"least": least}
     told = {"group": group, "help": help, "limits": limits, "choices": choices}
@@ -137,7 +139,7 @@ class Settings:
     workers: int = option(0, RUN, "data loading processes; a GPU needs some", 0)
     seed: int = option(0, RUN, "seed of fresh weights, clips, masks and noise", 0)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for entry in fields(self):
             value = getattr(self, entry.name)
             limits, choices = (entry.metadata.get(name) for name in ("limits", "choices"))
@@ -182,16 +184,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             groups[group] = parser.add_argument_group(group)
         name, add = flag(entry.name), groups[group].add_argument
         told += " (%(default)s)" if entry.default is not None else ""
-        kind = float if entry.default is None else type(entry.default)
+        kind: type = float if entry.default is None else type(entry.default)
         if kind is bool:
             add(name, action=argparse.BooleanOptionalAction, default=entry.default, help=told)
         else:
-            kinds = {"type": kind, "choices": entry.metadata["choices"]}
-            add(name, default=entry.default, help=told, metavar=METAVARS[kind], **kinds)
+            choices = entry.metadata["choices"]
+            add(name, default=entry.default, help=told, metavar=METAVARS[kind], type=kind, choices=choices)
     for old, name in ALIASES.items():
         kind = type(getattr(Settings, name))
-        kind = _truth if kind is bool else kind
-        parser.add_argument(old, dest=name, type=kind, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        parse = _truth if kind is bool else kind
+        parser.add_argument(old, dest=name, type=parse, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def _truth(word: str) -> bool:

@@ -11,17 +11,19 @@ key "latents" of their line in captions.jsonl holds the file name.
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lumiere.media.text import read_text
 from lumiere.model.conditioning import random_mask
 
+Floats = NDArray[np.float32]
 LATENTS, WEIGHTS, CAPTIONS, FILES = "latents.npy", "weights.npy", "captions.jsonl", "latents"
 ORDER, CLIP, TIMES, MASK, LENGTH, COND = 1, 2, 3, 4, 5, 6  # keys of the random streams, all different
 
@@ -94,22 +96,25 @@ class LatentClips:
 
     def __init__(self, folder: str | Path):
         self.folder = folder = Path(folder)
-        self.subject, self.texts = None, read_captions(folder)
-        self.latents = _Several(folder) if (folder / FILES).is_dir() else _one(folder, len(self.texts))
+        self.texts = read_captions(folder)
+        self.subject: NDArray[np.uint8] | None = None
+        several = (folder / FILES).is_dir()
+        self.latents = _Several(folder) if several else _one(folder, len(self.texts))
         shapes = [clip.shape for clip in self.latents]
         sizes = {shape[1:] for shape in shapes}
         if len(sizes) > 1:
             raise ValueError(
                 f"The clips in {folder} differ in size: {', '.join(map(_times, sorted(sizes)))}."
             )
+        self.size: list[int]
         self.channels, *self.size = sizes.pop()
         self.frames = min(shape[0] for shape in shapes)  # frames of the shortest clip
         if (folder / WEIGHTS).exists():
             self.subject = _open(folder / WEIGHTS, "n t h w", (np.uint8,))
             expected = (len(self.latents), self.frames, *self.size)
             if self.subject.shape != expected:
-                expected, received = _times(expected), _times(self.subject.shape)
-                raise ValueError(f"{folder / WEIGHTS} should be {expected}; it is {received}.")
+                received = _times(self.subject.shape)
+                raise ValueError(f"{folder / WEIGHTS} should be {_times(expected)}; it is {received}.")
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -149,7 +154,7 @@ class LatentClips:
             texts=list(texts),
         )
 
-    def _clip(self, number: int, options: DrawOptions) -> tuple:
+    def _clip(self, number: int, options: DrawOptions) -> tuple[Floats, Floats, Floats, Floats, Tensor, str]:
         """Returns latents, subject, noise, cond `t ...`, mask and caption of a clip, counted from step 0."""
         seed, frames = options.seed, options.frames
         epoch, place = divmod(number, len(self))
@@ -157,8 +162,8 @@ class LatentClips:
         random = np.random.default_rng((CLIP, seed, number))
         clip = self.latents[row]
         most = max(1, min(options.stride, (len(clip) - 1) // max(1, frames - 1)))
-        step = 1 if options.stride == 1 else 1 + random.integers(most)
-        start = random.integers(len(clip) - step * (frames - 1))
+        step = 1 if options.stride == 1 else 1 + int(random.integers(most))
+        start = int(random.integers(len(clip) - step * (frames - 1)))
         extra = np.random.default_rng((COND, seed, number))
         from_start = extra.random() < options.from_start
         start = 0 if from_start else start
@@ -178,9 +183,10 @@ class LatentClips:
     def _mask(self, number: int, options: DrawOptions, from_start: bool) -> Tensor:
         random = np.random.default_rng((MASK, options.seed, number))
         generator = torch.Generator().manual_seed(int(random.integers(2**63)))
+        frames, (height, width) = options.frames, self.size
         if not from_start:
-            return random_mask(options.frames, *self.size, generator, options.cond_prob, options.continued)
-        mask = torch.zeros(options.frames, *self.size, dtype=torch.bool)
+            return random_mask(frames, height, width, generator, options.cond_prob, options.continued)
+        mask = torch.zeros(frames, height, width, dtype=torch.bool)
         mask[0] = bool(random.random() < options.cond_prob)
         return mask
 
@@ -268,7 +274,7 @@ def _one(folder: Path, captions: int) -> np.ndarray:
     return clips
 
 
-class _Several(Sequence):
+class _Several:
     """Clips stored in one file each; files are opened on access only."""
 
     def __init__(self, folder: Path):
@@ -277,6 +283,9 @@ class _Several(Sequence):
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return map(self.__getitem__, range(len(self)))
 
     def __getitem__(self, row: int) -> np.ndarray:
         return _open(self.files[row], "t c h w", (np.float16, np.float32))
@@ -288,7 +297,7 @@ def _stratified(count: int, random: np.random.Generator) -> np.ndarray:
     return random.permutation(np.minimum(times, 1 - 1e-7))
 
 
-def _open(file: Path, axes: str, kinds: tuple) -> np.ndarray:
+def _open(file: Path, axes: str, kinds: tuple[type[np.generic], ...]) -> np.ndarray:
     try:
         array = np.load(file, mmap_mode="r")
     except FileNotFoundError:
@@ -302,5 +311,5 @@ def _open(file: Path, axes: str, kinds: tuple) -> np.ndarray:
     return array
 
 
-def _times(shape: tuple) -> str:
+def _times(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))

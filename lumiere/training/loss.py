@@ -1,9 +1,13 @@
 """Noisy inputs, targets and loss weights of diffusion training."""
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from diffusers import DDIMScheduler
 
 
 def noise_levels(times: Tensor, shift: float, spread: float) -> Tensor:
@@ -22,7 +26,9 @@ def noise_levels(times: Tensor, shift: float, spread: float) -> Tensor:
     return torch.sigmoid(logits).clamp(max=1 - 1e-7)
 
 
-def noise_and_target(scheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+def noise_and_target(
+    scheduler: "DDIMScheduler", clean: Tensor, noise: Tensor, timesteps: Tensor
+) -> tuple[Tensor, Tensor]:
     """Returns the noisy latents and the target of the prediction, both `b ...`.
 
     Args:
@@ -70,7 +76,7 @@ def scale_common(x: Tensor, weight: float) -> Tensor:
     return x + (math.sqrt(weight) - 1) * x.mean(2, keepdim=True)
 
 
-def min_snr(scheduler, timesteps: Tensor, most: float) -> Tensor:
+def min_snr(scheduler: "DDIMScheduler", timesteps: Tensor, most: float) -> Tensor:
     """Returns the Min-SNR loss weight of each clip (Hang et al. 2023, arXiv 2303.09556, 3.4).
 
     An error of the prediction counts like an error of the clean latents with weight min(SNR, `most`).

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 WIDTH, HEIGHT = 960, 540
@@ -28,27 +29,26 @@ def plot_losses(steps: Sequence[int], losses: Sequence[float], file: str | Path)
     Raises:
         ValueError: no loss is finite.
     """
-    steps, losses = np.asarray(steps, float), np.asarray(losses, float)
     finite = np.isfinite(losses)
-    steps, losses = steps[finite], losses[finite]
-    if len(losses) == 0:
+    x, y = np.asarray(steps, float)[finite], np.asarray(losses, float)[finite]
+    if len(y) == 0:
         raise ValueError("There is no finite loss to plot.")
-    bottom, top = float(losses.min()), float(np.quantile(losses, 0.99))
+    bottom, top = float(y.min()), float(np.quantile(y, 0.99))
     margin = 0.05 * (top - bottom) or 0.05 * abs(top) or 1.0
-    axes = _Axes(steps[0], max(steps[-1], steps[0] + 1), bottom - margin, top + margin)
+    axes = _Axes(x[0], max(x[-1], x[0] + 1), bottom - margin, top + margin)
     picture = Image.new("RGB", (WIDTH, HEIGHT), PAPER)
     draw = ImageDraw.Draw(picture)
     _draw_grid(draw, axes)
-    for x, y in zip(*axes.place(steps, losses), strict=True):
-        draw.ellipse((x - 1, y - 1, x + 1, y + 1), SINGLE)
-    parts = np.array_split(np.arange(len(losses)), min(SMOOTHED, len(losses)))
-    means = [(steps[part].mean(), losses[part].mean()) for part in parts]
+    for across, down in zip(*axes.place(x, y), strict=True):
+        draw.ellipse((across - 1, down - 1, across + 1, down + 1), SINGLE)
+    parts = np.array_split(np.arange(len(y)), min(SMOOTHED, len(y)))
+    means = [(x[part].mean(), y[part].mean()) for part in parts]
     draw.line(list(zip(*axes.place(*np.array(means).T), strict=True)), SMOOTH, width=3, joint="curve")
     last = f"loss by step; the last {len(parts[-1])} have a mean of {means[-1][1]:.4f}"
     draw.text((LEFT, 14), last, INK, font=ImageFont.load_default(18))
-    part = Path(file).with_name(f"{Path(file).name}.part")
-    picture.save(part, format="PNG")
-    os.replace(part, file)
+    unfinished = Path(file).with_name(f"{Path(file).name}.part")
+    picture.save(unfinished, format="PNG")
+    os.replace(unfinished, file)
 
 
 class _Axes:
@@ -57,7 +57,7 @@ class _Axes:
     def __init__(self, first: float, last: float, low: float, high: float):
         self.first, self.last, self.low, self.high = first, last, low, high
 
-    def place(self, steps, losses) -> tuple[np.ndarray, np.ndarray]:
+    def place(self, steps: ArrayLike, losses: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         across = (np.asarray(steps) - self.first) / (self.last - self.first)
         up = np.clip((np.asarray(losses) - self.low) / (self.high - self.low), 0, 1)
         return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
@@ -66,11 +66,11 @@ class _Axes:
 def _draw_grid(draw: ImageDraw.ImageDraw, axes: _Axes) -> None:
     font = ImageFont.load_default(14)
     for loss in _round_numbers(axes.low, axes.high):
-        _, y = axes.place(axes.first, loss)
+        y = float(axes.place(axes.first, loss)[1])
         draw.line((LEFT, y, WIDTH - RIGHT, y), GRID)
         draw.text((LEFT - 8, y), f"{loss:g}", INK, font=font, anchor="rm")
     for step in _round_numbers(axes.first, axes.last):
-        x, _ = axes.place(step, axes.low)
+        x = float(axes.place(step, axes.low)[0])
         draw.line((x, TOP, x, HEIGHT - BOTTOM), GRID)
         draw.text((x, HEIGHT - BOTTOM + 8), f"{step:g}", INK, font=font, anchor="mt")
 

@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,8 +41,9 @@ class MatrixOptimizer:
         Args:
             rate: learning rate of Muon.
         """
-        same_shape = defaultdict(list)
+        same_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         for weight, momentum in zip(self.weights, self.momenta, strict=True):
+            assert weight.grad is not None, "every weight is trained"
             momentum.lerp_(weight.grad, 1 - MOMENTUM)
             update = weight.grad.lerp(momentum, MOMENTUM).flatten(1)
             same_shape[update.shape].append((weight, update))
@@ -49,17 +51,17 @@ class MatrixOptimizer:
         for (rows, columns), pairs in same_shape.items():
             updates = orthogonalized(torch.stack([update for _, update in pairs]))
             scale = rate * math.sqrt(max(1, rows / columns))
-            for (weight, _), update in zip(pairs, updates, strict=True):
-                weight.sub_(update.view_as(weight), alpha=scale)
+            for (matrix, _), update in zip(pairs, updates, strict=True):
+                matrix.sub_(update.view_as(matrix), alpha=scale)
         self.adamw.param_groups[0]["lr"] = 0.1 * rate
         self.adamw.step()
         self.adamw.zero_grad()
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         """Returns the momenta of Muon and the state of AdamW."""
         return {"momenta": self.momenta, "adamw": self.adamw.state_dict()}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores a state from `state_dict`."""
         for momentum, saved in zip(self.momenta, state["momenta"], strict=True):
             momentum.copy_(saved)

@@ -17,15 +17,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from lumiere.errors import GenerationError
+from lumiere.events import Result
 from lumiere.loading.components import load_base, load_model
 from lumiere.loading.layout import check, locate, locate_motion, read_limits
 from lumiere.media.video import write_clip
@@ -51,7 +53,7 @@ NOISE_CORRELATION = 0.9  # of fresh weights: the base turns noise shared by fram
 RECENT = 100  # steps in the mean loss of the metadata
 
 
-def train(settings: Settings) -> Iterator[dict]:
+def train(settings: Settings) -> Iterator[dict[str, Any]]:
     """Trains the motion weights and yields the metrics of each finished step.
 
     Closing the generator early is as safe as killing the process.
@@ -91,7 +93,8 @@ class Trainer:
 
     def __init__(self, settings: Settings, accelerator: Accelerator):
         self.settings, self.accelerator, self.out = settings, accelerator, Path(settings.out)
-        self.step, self.losses = 0, deque(maxlen=RECENT)
+        self.step = 0
+        self.losses: deque[float] = deque(maxlen=RECENT)
         parts = accelerator.num_processes * settings.grad_accum
         if settings.batch_size % parts:
             raise ValueError(
@@ -112,7 +115,7 @@ class Trainer:
         self.optimizer = MatrixOptimizer(self.lumiere.parameters())
         self.model = accelerator.prepare(self.lumiere)
 
-    def advance(self) -> dict:
+    def advance(self) -> dict[str, Any]:
         """Runs one optimizer step and returns its metrics.
 
         Raises:
@@ -169,7 +172,8 @@ class Trainer:
             save_motion(self.averaged, self.out / MOTION, self.facts())  # first: the checkpoint marks it done
             os.replace(part, self.out / CHECKPOINT)
             lines = _metrics_until(self.out / METRICS, self.step)
-            plot_losses(*zip(*((line["step"], line["loss"]) for line in lines), strict=True), self.out / PLOT)
+            steps, losses = [line["step"] for line in lines], [line["loss"] for line in lines]
+            plot_losses(steps, losses, self.out / PLOT)
         except (OSError, RuntimeError) as error:  # a full disk raises either, depending on the writer
             raise OSError(f"cannot save the step {self.step} in {self.out}: {error}.") from error
 
@@ -182,8 +186,10 @@ class Trainer:
             return
         try:
             height, width = self._size
-            size = {"frames": self.settings.frames, "height": height, "width": width}
-            *_, result = self._pipeline.generate(Request(self.clips.texts[0][0], seed=0, **size))
+            prompt, frames = self.clips.texts[0][0], self.settings.frames
+            request = Request(prompt, frames=frames, height=height, width=width, seed=0)
+            *_, result = self._pipeline.generate(request)
+            assert isinstance(result, Result)
             (self.out / SAMPLES).mkdir(exist_ok=True)
             write_clip(self.out / SAMPLES / f"{self.step:07}.mp4", result.frames, result.request.fps)
         except (GenerationError, OSError, ValueError) as error:
@@ -236,7 +242,7 @@ class Trainer:
             os.replace(self.out / f"{METRICS}.part", self.out / METRICS)
         self.accelerator.wait_for_everyone()
 
-    def facts(self) -> dict:
+    def facts(self) -> dict[str, Any]:
         """Returns the metadata stored with the motion weights: training data, progress and settings."""
         s = self.settings
         names = (
@@ -277,7 +283,7 @@ class Trainer:
 
     def _new_lumiere(self, folder: Path) -> Lumiere:
         s = self.settings
-        base = load_model(folder, "unet", torch.float32)
+        base: UNet2DConditionModel = load_model(folder, "unet", torch.float32)
         if base.config.in_channels != self.clips.channels:
             raise ValueError(
                 f"The base model takes latents of {base.config.in_channels} channels; "
@@ -297,12 +303,15 @@ class Trainer:
                 )
         return lumiere
 
-    def _fresh(self, base) -> Lumiere:
+    def _fresh(self, base: UNet2DConditionModel) -> Lumiere:
         s = self.settings
         reach = max(1, s.frames // s.factor - 1)  # largest distance between frames of a training clip
-        attention = {"depth": s.attention_depth, "space_time_depth": s.space_time_depth}
+        attention: dict[str, int] = {"depth": s.attention_depth, "space_time_depth": s.space_time_depth}
         attention |= {"rotary": True, "window": reach}
-        convolution = {"conv1d_kernel_size": s.temporal_kernel, "padding_mode": s.padding_mode}
+        convolution: dict[str, Any] = {
+            "conv1d_kernel_size": s.temporal_kernel,
+            "padding_mode": s.padding_mode,
+        }
         return Lumiere.from_unet(
             base,
             s.factor,
@@ -370,12 +379,13 @@ class Trainer:
 
     @torch.no_grad()
     def _average(self, decay: float) -> None:
-        ours, theirs = list(self.averaged.parameters()), list(self.lumiere.parameters())
+        ours: list[Tensor] = list(self.averaged.parameters())
+        theirs: list[Tensor] = list(self.lumiere.parameters())
         torch._foreach_lerp_(ours, theirs, 1 - decay)
 
 
 @dataclass(frozen=True)
-class _Draws(Dataset):
+class _Draws(Dataset[list[Batch]]):
     """The batches of one process by step: one for each pass."""
 
     clips: LatentClips
@@ -412,7 +422,7 @@ def length_of(settings: Settings, step: int, factor: int) -> int:
     return draw_length(range(min_frames, settings.frames + 1, factor), step, settings.seed)
 
 
-def _metrics_until(file: Path, step: int) -> list[dict]:
+def _metrics_until(file: Path, step: int) -> list[dict[str, Any]]:
     """Reads the metrics up to a step. A killed run leaves later steps, which will repeat, or half a line."""
     lines = []
     for text in file.read_text("utf-8").splitlines() if file.exists() else []:
