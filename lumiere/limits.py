@@ -7,11 +7,12 @@ to the code that they protect.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 PREFIX = "LUMIERE_"
 
 
-def limit(default: int, low: int, high: int, why: str):
+def limit(default: int, low: int, high: int, why: str) -> int:
     """Declares a limit with its default, its valid range and the reason for the default.
 
     Args:
@@ -55,7 +56,7 @@ class ServerLimits:
     grace_seconds: int = limit(30, 0, 3600, "for the clip in the making, at the end of the server")
     log_prompts: int = limit(0, 0, 1, "1 writes prompts to the log, escaped; else nobody's words are kept")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for each in fields(self):
             low, high, value = each.metadata["low"], each.metadata["high"], getattr(self, each.name)
             if type(value) is not int or not low <= value <= high:
@@ -77,7 +78,8 @@ class ServerLimits:
             ValueError: a variable is not an integer or out of range.
         """
         given = {each.name: environment.get(variable(each.name), "").strip() for each in fields(cls)}
-        return cls(**{name: _number(text) for name, text in given.items() if text})
+        values: dict[str, Any] = {name: _number(text) for name, text in given.items() if text}
+        return cls(**values)  # which rejects text
 
 
 def variable(name: str) -> str:
@@ -86,5 +88,5 @@ def variable(name: str) -> str:
 
 
 def _number(text: str) -> int | str:
-    """Converts text to an int; other text is returned for validation to reject."""
+    """Converts text to an int. Returns other text, which validation rejects."""
     return int(text) if text.isascii() and text.lstrip("-").isdigit() and len(text) < 20 else text

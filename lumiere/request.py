@@ -11,6 +11,7 @@ import secrets
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 from lumiere.limits import ServerLimits
 
@@ -118,7 +119,7 @@ class Request:
     first_frame: str = "base"
     style_weights: tuple[float, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_text("prompt", self.prompt)
         _check_text("negative_prompt", self.negative_prompt)
         if all(c.isspace() or unicodedata.category(c) in ("Cc", "Cf") for c in self.prompt):
@@ -204,7 +205,7 @@ class Request:
         """Returns this request with its own seed, or with a uniformly random seed."""
         return self if self.seed is not None else replace(self, seed=secrets.randbelow(SEED[1] + 1))
 
-    def saved(self) -> dict:
+    def saved(self) -> dict[str, Any]:
         """Returns all fields by name, without empty `style_weights` and fields left to the model."""
         fields = asdict(self).items()
         return {n: x for n, x in fields if (x if n == "style_weights" else x is not None or n == "seed")}
@@ -243,7 +244,7 @@ class Request:
         return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
 
 
-def _check_text(name: str, value) -> None:
+def _check_text(name: str, value: object) -> None:
     if type(value) is not str:
         raise ValueError(f"{name} must be text: received {_received(value)}.")
     if len(value) > MAX_TEXT:
@@ -254,7 +255,7 @@ def _check_text(name: str, value) -> None:
             raise ValueError(f"{name} must be readable text: character {position} of {len(value)} is {code}.")
 
 
-def _check_whole(name: str, value, low: int, high: int) -> None:
+def _check_whole(name: str, value: object, low: int, high: int) -> None:
     # type() rather than isinstance: a bool is an int.
     if type(value) is not int or not low <= value <= high:
         raise ValueError(f"{name} must be a whole number from {low} to {high}: received {_received(value)}.")
@@ -271,7 +272,7 @@ def _check_multiple(name: str, value: int, step: int, low: int, high: int) -> No
     raise ValueError(f"{name} must be {span}divisible by {step}: {_received(value)} is not, {near}.")
 
 
-def _check_weights(name: str, value) -> None:
+def _check_weights(name: str, value: object) -> None:
     if not isinstance(value, list | tuple) or len(value) > MAX_STYLES:
         raise ValueError(f"{name} must be {MAX_STYLES} numbers at most: received {_received(value)}.")
     for weight in value:
@@ -279,11 +280,11 @@ def _check_weights(name: str, value) -> None:
             raise ValueError(f"{name} must be numbers from -4 to 4: received {_received(weight)}.")
 
 
-def _is_number(value) -> bool:
+def _is_number(value: object) -> bool:
     return type(value) is int or (type(value) is float and math.isfinite(value))
 
 
-def _received(value) -> str:
+def _received(value: Any) -> str:
     """Describes a value without repeating text: numbers as they are, other values by type and length."""
     if type(value) is float:
         return repr(value)
@@ -295,7 +296,7 @@ def _received(value) -> str:
         return "nothing"
     if type(value) is bool:
         return "true" if value else "false"
-    kinds = {str: "text", list: "a list", tuple: "a list", dict: "an object", bytes: "bytes"}
+    kinds: dict[type, str] = {str: "text", list: "a list", tuple: "a list", dict: "an object", bytes: "bytes"}
     if type(value) in kinds:
         return f"{kinds[type(value)]} of length {len(value)}"
     return "something else"
