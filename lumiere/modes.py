@@ -56,6 +56,7 @@ def check_length(request: Request, frames: int, limits: Limits) -> None:
     Raises:
         ValueError: the clip is too long.
     """
-    most = limits.longest_given(request.height, request.width)
+    height, width = request.height or limits.default_height, request.width or limits.default_width
+    most = limits.longest_given(height, width)
     if request.mode == "continue" and frames > most:
         raise ValueError(f"a clip that goes on must have at most {most} frames: received more.")

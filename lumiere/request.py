@@ -153,6 +153,7 @@ class Request:
     @property
     def steps_run(self) -> int:
         """Number of steps to run: `steps * strength`, at least one. Needs `steps`."""
+        assert self.steps is not None, "filled with the model's default"
         return max(1, round(self.steps * self.strength))
 
     def filled(self, defaults: Mapping[str, object]) -> "Request":
@@ -161,7 +162,8 @@ class Request:
         Args:
             defaults: default values by field.
         """
-        return replace(self, **{name: x for name, x in defaults.items() if getattr(self, name) is None})
+        absent: dict[str, Any] = {name: x for name, x in defaults.items() if getattr(self, name) is None}
+        return replace(self, **absent)
 
     def check(self, limits: Limits) -> "Request":
         """Checks the fields that are not None against the limits of a model.

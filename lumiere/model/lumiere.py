@@ -259,20 +259,22 @@ class Lumiere(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, source: str | PathLike, unet: nn.Module, revision: str | None = None
+        cls, source: str | PathLike[str], unet: "UNet2DConditionModel", revision: str | None = None
     ) -> "Lumiere":
         """Inflates a UNet of diffusers with saved motion weights, see `motion_hub.from_pretrained`."""
         from lumiere.model import motion_hub  # imported late: it imports this module
 
         return motion_hub.from_pretrained(unet, source, revision)
 
-    def save_pretrained(self, folder: str | PathLike, base: str = "BASE", facts: dict | None = None) -> None:
+    def save_pretrained(
+        self, folder: str | PathLike[str], base: str = "BASE", facts: dict[str, Any] | None = None
+    ) -> None:
         """Saves the motion weights with a model card, see `motion_hub.save_pretrained`."""
         from lumiere.model import motion_hub
 
         motion_hub.save_pretrained(self, folder, base, facts)
 
-    def push_to_hub(self, repo_id: str, **options) -> str:
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Uploads the motion weights with a model card, see `motion_hub.push_to_hub`."""
         from lumiere.model import motion_hub
 

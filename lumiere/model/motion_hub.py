@@ -1,10 +1,12 @@
 """Motion weights as a model repository: a folder with a model card, on disk or on the Hugging Face hub."""
 
 import json
+from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-from torch import nn
+from diffusers import UNet2DConditionModel
 
 from lumiere.model.lumiere import Lumiere
 from lumiere.model.motion_files import MOTION, MOTION_INDEX
@@ -31,7 +33,7 @@ frames = pipe("a red ball bouncing over green hills").frames[0]
 
 
 def save_pretrained(
-    lumiere: Lumiere, folder: str | Path, base: str = "BASE", facts: dict | None = None
+    lumiere: Lumiere, folder: str | PathLike[str], base: str = "BASE", facts: dict[str, Any] | None = None
 ) -> None:
     """Saves motion weights with a model card. An existing card is kept.
 
@@ -47,7 +49,9 @@ def save_pretrained(
         (folder / "README.md").write_text(model_card(lumiere, base, facts), encoding="utf-8")
 
 
-def from_pretrained(unet: nn.Module, source: str | Path, revision: str | None = None) -> Lumiere:
+def from_pretrained(
+    unet: UNet2DConditionModel, source: str | PathLike[str], revision: str | None = None
+) -> Lumiere:
     """Inflates a `UNet2DConditionModel` with the motion weights of a folder or a repository on the hub.
 
     Args:
@@ -75,7 +79,7 @@ def push_to_hub(
     lumiere: Lumiere,
     repo_id: str,
     base: str = "BASE",
-    facts: dict | None = None,
+    facts: dict[str, Any] | None = None,
     private: bool | None = None,
     token: str | None = None,
 ) -> str:
@@ -101,7 +105,7 @@ def push_to_hub(
         return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Motion weights"))
 
 
-def model_card(lumiere: Lumiere, base: str = "BASE", facts: dict | None = None) -> str:
+def model_card(lumiere: Lumiere, base: str = "BASE", facts: dict[str, Any] | None = None) -> str:
     """Returns the model card of motion weights.
 
     Args:

@@ -88,9 +88,11 @@ def motion_loras(lumiere: Lumiere, loras: Sequence[tuple[Changes, float]]) -> It
             named[name].copy_(own)
 
 
-def _grouped(weights: dict[str, Tensor], where: str) -> tuple[dict[str, dict], dict[str, float]]:
+def _grouped(weights: dict[str, Tensor], where: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, float]]:
     """Returns both factors of each weight, and the alphas."""
-    factors, alphas, sides = {}, {}, {"A": "down", "B": "up"}
+    factors: dict[str, dict[str, Tensor]] = {}
+    alphas: dict[str, float] = {}
+    sides = {"A": "down", "B": "up"}
     for key, weight in weights.items():
         name = diffusers_name(key.removeprefix("unet.")).replace(".processor.", ".")
         if found := FACTOR.fullmatch(name):

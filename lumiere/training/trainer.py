@@ -189,7 +189,7 @@ class Trainer:
             prompt, frames = self.clips.texts[0][0], self.settings.frames
             request = Request(prompt, frames=frames, height=height, width=width, seed=0)
             *_, result = self._pipeline.generate(request)
-            assert isinstance(result, Result)
+            assert isinstance(result, Result) and result.request.fps is not None  # the pipeline fills it in
             (self.out / SAMPLES).mkdir(exist_ok=True)
             write_clip(self.out / SAMPLES / f"{self.step:07}.mp4", result.frames, result.request.fps)
         except (GenerationError, OSError, ValueError) as error:
@@ -206,7 +206,8 @@ class Trainer:
     def _pipeline(self) -> LumierePipeline:
         """Pipeline with the averaged motion weights."""
         folder = locate(self.settings.model)
-        base = load_base(folder, self.averaged.dtype, self.averaged.model).to(self.averaged.device)
+        base = load_base(folder, self.averaged.dtype, self.averaged.model)
+        base.to(self.averaged.device)  # type: ignore[attr-defined]  # until BasePipeline is a `TypeAlias`
         return LumierePipeline(base, self.averaged, folder=folder)
 
     def resume(self) -> None:

@@ -110,7 +110,7 @@ def _animatediff(pipeline: LumierePipeline, scheduler: str, frames: int) -> "Ani
             motion_max_seq_length=frames,
         )
         unet = UNetMotionModel.from_unet2d(base, adapter, load_weights=False)
-    unet = unet.to(pipeline.device, pipeline.dtype).eval()
+    unet = unet.to(pipeline.device, pipeline.lumiere.dtype).eval()
     made = AnimateDiffPipeline(
         vae=pipeline.vae,
         text_encoder=pipeline.base.text_encoder,
@@ -146,7 +146,7 @@ def with_preview(studio: ClipSource, index: int, frames: int = FRAMES) -> dict[s
             if update is not None and update.preview is not None:
                 _ = sprite_sheet(update.preview).data_uri
             result = update.result if update is not None else None
-        assert result is not None, "a job that nobody stops ends with a clip"
+        assert result is not None and request.fps is not None, "a job that nobody stops ends with a clip"
         with TemporaryDirectory() as folder:
             write_clip(Path(folder) / "clip.mp4", result.frames, request.fps)
         seconds[name] = time.perf_counter() - began

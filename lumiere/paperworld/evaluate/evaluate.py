@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -57,8 +58,9 @@ class Studio:
     def __init__(self, model: str | None = None, seed: int = SEED, **settings: Setting):
         self.folder, self.seed = locate(model or EMBEDDED), seed
         entry = replace(model_cache.entry(DEFAULT), source=str(self.folder))
-        self.pipeline = LumierePipeline.from_pretrained(entry)
-        limits = self.pipeline.limits
+        # `from_pretrained` is annotated with the class that defines it, `LoadedModel`.
+        pipeline: LumierePipeline = LumierePipeline.from_pretrained(entry)  # type: ignore[assignment]
+        self.pipeline, limits = pipeline, pipeline.limits
         own = {name: value for name, value in settings.items() if value is not None}
         size = {"height": limits.default_height, "width": limits.default_width}
         self._usual = Request("-", **entry.usual | size | own).check(limits)
@@ -125,8 +127,8 @@ class Studio:
     @torch.inference_mode()
     def through_autoencoder(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Encodes and decodes frames `t h w c` with the VAE."""
-        latents = self.pipeline.vae.encode(to_tensor(frames)).latent_dist.mean  # t c h w
-        scaled = latents * self.pipeline.vae.config.scaling_factor
+        vae: AutoencoderKL = self.pipeline.vae
+        scaled = vae.encode(to_tensor(frames)).latent_dist.mean * vae.config.scaling_factor  # t c h w
         return self.pipeline.decode(scaled.transpose(0, 1)[None])  # t c h w -> 1 c t h w
 
 
