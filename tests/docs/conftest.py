@@ -78,7 +78,17 @@ def desk(tmp_path, monkeypatch, stand_ins, tiny_model):
 
     monkeypatch.setattr(LumierePipeline, "generate", shortened)
     monkeypatch.setattr(make, "Maker", Maker)
-    monkeypatch.setattr(evaluate, "Studio", lambda *args, **kwargs: Puppet())
+    small = evaluate.Studio
+
+    class Studio(Puppet):
+        """Draws real clips of the paper world, which the judge can read. Costs are of the small model."""
+
+        def __init__(self):
+            super().__init__()
+            studio = small(None, self.seed)
+            self.pipeline, self.request = studio.pipeline, studio.request
+
+    monkeypatch.setattr(evaluate, "Studio", lambda *args, **kwargs: Studio())
     monkeypatch.setattr(evaluate, "fixed_clips", lambda studio: [])
 
 

@@ -196,7 +196,8 @@ def run_module(name: str, words: list[str]) -> None:
         AcceleratorState._reset_state(reset_partial_state=True)
         words = [*words, *TRAINING.split()]
     elif words[:1] == ["evaluate"]:
-        words = [*words, *EVALUATION.split()]
+        rows = [] if "--rows" in words else ["--rows", "text16"]  # of all
+        words = [*words, *rows, *EVALUATION.split()]
     elif name == "lumiere" and words and "--prompts" not in words:
         options = clips.parser().parse_args(words)
         clips.asked(options, models.chosen(options))  # valid as documented
