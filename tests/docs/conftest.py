@@ -53,7 +53,7 @@ def desk(tmp_path, monkeypatch, stand_ins, tiny_model):
         base, motion = str(tiny_model), None
         if model.motion:
             base, motion = str(Path(BASE).resolve()), str(Path(ADAPTER).resolve())
-        own = dict(revision=None, motion_revision=None, half=False, preview=None)
+        own = dict(revision=None, motion_revision=None, half=False, preview=None, text_width=None)
         monkeypatch.setitem(MODELS, name, replace(model, source=base, motion=motion, **own))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "served"))

@@ -8,7 +8,6 @@ import importlib.util
 import re
 import shlex
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,10 +21,10 @@ from accelerate.state import AcceleratorState
 from packaging.requirements import Requirement
 from torch import nn
 
-import app as lumiere_app
 from lumiere import __main__ as clips
 from lumiere import models, train
 from lumiere.model import animatediff
+from lumiere.page.server import launch
 from lumiere.page.server.service import Service
 from lumiere.paperworld import __main__ as paperworld
 from lumiere.runtime import jobs
@@ -148,10 +147,10 @@ class Reader:
             words: arguments of app.py.
             then: receives the address of the page.
         """
-        launch, failures = Service.launch, []
+        start, failures = Service.launch, []
 
-        def launched(service: Service, demo, **given):
-            launch(service, demo, **given)
+        def launched(service: Service, demo, *given, **options):
+            start(service, demo, *given, **options)
 
             def visit():
                 try:
@@ -169,10 +168,9 @@ class Reader:
         handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Service, "launch", launched)
-            patch.setattr(sys, "argv", ["app.py", *words])
-            patch.setattr(jobs, "device", jobs.Line())
+            patch.setattr(jobs, "device", jobs.JobQueue())
             try:
-                lumiere_app.main()
+                launch.main(words)
             finally:
                 for number, handler in handlers.items():
                     signal.signal(number, handler)
@@ -211,7 +209,7 @@ def check_elsewhere(words: list[str]) -> None:
             assert (ROOT / name).is_file(), name
         if flag == "--build-arg":
             assert f"ARG {name.split('=')[0]}=" in (ROOT / "Dockerfile").read_text("utf-8")
-    if words[:2] == ["pip", "install"] and not words[2].startswith(("-", ".")):
+    if words[:2] == ["pip", "install"] and "-r" not in words and words[2:] != ["."]:
         for package in words[2:]:
             assert package == "pre-commit" or distribution(Requirement(package).name)
 
