@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 
 import lumiere
 from lumiere import LumierePipeline, Request, models
@@ -50,6 +51,13 @@ def test_call_returns_what_the_stream_ends_with(pipeline):
     assert images[0][0].size == (64, 64) and images[0] != images[1]  # the generator goes on
     tensor = pipeline("a red ball", seed=3, guidance_scale=2.0, output_type="pt", **CALL).frames
     assert torch.equal(tensor.permute(0, 1, 3, 4, 2), torch.from_numpy(frames))
+
+
+def test_pipelines_are_composed_of_a_base_and_temporal_layers(tiny_model, pipeline):
+    base = StableDiffusionPipeline.from_pretrained(tiny_model, local_files_only=True)
+    composed = LumierePipeline(base, lumiere.load_motion(base.unet, tiny_model / "motion"))
+    request = Request("a red ball", frames=8, steps=2, seed=3)
+    assert np.array_equal(last(composed, request).frames, last(pipeline, request).frames)
 
 
 def test_call_tells_every_step(pipeline):

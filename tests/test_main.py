@@ -42,7 +42,7 @@ def test_a_clip_with_its_settings(tmp_path, capsys):
     assert frames.shape == (8, 64, 64, 3) and fps == 12
     expected = Request(
         "a red ball", "a dragon", 8, 12, height=64, width=64, steps=3, seed=7, first_frame="none"
-    )
+    ).filled(models.entry().usual)
     assert Request.from_json(read_settings(clip)) == expected
     model, saved = models.entry(), json.loads(read_settings(clip))
     assert (saved["model"], saved["model_version"]) == (Path(model.source).name, model.version)

@@ -51,14 +51,16 @@ class Styler:
             ValueError: the style belongs to another model family. The style is unchanged.
         """
         blended, notes = self._blended(style), ()
-        added = {source: None for source, _ in style.loras if source not in self._adapters}
+        before = list(self._adapters)
+        added = [source for source in dict(style.loras) if source not in before]
         try:
             for source in added:
                 name = f"lora{next(n for n in range(99) if f'lora{n}' not in self._adapters.values())}"
                 notes += load_lora(self.base, source, name)
                 self._adapters[source] = name
         except (OSError, ValueError):
-            self._unload([source for source in added if source in self._adapters])
+            self._unload([source for source in self._adapters if source not in before])
+            self._weigh(self.style)
             raise
         for module, state in blended:
             own = module.state_dict()
@@ -66,13 +68,16 @@ class Styler:
                 if ".lora_" not in key:
                     tensor.copy_(state[key.replace(".base_layer.", ".")])
         self._unload([source for source in self._adapters if source not in dict(style.loras)])
+        self._weigh(style)
+        self.style = style
+        return notes
+
+    def _weigh(self, style: Style) -> None:
         weights = Counter()
         for source, weight in style.loras:
             weights[self._adapters[source]] += weight
         if weights:
             self.base.set_adapters(list(weights), list(weights.values()))
-        self.style = style
-        return notes
 
     def _blended(self, style: Style) -> list[tuple[nn.Module, dict[str, Tensor]]]:
         """Returns the modules whose weights another blend changes, with the blended weights."""
@@ -100,7 +105,7 @@ class Styler:
 
     def _unload(self, sources: list[str]) -> None:
         names = [self._adapters.pop(source) for source in sources]
-        if not self._adapters:
+        if names and not self._adapters:
             self.base.unload_lora_weights()  # restores the plain modules, which take less time
         elif names:
             self.base.delete_adapters(names)

@@ -18,14 +18,10 @@ from lumiere.loading.registry import (
     Model,
     entry,
     narrowed,
+    own,
     short_name,
     wanted,
-)
-from lumiere.loading.registry import (
-    own as own,
-)
-from lumiere.loading.registry import (
-    within as within,
+    within,
 )
 from lumiere.loading.styles import Style, read_lora
 from lumiere.model.motion_files import MOTION, read_json
@@ -34,6 +30,19 @@ from lumiere.request import Limits
 if TYPE_CHECKING:  # torch and diffusers take seconds to import; a refusal needs neither
     from lumiere.pipeline import LumierePipeline
 
+__all__ = [
+    "MODELS",
+    "VARIABLE",
+    "Model",
+    "add_options",
+    "allowed",
+    "chosen",
+    "entry",
+    "free",
+    "get",
+    "limits",
+]
+__all__ += ["options", "own", "resident", "small_files", "takes_given_pixels", "within"]
 
 _resident: "list[tuple[tuple, LumierePipeline]]" = []  # at most one
 _loading = threading.Lock()

@@ -45,7 +45,7 @@ def test_a_link_brings_back_every_setting(changes):
 
 
 def test_a_link_holds_only_what_it_needs():
-    assert link(Request("a star", seed=3)).startswith("?prompt=a+star&frames=16&")
+    assert link(Request("a star", seed=3, frames=16)).startswith("?prompt=a+star&frames=16&")
     assert "negative_prompt" not in link(Request("a star", seed=3)) and "fps" not in link(Request("a star"))
     assert "first_frame" not in link(WHOLE)
     assert read_link("seed=9", LIMITS) == {"settings": {"seed": 9, "randomise": False}}

@@ -80,10 +80,11 @@ def test_stop_crosses_the_fork_and_keeps_the_clip_so_far(zero):
 
 
 @pytest.mark.slow
-def test_style_weights_count_in_the_call(zero, tiny_model, tmp_path):
+def test_style_weights_count_in_the_call(zero, tiny_model, tmp_path, monkeypatch):
     unet = LumierePipeline.from_pretrained(tiny_model, device="cpu").base.unet
     save_file(factors({"unet": unet}), tmp_path / "ink.safetensors")
     style = Style(((str(tmp_path / "ink.safetensors"), 1.0),))
+    monkeypatch.setattr(models, "_resident", [])
     zero = zerogpu.ZeroGPU(models.Model(str(tiny_model), style=style))
     clips = [
         list(zero.generate(replace(REQUEST, style_weights=weights))(threading.Event()))[-1].frames
