@@ -274,7 +274,7 @@ def test_parameters_of_other_modules_are_counted():
         lumiere=lumiere,
         vae=parts["vae"],
         preview=parts["preview"],
-        reader=SimpleNamespace(encoders=[parts["text"]]),
+        base=SimpleNamespace(text_encoder=parts["text"]),
         generate=generate,
     )
     studio = SimpleNamespace(
