@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ class LumierePipeline(LoadedModel):
         callback_on_step_end: Callable[["LumierePipeline", int, Tensor, dict], object] | None = None,
         output_type: str = "pil",
         given: Given | None = None,
-        **settings,
+        **settings: Any,
     ) -> LumiereOutput:
         """Generates clips with the argument names of diffusers. The model determines the defaults.
 
@@ -81,10 +82,10 @@ class LumierePipeline(LoadedModel):
         prompts = [prompt] if isinstance(prompt, str) else prompt
         requests = [self.check(Request(text, negative_prompt, **settings), given) for text in prompts]
         on_step = callback_on_step_end and partial(callback_on_step_end, self)
-        clips = []
+        clips: list[np.ndarray] = []
         for request in requests:
-            *_, result = self._run(request.with_seed(), lambda: False, given, generator, on_step)
-            clips.append(result.frames)
+            events = self._run(request.with_seed(), lambda: False, given, generator, on_step)
+            clips += [event.frames for event in events if isinstance(event, Result)]
         return LumiereOutput.of(clips, output_type)
 
     def generate(
@@ -142,19 +143,16 @@ class LumierePipeline(LoadedModel):
 
     def _check_memory(self, request: Request, given: Given | None) -> None:
         """Raises ValueError if a clip does not fit into memory; skips small clips on the CPU."""
-        size = self._latent_size(request.height, request.width)
-        latents = request.frames * size[0] * size[1]
+        size = self._latent_size(request)
+        latents = (request.frames or 0) * size[0] * size[1]
         if self.device.type == "cpu" and latents <= BATCH_LATENTS:
             return
-        frames = max(
-            window.stop - window.start
-            for part in self._plan(request, given)
-            for window in self._windows(part)
-        )
+        windows = [window for part in self._plan(request, given) for window in self._windows(part)]
+        frames = max(window.stop - window.start for window in windows)
         rows = rows_at_once(1 if request.guidance == 1 else 2, frames * size[0] * size[1])
         memory.check(self.cost.of(rows, frames, *size), self.device)
 
-    def _run(self, request: Request, *options) -> Iterator[Progress | Result]:
+    def _run(self, request: Request, *options: Any) -> Iterator[Progress | Result]:
         try:
             yield from self._steps(request, *options)
             return
@@ -172,11 +170,12 @@ class LumierePipeline(LoadedModel):
         generator: torch.Generator | None = None,
         on_step: Callable[[int, Tensor, dict], object] | None = None,
     ) -> Iterator[Progress | Result]:
-        began, generator = time.monotonic(), generator or torch.Generator().manual_seed(request.seed)
+        began, generator = time.monotonic(), generator or torch.Generator().manual_seed(request.seed or 0)
         cond = self.encode_given(given, whole=request.strength < 1) if given else None
         parts = self._plan(request, given)
         work = [frames for part in parts for frames in self._work(request, part)]
-        text, done, clip = None, 0, None
+        text, done = None, 0
+        clip: Tensor | None = None
         for part in parts:
             if part.still:
                 part_text = self.encode_prompt(request, self.first_frame_prompt(request.prompt))
@@ -207,9 +206,9 @@ class LumierePipeline(LoadedModel):
         self, request: Request, part: Part, text: Text, cond: Cond | None, generator: torch.Generator
     ) -> Iterator[Step]:
         """Yields the steps of one part. It starts from noise, or from noised latents below full strength."""
+        assert request.guidance is not None
         schedule = self._schedule(request, generator)
-        size = self._latent_size(request.height, request.width)
-        shape = (1, self.vae.config.latent_channels, part.length, *size)
+        shape = (1, self.vae.config.latent_channels, part.length, *self._latent_size(request))
         noise = torch.randn(shape, generator=generator).to(self.device)  # on the CPU: the same on any device
         denoise = Denoiser(
             model=on_one_frame(self._base()) if part.still else self.lumiere,
@@ -224,7 +223,7 @@ class LumierePipeline(LoadedModel):
             dtype=self.lumiere.dtype,
             autocast=self.autocast,
         )
-        start = cond.latents if request.strength < 1 else None
+        start = cond.latents if cond and request.strength < 1 else None
         yield from sample(denoise, schedule, schedule.start(noise, start))
 
     def _plan(self, request: Request, given: Given | None) -> list[Part]:
@@ -236,6 +235,7 @@ class LumierePipeline(LoadedModel):
         return windows_of(part.length, self.sampling.window, positions, factor)
 
     def _schedule(self, request: Request, generator: torch.Generator) -> Schedule:
+        assert request.scheduler and request.steps
         options = generator, self.lumiere.noise_correlation, request.steps_run
         return Schedule(request.scheduler, self.scheduler_config, request.steps, *options)
 
@@ -281,6 +281,7 @@ class LumierePipeline(LoadedModel):
             One row, or two with guidance.
         """
         request = request.filled(self.defaults)
+        assert request.height and request.width
         prompt = request.prompt if prompt is None else prompt
         texts = [prompt] if request.guidance == 1 else [request.negative_prompt, prompt]
         return self.text_encoder(texts, request.height, request.width, self.device)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from diffusers import SchedulerMixin
 from huggingface_hub import cached_assets_path
 
 from lumiere.loading.components import BasePipeline, load_base, load_tiny
@@ -107,7 +108,7 @@ def tiny_preview(source: str, latents: int, dtype: torch.dtype) -> TinyPreview:
     return TinyPreview(tiny)
 
 
-def own_config(scheduler) -> dict:
+def own_config(scheduler: SchedulerMixin) -> dict:
     """Returns the config entries of a scheduler that were set, without the defaults of its class.
 
     Args:

@@ -1,12 +1,14 @@
 """Loads a base pipeline: each component with its own class, from safetensors and never from a pickle."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import diffusers
 import torch
 import transformers
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, ModelMixin
 from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -31,7 +33,7 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline  # noqa
 transformers.utils.logging.set_verbosity(_verbosity)
 
 CLIP = "openai/clip-vit-large-patch14"  # whose tokenizer all Stable Diffusion models use
-BasePipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
+BasePipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
 
 
 def load_base(folder: Path, dtype: torch.dtype, unet: nn.Module | None = None) -> BasePipeline:
@@ -51,7 +53,7 @@ def load_base(folder: Path, dtype: torch.dtype, unet: nn.Module | None = None) -
     if folder.is_file():
         return load_checkpoint(folder, dtype)
     check(folder)
-    found = {"unet": unet} if unet is not None else {}
+    found: dict[str, Any] = {"unet": unet} if unet is not None else {}
     for part in components(folder):
         if part.weights and part.name not in found:
             found[part.name] = load_model(folder, part.name, dtype)
@@ -62,10 +64,10 @@ def load_base(folder: Path, dtype: torch.dtype, unet: nn.Module | None = None) -
     found["scheduler"] = klass.from_config(config)
     if is_xl(folder):
         zeros = read_json(folder / INDEX).get("force_zeros_for_empty_prompt", True)
-        options = {"force_zeros_for_empty_prompt": bool(zeros), "add_watermarker": False}
-        return _bounded(StableDiffusionXLPipeline(**found, **options))
-    options = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    return _bounded(StableDiffusionPipeline(**found, **options))
+        found |= {"force_zeros_for_empty_prompt": bool(zeros), "add_watermarker": False}
+        return _bounded(StableDiffusionXLPipeline(**found))
+    found |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    return _bounded(StableDiffusionPipeline(**found))
 
 
 def _bounded(base: BasePipeline) -> BasePipeline:
@@ -89,7 +91,7 @@ def load_checkpoint(file: Path, dtype: torch.dtype) -> BasePipeline:
     """
     folder = config_folder(file)
     klass = StableDiffusionXLPipeline if is_xl(folder) else StableDiffusionPipeline
-    found = {"tokenizer": _clip_tokenizer(file, {})}
+    found: dict[str, Any] = {"tokenizer": _clip_tokenizer(file, {})}
     if is_xl(folder):
         found |= {"tokenizer_2": _clip_tokenizer(file, {"pad_token": "!"}), "add_watermarker": False}
     try:
@@ -126,7 +128,7 @@ def _lacks(keys: list[str]) -> str:
     return f"lacks {len(keys)} weights, among them {', '.join(keys[:3])}"
 
 
-def _clip_tokenizer(file: Path, options: dict):
+def _clip_tokenizer(file: Path, options: dict) -> transformers.PreTrainedTokenizerBase:
     """Returns CLIP's tokenizer, whose files no checkpoint holds, from a folder beside it or from the hub."""
     folder = file.parent / "tokenizer"
     try:
@@ -140,7 +142,7 @@ def _clip_tokenizer(file: Path, options: dict):
         ) from error
 
 
-def load_model(folder: Path, name: str, dtype: torch.dtype) -> nn.Module:
+def load_model(folder: Path, name: str, dtype: torch.dtype) -> ModelMixin | transformers.PreTrainedModel:
     """Loads the UNet, VAE or a text encoder of a model folder onto the CPU, in evaluation mode.
 
     The checks are necessary because `from_pretrained` initializes missing weights randomly and reports them
@@ -157,7 +159,7 @@ def load_model(folder: Path, name: str, dtype: torch.dtype) -> nn.Module:
     return _whole(_class(folder, name), folder / name, dtype, name, folder, variant(folder, name))
 
 
-def load_tiny(folder: Path, dtype: torch.dtype) -> nn.Module:
+def load_tiny(folder: Path, dtype: torch.dtype) -> diffusers.AutoencoderTiny:
     """Loads a tiny autoencoder for previews, with the checks of `load_model`.
 
     Args:
@@ -171,8 +173,8 @@ def load_tiny(folder: Path, dtype: torch.dtype) -> nn.Module:
 
 
 def _whole(
-    klass, place: Path, dtype: torch.dtype, name: str, folder: Path, kind: str | None = None
-) -> nn.Module:
+    klass: Any, place: Path, dtype: torch.dtype, name: str, folder: Path, kind: str | None = None
+) -> Any:
     try:
         with _quiet():
             model, report = klass.from_pretrained(
@@ -205,7 +207,7 @@ def _check_whole(model: nn.Module, name: str, where: Path) -> None:
             raise OSError(f"the {name} in {where} holds values that are not numbers, in {key}.")
 
 
-def load_tokenizer(folder: Path, name: str = "tokenizer"):
+def load_tokenizer(folder: Path, name: str = "tokenizer") -> transformers.PreTrainedTokenizerBase:
     """Loads a tokenizer of a model folder.
 
     Args:
@@ -260,13 +262,13 @@ def multiplies_in_bf16() -> bool:
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
-def _class(folder: Path, name: str):
+def _class(folder: Path, name: str) -> Any:
     klass = component_class(folder, name)
     return getattr(diffusers, klass, None) or getattr(transformers, klass)
 
 
 @contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
     """Disables the progress bars of diffusers and transformers; loading takes about a second."""
     shown = [
         library.utils.logging

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
 TELL_SECONDS = 1.0  # between two progress reports
 
@@ -69,7 +70,7 @@ def progress(name: str, done: float, total: float) -> str:
     return f"Fetching {name}: {done / size:.1f} of {total / size:.1f} {unit}."
 
 
-def _bars(name: str, told: Callable[[str], None]):
+def _bars(name: str, told: Callable[[str], None]) -> Any:
     """Returns a tqdm class that reports bytes to `told`; bars that count files stay silent."""
     from tqdm import tqdm
 
@@ -79,14 +80,14 @@ def _bars(name: str, told: Callable[[str], None]):
         monitor_interval = 0  # no monitor thread
         ended = False  # bars of a failed download may be closed at any later time
 
-        def __init__(self, *args, **options):
+        def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(
                 *args, **options | {"file": io.StringIO(), "mininterval": TELL_SECONDS, "miniters": 1}
             )
             if self.unit == "B":
                 counting.append(self)
 
-        def display(self, *_, **__):
+        def display(self, *_: Any, **__: Any) -> None:
             if self.unit == "B" and self.total and not Bar.ended:
                 most = max(counting, key=lambda bar: bar.n)
                 told(progress(name, most.n, max(most.n, self.total)))

@@ -227,6 +227,7 @@ def weight_files(folder: Path, name: str) -> list[Path]:
 def _stem(name: str) -> str:
     """Returns the name of a component's weight files without variant, shard number and extension."""
     part = next(part for part in (*COMPONENTS, *OF_XL) if part.name == name)
+    assert part.weights, f"the {name} has no weights"
     return part.weights.removesuffix(".safetensors")
 
 

@@ -3,8 +3,10 @@
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+from diffusers import AutoencoderKL
 from diffusers.hooks import apply_group_offloading
 from torch import nn
 
@@ -19,9 +21,13 @@ from lumiere.loading.styles import Style
 from lumiere.loading.text_encoder import TextEncoder
 from lumiere.model.animatediff import schedule_for
 from lumiere.model.lumiere import Lumiere
+from lumiere.request import Request
 from lumiere.sampling import memory
 from lumiere.sampling.latent_preview import LatentPreview, synthetic_pictures
 from lumiere.sampling.vae import pixels_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class LoadedModel:
@@ -74,7 +80,7 @@ class LoadedModel:
         dtype: torch.dtype | None = None,
         revision: str | None = None,
         fresh: bool = False,
-    ) -> "LoadedModel":
+    ) -> "Self":
         """Loads a Stable Diffusion model (1.x, 2.x, XL) in diffusers' layout, from safetensors only.
 
         Args:
@@ -95,7 +101,7 @@ class LoadedModel:
             OSError: files are missing or unreadable.
             ValueError: the components or arguments do not fit.
         """
-        model = source if isinstance(source, Model) else entry(str(source), motion and str(motion))
+        model = source if isinstance(source, Model) else entry(str(source), str(motion) if motion else None)
         model = replace(model, revision=revision or model.revision)
         device = find_device(device)
         autocast = dtype is None and device.type == "cpu" and components.multiplies_in_bf16()
@@ -108,7 +114,7 @@ class LoadedModel:
         return pipeline
 
     @property
-    def vae(self) -> nn.Module:
+    def vae(self) -> AutoencoderKL:
         """The autoencoder of the base."""
         return self.base.vae
 
@@ -131,7 +137,7 @@ class LoadedModel:
     def _schedule_overrides(self) -> dict:
         return schedule_for(self.lumiere) | dict(self.model.schedule)
 
-    def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> "LoadedModel":
+    def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> "Self":
         """Moves base, temporal layers and preview to a device.
 
         Args:
@@ -225,8 +231,11 @@ class LoadedModel:
         """Memory cost of a step and of decoding at the default size, measured at the first use."""
         height, width = self.limits.default_height, self.limits.default_width
         text = self.text_encoder(["a"], height, width, self.base.text_encoder.device)
-        return memory.measure(self.lumiere, self.vae, text, 1, self._latent_size(height, width))
+        size = self._latent_size(Request("-", height=height, width=width))
+        return memory.measure(self.lumiere, self.vae, text, 1, size)
 
-    def _latent_size(self, height: int, width: int) -> tuple[int, int]:
+    def _latent_size(self, request: Request) -> tuple[int, int]:
+        """Returns height and width of a frame in latents."""
+        assert request.height and request.width, "filled with the model's defaults"
         pixels = pixels_of(self.vae)
-        return height // pixels, width // pixels
+        return request.height // pixels, request.width // pixels

@@ -1,8 +1,9 @@
 """Styles of a base pipeline: LoRA adapters through peft (Hu et al. 2021, arXiv 2106.09685) and blends."""
 
 import json
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.utils import (
@@ -50,7 +51,8 @@ class Styler:
             OSError: a file is missing or damaged. The style is unchanged.
             ValueError: the style belongs to another model family. The style is unchanged.
         """
-        blended, notes = self._blended(style), ()
+        blended = self._blended(style)
+        notes: tuple[str, ...] = ()
         before = list(self._adapters)
         added = [source for source in dict(style.loras) if source not in before]
         try:
@@ -73,7 +75,7 @@ class Styler:
         return notes
 
     def _weigh(self, style: Style) -> None:
-        weights = Counter()
+        weights: dict[str, float] = defaultdict(float)
         for source, weight in style.loras:
             weights[self._adapters[source]] += weight
         if weights:
@@ -157,7 +159,7 @@ def load_lora(base: BasePipeline, source: str, name: str) -> tuple[str, ...]:
 
 
 def _blend(style: Style) -> tuple[str, float] | None:
-    return style.base and (style.base, style.alpha)
+    return (style.base, style.alpha) if style.base else None
 
 
 def _modules(base: BasePipeline) -> dict[str, nn.Module]:
@@ -216,14 +218,15 @@ def _by_module(weights: dict[str, Tensor], base: BasePipeline, source: str) -> d
 
 def _check_fit(module: nn.Module, name: str, state: dict[str, Tensor], source: str) -> None:
     """Checks that every layer of a LoRA exists and that its two factors fit."""
-    known, layers = dict(module.named_modules()), {}
+    known = dict(module.named_modules())
+    layers: dict[str, dict[str, Tensor]] = {}
     for key, weight in state.items():
         factor = next((factor for end, factor in FACTORS.items() if key.endswith(end)), None)
         if factor is None:
             raise ValueError(f"the LoRA {source} has keys of a kind that is not known, such as {name}.{key}.")
         layers.setdefault(key.rsplit(".lora_", 1)[0], {})[factor] = weight
     for path, factors in layers.items():
-        layer = getattr(known.get(path), "base_layer", known.get(path))  # wrapped by another LoRA
+        layer: Any = getattr(known.get(path), "base_layer", known.get(path))  # wrapped by another LoRA
         if not hasattr(layer, "weight"):
             raise ValueError(f"the LoRA {source} is for another family: the {name} has no layer {path}.")
         if len(factors) < 2:

@@ -5,6 +5,7 @@ import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lumiere.limits import ServerLimits
 from lumiere.loading.layout import HUB_ID
@@ -199,12 +200,9 @@ def narrowed(known: Limits, model: Model) -> Limits:
         known: limits from the configs of the model and the operator's limits.
         model: registry entry.
     """
-    own = {"max_frames": model.longest, "max_side": model.longest_side, "max_pixels": model.pixels}
-    own = {
-        name: most
-        for name, most in own.items()
-        if most and getattr(known, name) == getattr(ServerLimits, name)
-    }
+    most = {"max_frames": model.longest, "max_side": model.longest_side, "max_pixels": model.pixels}
+    kept = [name for name in most if getattr(known, name) == getattr(ServerLimits, name)]
+    own: dict[str, Any] = {name: most[name] for name in kept if most[name]}
     shortest = max(known.min_frames, model.shortest)
     own["styles"] = model.style.ranges
     return replace(known, min_frames=shortest, **own)

@@ -22,7 +22,7 @@ class Style:
     base: str | None = None
     alpha: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, weight in self.loras:
             if not math.isfinite(weight) or abs(weight) > 4:
                 raise ValueError(f"the weight of the LoRA {name} must be from -4 to 4: received {weight:g}.")

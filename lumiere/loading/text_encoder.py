@@ -63,7 +63,7 @@ class TextEncoder:
         with self.lock:
             tokens = tokenizer(prompt, **options)
         room = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
-        words = {}  # an ordered set
+        words: dict[str, None] = {}  # an ordered set
         pairs = zip(tokens.input_ids, tokens.offset_mapping, strict=True)
         for place, (token, (start, end)) in enumerate(pairs):
             if (token == tokenizer.unk_token_id or place >= room) and _is_word(prompt[start:end]):

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lumiere.loading.layout import config_folder, locate, locate_motion, read_limits
 from lumiere.loading.registry import (
@@ -48,7 +48,7 @@ _resident: "list[tuple[tuple, LumierePipeline]]" = []  # at most one
 _loading = threading.Lock()
 
 
-def add_options(parser, several: bool = False) -> None:
+def add_options(parser: Any, several: bool = False) -> None:
     """Adds the options that select a model to an argument parser.
 
     Args:
@@ -93,7 +93,7 @@ def options(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def chosen(options) -> Model:
+def chosen(options: argparse.Namespace) -> Model:
     """Returns the model selected by the options of `add_options`.
 
     Raises:
@@ -102,7 +102,7 @@ def chosen(options) -> Model:
     return _as_said(options, entry(options.model, options.motion))
 
 
-def allowed(options) -> dict[str, Model]:
+def allowed(options: argparse.Namespace) -> dict[str, Model]:
     """Returns all models in the options or the environment by short name: letters, digits, `.`, `_` and `-`.
 
     Raises:
@@ -123,7 +123,7 @@ def allowed(options) -> dict[str, Model]:
     return found
 
 
-def _as_said(options, model: Model) -> Model:
+def _as_said(options: argparse.Namespace, model: Model) -> Model:
     style = Style(tuple(map(read_lora, options.lora)), options.style, options.alpha if options.style else 1.0)
     preview = PREVIEWS.get(options.preview, options.preview) or model.preview
     return replace(model, style=style, offload=options.offload, preview=preview)
@@ -142,7 +142,7 @@ def limits(model: "str | Model | None" = None) -> Limits:
     model = entry(model)
     folder, where = small_files(model)
     ours = model.motion is None or (where / MOTION[0]).is_file()  # AnimateDiff does not downsample time
-    factor = read_json(where / MOTION[0]).get("downsample_factor") if ours else 1
+    factor: Any = read_json(where / MOTION[0]).get("downsample_factor") if ours else 1
     return narrowed(read_limits(folder, factor), model)
 
 
@@ -196,10 +196,10 @@ def get(
     """
     model = entry(model)
     with _loading:
-        if pipeline := resident(model, device):
-            if pipeline.style != model.style:
-                pipeline.restyle(model.style)
-            return pipeline
+        if known := resident(model, device):
+            if known.style != model.style:
+                known.restyle(model.style)
+            return known
         free()
         from lumiere.pipeline import LumierePipeline
 

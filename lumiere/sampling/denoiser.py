@@ -33,7 +33,7 @@ class Denoiser:
         autocast: whether the model multiplies in bfloat16, for processors with bfloat16 support.
     """
 
-    model: Callable[..., Tensor]
+    model: Callable[..., tuple[Tensor, ...]]
     schedule: Schedule
     text: Text
     guidance: float

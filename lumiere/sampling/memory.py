@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -31,11 +32,14 @@ CGROUP = Path("/sys/fs/cgroup")
 class Peak(TorchDispatchMode):
     """Counts the bytes of tensors created within the context; `bytes` is the peak."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.alive, self.bytes, self._known = 0, 0, weakref.WeakKeyDictionary()
+        self.alive, self.bytes = 0, 0
+        self._known: weakref.WeakKeyDictionary[torch.UntypedStorage, int] = weakref.WeakKeyDictionary()
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         output = function(*args, **(kwargs or {}))
         if any(result.alias_info for result in function._schema.returns):  # view or in-place operation
             return output
@@ -79,7 +83,7 @@ class Cost:
         return int(MARGIN * max(step, self.decode * height * width))
 
 
-def measure(lumiere, vae, text: Text, rows: int, size: tuple[int, int], moved: int = 0) -> Cost:
+def measure(lumiere: Any, vae: Any, text: Text, rows: int, size: tuple[int, int], moved: int = 0) -> Cost:
     """Measures the cost of a step and of decoding, on fake tensors and the smallest number of frames.
 
     Args:

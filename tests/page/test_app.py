@@ -174,7 +174,7 @@ def test_the_operator_says_how_large_given_files_may_be(tmp_path, monkeypatch):
     small = ServerLimits(image_side=64, video_side=64, video_seconds=7)
     given = {"image": picture, "region": picture, "clip": clip}
     for mode in ("image", "cinemagraph"):
-        request = Request("a red ball", mode=mode)
+        request = Request("a red ball", mode=mode, height=128, width=128)
         files.sources(request, given, Limits(), ServerLimits())
         with pytest.raises(ValueError, match="at most 64 pixels a side: received 80 x 80"):
             files.sources(request, given, Limits(), small)
@@ -182,7 +182,7 @@ def test_the_operator_says_how_large_given_files_may_be(tmp_path, monkeypatch):
         files.read_region(picture, 64)
     told, black = [], np.zeros((4, 80, 80, 3), np.uint8)
     monkeypatch.setattr(files, "read_clip", lambda path, *most: told.append(most) or (black, 16.0))
-    request = Request("a red ball", mode="continue")
+    request = Request("a red ball", mode="continue", frames=16, fps=16, height=128, width=128)
     made = files.sources(request, given, Limits(max_pixels=40 * 128 * 128), small)
     assert told == [(161, 64, 7, 16)]  # one more than there can be: it would be known to be too long
     assert made.clip.shape == (4, 128, 128, 3)
@@ -196,7 +196,7 @@ def test_as_many_files_are_read_at_once_as_memory_allows(tmp_path, monkeypatch, 
     Image.new("RGB", (640, 480)).save(tmp_path / "picture.png")
     names = {"clip": "clip.mp4", "image": "picture.png", "region": "picture.png"}
     given = {name: str(tmp_path / file) for name, file in names.items()}
-    asked = Request("a red ball", mode=mode), given, Limits()
+    asked = Request("a red ball", mode=mode, frames=16, fps=16, height=128, width=128), given, Limits()
     readers = threading.BoundedSemaphore(1)
     monkeypatch.setattr(files, "READERS", readers)
     for _ in range(2):  # each gives its place back
@@ -210,7 +210,7 @@ def test_given_clips_are_not_slowed_down(tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     write_clip(tmp_path / "clip.mp4", np.zeros((30, 64, 64, 3), np.uint8), 30)
     for fps, count in ((10, 10), (30, 30), (60, 30)):
-        request = Request("a red ball", mode="continue", fps=fps)
+        request = Request("a red ball", mode="continue", frames=16, fps=fps, height=128, width=128)
         made = files.sources(request, {"clip": str(tmp_path / "clip.mp4")}, Limits(), ServerLimits())
         assert len(made.clip) == count
 
