@@ -206,8 +206,7 @@ class Trainer:
     def _pipeline(self) -> LumierePipeline:
         """Pipeline with the averaged motion weights."""
         folder = locate(self.settings.model)
-        base = load_base(folder, self.averaged.dtype, self.averaged.model)
-        base.to(self.averaged.device)  # type: ignore[attr-defined]  # until BasePipeline is a `TypeAlias`
+        base = load_base(folder, self.averaged.dtype, self.averaged.model).to(self.averaged.device)
         return LumierePipeline(base, self.averaged, folder=folder)
 
     def resume(self) -> None:

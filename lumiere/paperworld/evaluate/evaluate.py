@@ -58,9 +58,8 @@ class Studio:
     def __init__(self, model: str | None = None, seed: int = SEED, **settings: Setting):
         self.folder, self.seed = locate(model or EMBEDDED), seed
         entry = replace(model_cache.entry(DEFAULT), source=str(self.folder))
-        # `from_pretrained` is annotated with the class that defines it, `LoadedModel`.
-        pipeline: LumierePipeline = LumierePipeline.from_pretrained(entry)  # type: ignore[assignment]
-        self.pipeline, limits = pipeline, pipeline.limits
+        self.pipeline = LumierePipeline.from_pretrained(entry)
+        limits = self.pipeline.limits
         own = {name: value for name, value in settings.items() if value is not None}
         size = {"height": limits.default_height, "width": limits.default_width}
         self._usual = Request("-", **entry.usual | size | own).check(limits)
