@@ -134,7 +134,7 @@ def cut(file):
         ),
         (lambda f: np.save(f / "weights.npy", np.zeros((5, 10, 2, 3), np.float32)), "should be uint8"),
         (lambda f: (f / "captions.jsonl").unlink(), "There is no captions.jsonl in"),
-        (lambda f: (f / "captions.jsonl").write_bytes(b"\xff\xfe\n"), "captions.jsonl in .* could be read"),
+        (lambda f: (f / "captions.jsonl").write_bytes(b"\xff\xfe\n"), "captions.jsonl should be UTF-8"),
         (lambda f: write_captions(f, [["a"]] * 4), "5 clips and captions for 4"),
         (lambda f: (f / "captions.jsonl").write_text('{"text": "a"}\n{"te'), "Line 2 of .* should be like"),
         (lambda f: (f / "captions.jsonl").write_text('{"text": 5}\n'), "Line 1 of .* should be like"),

@@ -448,7 +448,7 @@ def test_a_gradient_that_is_not_a_number_stops_as_early(settings, monkeypatch):
         ({"temporal_kernel": 4}, "Kernel sizes are odd.*received 4"),
         ({"precision": "fp8"}, "precision is one of no, bf16; received fp8"),
         ({"padding_mode": "mirror"}, "padding_mode is one of zeros, circular; received mirror"),
-        ({"data": "/nowhere"}, "There is no captions.jsonl in /nowhere"),
+        ({"data": "/nowhere"}, "/nowhere is missing"),
     ],
 )
 def test_refuses_invalid_settings(settings, given, words):
