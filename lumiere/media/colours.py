@@ -1,7 +1,7 @@
 """Converts the colours of videos to BT.709, which the rest of the program takes for sRGB.
 
-Videos name a matrix, primaries and a transfer function (ITU-T H.273). ffmpeg applies the matrix on its own,
-but reads HDR (PQ, HLG) and wide gamuts as if they were BT.709, which makes them pale.
+Videos name a matrix, primaries and a transfer function (ITU-T H.273). ffmpeg applies the matrix on its own.
+It reads HDR (PQ, HLG) and wide gamuts as if they were BT.709, and they become pale.
 """
 
 from dataclasses import dataclass

@@ -13,13 +13,14 @@ HEADER_SECONDS = 30  # timeout; on an idle machine a header takes 0.05 s
 MAX_HEADER_BYTES = 2**20  # a malicious file may contain any amount of metadata
 
 MAX_READ_SIDE = 4096  # pixels of a video before it is scaled down: 4K, the most that phones record by default
+PADDING = 256  # pixels that decoders add to the sides of a frame
 # Only self-contained formats may be opened, whatever the file name: playlists (HLS, ffconcat, DASH, SDP)
-# refer to other files and URLs, which ffmpeg would open. Decoders refuse larger frames than `max_pixels`; the
-# margin is what they add around a frame.
+# refer to other files and URLs, which ffmpeg would open. Decoders refuse frames of more than `max_pixels`,
+# counted with their padding.
 UNTRUSTED = [
     *("-protocol_whitelist", "file"),
     *("-format_whitelist", "mov,matroska,webm,avi,gif,mpegts,mpeg"),
-    *("-max_pixels", str((MAX_READ_SIDE + 256) ** 2)),
+    *("-max_pixels", str((MAX_READ_SIDE + PADDING) ** 2)),
 ]
 
 

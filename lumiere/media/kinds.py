@@ -109,7 +109,7 @@ def check_file(path: str | os.PathLike) -> None:
 
 
 def refusal(words: str, file: str | os.PathLike | BinaryIO, readable: tuple[str, ...] = ()) -> ValueError:
-    """Returns the error for an unreadable file, which says what it is instead.
+    """Returns the error for an unreadable file. It names the kind of the file.
 
     Args:
         words: beginning of the sentence, for example "cannot read a video from this file".

@@ -20,7 +20,7 @@ import numpy as np
 from lumiere.limits import ServerLimits
 from lumiere.media.animations import is_picture, read_animation
 from lumiere.media.colours import bt709_filters
-from lumiere.media.ffmpeg import MAX_READ_SIDE, UNTRUSTED, input_name, output, running
+from lumiere.media.ffmpeg import MAX_READ_SIDE, PADDING, UNTRUSTED, input_name, output, running
 from lumiere.media.header import UNREADABLE, Header, probe
 from lumiere.media.images import on_white
 from lumiere.media.kinds import check_file
@@ -161,7 +161,8 @@ def _decode(
     path, header: Header, filters: str, max_frames: int, max_seconds: float
 ) -> tuple[bytearray, list[tuple[int, ...]], int]:
     """Returns the pixels and shapes of complete frames `h w 3`, and the exit status of ffmpeg."""
-    arguments = ["-xerror", *UNTRUSTED, "-threads", "2"]
+    most = (header.width + PADDING) * (header.height + PADDING)  # refuses larger frames than the header's
+    arguments = ["-xerror", *UNTRUSTED, "-max_pixels", str(most), "-threads", "2"]
     if header.alpha and header.codec in ALPHA_DECODERS:
         arguments += ["-c:v", ALPHA_DECODERS[header.codec]]
     arguments += ["-i", input_name(path), "-map", "0:V:0", "-vf", filters, "-frames:v", str(max_frames)]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lumiere.media import colours
+from lumiere.media import colours, header
 from lumiere.media.colours import Colours, bt709_filters
 from lumiere.media.header import probe
 from lumiere.media.video import read_clip, write_clip
@@ -178,4 +178,21 @@ def test_only_the_clean_aperture_of_a_clip_is_shown(tmp_path):
     whole, inner = (read_clip(tmp_path / name)[0] for name in ("a.mp4", "c.mp4"))
     assert inner.shape == (8, 48, 32, 3)
     off = np.abs(inner.astype(int) - whole[:, :, 16:48])
-    assert off[:, 2:-2, 2:-2].max() <= 2  # colours at the border are interpolated from fewer samples
+    assert off[:, :, 8:-8].max() <= 2  # colours at the border are interpolated from fewer samples
+
+
+def test_dolby_vision_without_a_base_picture_is_refused_in_words(tmp_path, monkeypatch):
+    """Profile 5 stores colours that only its own decoders understand; 8.4 of phones has HLG beneath."""
+    write_clip(tmp_path / "a.mp4", moving(), 16)
+    stream = (
+        "  Stream #0:0[0x1](und): Video: hevc (Main 10) (dvh1 / 0x31687664), yuv420p10le(tv), 64x48, 16 fps\n"
+    )
+    record = "      DOVI configuration record: version: 1.0, profile: {}, level: 4, rpu flag: 1, el flag: 0\n"
+    for profile, refused in ((5, True), (8, False)):
+        log = (stream + "    Side data:\n" + record.format(profile)).encode()
+        monkeypatch.setattr(header, "output", lambda *_, log=log: log)
+        if refused:
+            with pytest.raises(ValueError, match="^the video is Dolby Vision of profile 5, .* save it as"):
+                probe(tmp_path / "a.mp4")
+        else:
+            assert probe(tmp_path / "a.mp4").codec == "hevc"

@@ -174,3 +174,11 @@ def test_a_folder_is_needed(run, tmp_path, capsys):
 def test_launchers_tell_the_place():
     assert batch.place({}) == (0, 1, 0)
     assert batch.place({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}) == (5, 8, 1)
+
+
+def test_words_that_the_model_ignores_are_said_for_each_prompt(run, tmp_path, capsys):
+    (tmp_path / "prompts.txt").write_text("a red ball\na dragon\n", "utf-8")
+    assert run("clips") == 0
+    said = capsys.readouterr().err
+    assert "2 of 2: words ignored, because the model does not know or cannot take them: dragon." in said
+    assert "1 of 2: words ignored" not in said
