@@ -221,7 +221,7 @@ CASES = {  # and what the sentence must say
     lora_of_another_family: "the LoRA .* is for another family: the unet has no layer down_blocks.0",
     lora_with_nan: "the LoRA .* holds values that are not numbers",
     lora_that_lacks_a_factor: "the LoRA .* lacks factors of unet.down_blocks",
-    lora_that_is_an_adapter: "the LoRA .* has keys of a kind that is not known",
+    lora_that_is_an_adapter: "is a motion adapter of AnimateDiff: .* it is not supported as a LoRA",
     style_of_another_family: "the style .* is of another family",
 }
 
