@@ -46,6 +46,9 @@ function entitle({ state, text, step, steps }) {
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden) document.title = title;
 });
+lumiere.listen("restored", ({ facts }) => {
+  if (root.dataset.state !== "busy") show({ state: "idle", text: "", facts });
+});
 lumiere.listen("say", (text) => show({ state: "refused", text }));
 watch("value", () => show(props.value));
 show(props.value);
