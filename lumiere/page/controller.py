@@ -127,10 +127,10 @@ class Controller:
         frames, facts = news.frames, strings.facts(request)
         preview = results.sheet(results.some(frames), request, len(frames)) | {"working": True}
         yield show(player=preview, status=status("busy", strings.DEVELOPING, facts, 1, 1))
-        path = self.save(request, frames)
+        path, told = self.save(request, frames), files.notes(request, given)
         yield show(
             player={"clip": files.address(path), "fps": request.fps},
-            status=status("done", results.ending(update.result), facts),
+            status=status("done", " ".join((results.ending(update.result), *told)), facts),
             result=results.finished(request, frames, path, self.limits),
         )
 

@@ -276,6 +276,14 @@ def test_first_frame_of_a_given_clip_is_sent_as_a_picture(served):
     assert picture.shape == (384, 768, 3)
 
 
+def test_says_what_is_changed_in_a_given_clip(served, tmp_path):
+    write_clip(tmp_path / "slow.mp4", np.zeros((8, 64, 64, 3), np.uint8), 8)
+    clip = uploaded("slow.mp4", (tmp_path / "slow.mp4").read_bytes())
+    text = yielded(served[0], {"clip": clip}, mode="video", steps=2)[-1]["status"]["text"]
+    assert "The video has 8 frames per second: frames are repeated to keep its pace at 16." in text
+    assert files.notes(Request("a"), {"clip": clip}) == files.notes(Request("a", mode="video"), None) == []
+
+
 def test_a_given_file_that_cannot_be_read_is_refused_at_once(served):
     sent = {"name": "clip", "turn": 1, "file": uploaded("a.mp4", b"no clip")}
     answer = served[0].thumbnail(sent)

@@ -12,9 +12,12 @@ from urllib.parse import quote
 import numpy as np
 
 from lumiere.limits import ServerLimits
+from lumiere.media.animations import is_picture
+from lumiere.media.header import pace_note, probe
 from lumiere.media.images import fit, read_image
 from lumiere.media.video import read_clip
 from lumiere.modes import NEEDS, check_length
+from lumiere.page import strings
 from lumiere.page.server import gradio_private
 from lumiere.request import Limits, Request
 from lumiere.runtime.sources import Sources
@@ -92,6 +95,26 @@ def first_frame(name: str, sent, server_limits: ServerLimits) -> np.ndarray:
             return read_picture(sent, server_limits.image_side)
         clip, _ = read_clip(uploaded(sent), 1, server_limits.video_side, server_limits.video_seconds)
         return clip[0]
+
+
+def notes(request: Request, given: object) -> list[str]:
+    """Returns sentences about what was changed in or dropped from a given clip.
+
+    Args:
+        request: its mode selects the files.
+        given: {`Sources` field: uploaded file}, untrusted.
+    """
+    if "clip" not in NEEDS[request.mode] or not isinstance(given, dict):
+        return []
+    try:
+        path = uploaded(given.get("clip"))
+        if is_picture(path):
+            return []
+        header = probe(path)
+    except ValueError:  # deleted meanwhile
+        return []
+    pace = pace_note(header.fps, request.fps)
+    return [pace[:1].upper() + pace[1:]] * bool(pace) + [strings.NO_SOUND] * header.sound
 
 
 @contextmanager
