@@ -206,10 +206,10 @@ def test_as_many_files_are_read_at_once_as_memory_allows(tmp_path, monkeypatch, 
         files.sources(*asked, ServerLimits(video_seconds=1))
 
 
-def test_given_clips_are_not_slowed_down(tmp_path, monkeypatch):
+def test_given_clips_keep_their_pace(tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     write_clip(tmp_path / "clip.mp4", np.zeros((30, 64, 64, 3), np.uint8), 30)
-    for fps, count in ((10, 10), (30, 30), (60, 30)):
+    for fps, count in ((10, 10), (30, 30), (60, 60)):
         request = Request("a red ball", mode="continue", frames=16, fps=fps, height=128, width=128)
         made = files.sources(request, {"clip": str(tmp_path / "clip.mp4")}, Limits(), ServerLimits())
         assert len(made.clip) == count
