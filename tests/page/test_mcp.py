@@ -107,7 +107,7 @@ def test_the_schema_says_what_a_file_is(process):
 
 
 @pytest.mark.parametrize(
-    "sent", ["http://127.0.0.1/x.png", "/etc/passwd", "iVBORw0KGgo=", "data:image/png;base64,*"]
+    "sent", ["http://127.0.0.1/x.png", "/etc/passwd", "iVBORw0KGgo=", "data:image/png;base64,abcde"]
 )
 def test_another_file_is_refused_in_words(process, sent):
     result = call(process, "image_to_video", image=sent)
