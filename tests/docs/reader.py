@@ -43,7 +43,7 @@ STAND_INS = {  # text of an example -> text that runs
 }
 TRAINING = "--steps 2 --scenes 2 --frames 8 --size 64 --batch-size 2 --grad-accum 1 --sample-steps 0"
 EVALUATION = "--clips 1 --results evaluation.json"  # beside the puppet in conftest.py
-ELSEWHERE = "python3 -m venv|source|pip|apt-get|docker|git|ssh|pre-commit|mkdocs|ruff"  # checked, not run
+ELSEWHERE = "python3 -m venv|source|pip|apt-get|docker|git|ssh|pre-commit|mkdocs|mypy|ruff"  # only checked
 PROGRAMS = {
     "lumiere": clips.main,
     "lumiere.train": train.main,
