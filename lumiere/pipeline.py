@@ -22,11 +22,13 @@ from lumiere.request import Request
 from lumiere.sampling import memory
 from lumiere.sampling.deflicker import steady
 from lumiere.sampling.denoiser import BATCH_LATENTS, Denoiser, on_one_frame, rows_at_once
+from lumiere.sampling.free_init import reinitialized
+from lumiere.sampling.free_noise import rescheduled
 from lumiere.sampling.loop import Step, sample
 from lumiere.sampling.output import OUTPUT_TYPES, LumiereOutput
 from lumiere.sampling.schedulers import Schedule
 from lumiere.sampling.segments import Part, plan
-from lumiere.sampling.temporal_windows import windows_of
+from lumiere.sampling.temporal_windows import window_and_stride, windows_of
 from lumiere.sampling.vae import decode, encode, give_back_memory
 
 
@@ -183,7 +185,7 @@ class LumierePipeline(LoadedModel):
                 part_text = text = text or self.encode_prompt(request)  # once for all segments
             part_cond = with_context(cond, clip, part.frames)
             before = None if clip is None else clip[:, :, : part.frames.start]
-            end, step = done + request.steps_run, None
+            end, step = done + request.steps_run * self._passes(request, part), None
             steps = self._denoise(request, part, part_text, part_cond, generator)
             while done < end and not stopped():
                 step, done = next(steps), done + 1
@@ -206,11 +208,31 @@ class LumierePipeline(LoadedModel):
         self, request: Request, part: Part, text: Text, cond: Cond | None, generator: torch.Generator
     ) -> Iterator[Step]:
         """Yields the steps of one part. It starts from noise, or from noised latents below full strength."""
-        assert request.guidance is not None
-        schedule = self._schedule(request, generator)
         shape = (1, self.vae.config.latent_channels, part.length, *self._latent_size(request))
-        noise = torch.randn(shape, generator=generator).to(self.device)  # on the CPU: the same on any device
-        denoise = Denoiser(
+        noise = first = self._noise(shape, generator)
+        latents = cond.latents if cond and request.strength < 1 else None
+        for number in range(self._passes(request, part)):
+            schedule = self._schedule(request, generator)
+            if number > 0:
+                fresh = torch.randn(shape, generator=generator).to(self.device)
+                noise, latents = reinitialized(schedule.noised(latents, first), fresh), None
+            denoise = self._denoiser(request, part, text, cond, schedule)
+            for step in sample(denoise, schedule, schedule.start(noise, latents)):
+                yield step
+            latents = step.x
+
+    def _noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Returns unit noise, drawn on the CPU: the same on any device."""
+        noise = torch.randn(shape, generator=generator)
+        if self.sampling.free_noise:
+            noise = rescheduled(noise, *window_and_stride(self.sampling, self.positions), generator)
+        return noise.to(self.device)
+
+    def _denoiser(
+        self, request: Request, part: Part, text: Text, cond: Cond | None, schedule: Schedule
+    ) -> Denoiser:
+        assert request.guidance is not None
+        return Denoiser(
             model=on_one_frame(self._base()) if part.still else self.lumiere,
             schedule=schedule,
             text=text,
@@ -223,16 +245,20 @@ class LumierePipeline(LoadedModel):
             dtype=self.lumiere.dtype,
             autocast=self.autocast,
         )
-        start = cond.latents if cond and request.strength < 1 else None
-        yield from sample(denoise, schedule, schedule.start(noise, start))
+
+    def _passes(self, request: Request, part: Part) -> int:
+        """Returns how often a part is denoised; more than once with FreeInit, which starts from noise."""
+        return 1 if part.still or request.strength < 1 else self.sampling.free_init
 
     def _plan(self, request: Request, given: Given | None) -> list[Part]:
         return plan(request, given, self.sampling, self.lumiere.given_channels > 0)
 
     def _windows(self, part: Part) -> list[slice]:
-        """Returns the temporal windows of a part."""
-        positions, factor = self.lumiere.kwargs["attns"].get("positions"), self.lumiere.downsample_factor
-        return windows_of(part.length, self.sampling.window, positions, factor)
+        """Returns the temporal windows of a part. With FreeNoise, the attention layers have the windows."""
+        if self.sampling.free_noise:
+            return [slice(0, part.length)]
+        factor = self.lumiere.downsample_factor
+        return windows_of(part.length, self.sampling.window, self.positions, factor)
 
     def _schedule(self, request: Request, generator: torch.Generator) -> Schedule:
         assert request.scheduler and request.steps
@@ -249,7 +275,7 @@ class LumierePipeline(LoadedModel):
         """Returns the frames processed at each step of a part, over all windows and texts."""
         frames = sum(window.stop - window.start for window in self._windows(part))
         low, high = self._guidance_interval(request)
-        return [
+        return self._passes(request, part) * [
             frames * (2 if request.guidance != 1 and low <= timestep <= high else 1)
             for timestep in self._schedule(request, torch.Generator()).timesteps.tolist()
         ]

@@ -27,8 +27,11 @@ from lumiere.model.animatediff import convert, load_weights
 from lumiere.pipeline import LumierePipeline
 from lumiere.request import SCHEDULERS, Request
 from lumiere.sampling.schedulers import CLASSES
+from lumiere.sampling.settings import Sampling
 from tests.bases import components, save_adapter, save_base
 from tests.model.test_animatediff import same_weights
+from tests.model.test_motion_lora import factors as motion_lora_factors
+from tests.model.test_motion_lora import peft as peft_key
 
 pytestmark = pytest.mark.slow
 
@@ -229,3 +232,62 @@ def test_the_table_says_what_each_model_is():
         usual, source="a/base", revision=None, half=False, licence="unknown", gigabytes=usual.gigabytes
     )
     assert models.entry("a/base", "own/weights") == models.Model("a/base", "own/weights")
+
+
+def adjusted(folder: Path, sampling: Sampling = Sampling(), **changes) -> LumierePipeline:  # noqa: B008
+    """Ours with options of the adapter for Stable Diffusion 1.5."""
+    model = models.entry(str(folder / "sd"), str(folder / "sd-adapter"))
+    return LumierePipeline.from_pretrained(replace(model, sampling=sampling, **changes), device="cpu")
+
+
+def test_free_init_is_that_of_diffusers(folder):
+    our, their = adjusted(folder, Sampling(free_init=2)), theirs(folder, "sd", "sd-adapter")
+    their.enable_free_init(num_iters=2)
+    request = replace(SEEN, guidance=7.5)
+    *progress, result = our.generate(request)
+    assert difference(result.frames, theirs_of(their, request, our.scheduler_config)) <= BAR
+    assert [(p.step, p.steps) for p in progress] == [(n, 8) for n in range(1, 9)]
+    their.disable_free_init()
+    assert difference(result.frames, theirs_of(their, request, our.scheduler_config)) > BAR
+
+
+def test_free_noise_is_that_of_diffusers(folder):
+    our, their = adjusted(folder, Sampling(free_noise=True)), theirs(folder, "sd", "sd-adapter")
+    their.enable_free_noise(context_length=POSITIONS, context_stride=POSITIONS // 4)
+    request = replace(SEEN, guidance=7.5, frames=POSITIONS + 9, steps=2)
+    found = frames_of(our, request)
+    assert difference(found, theirs_of(their, request, our.scheduler_config)) <= BAR
+    assert difference(found, frames_of(adjusted(folder), request)) > BAR
+
+
+def test_two_camera_moves_are_those_of_diffusers(folder, tmp_path):
+    their, scales = theirs(folder, "sd", "sd-adapter"), (0.8, -0.5)
+    files = [tmp_path / f"{name}.safetensors" for name in ("zoom-in", "pan-left")]
+    for seed, file in enumerate(files):
+        factors = motion_lora_factors(MotionAdapter.from_pretrained(folder / "sd-adapter"), seed)
+        save_file({peft_key(key): weight for key, weight in factors.items()}, file)
+        their.load_lora_weights(file.parent, weight_name=file.name, adapter_name=file.stem)
+    their.set_adapters([file.stem for file in files], list(scales))
+    our = adjusted(folder, cameras=tuple(zip(map(str, files), scales, strict=True)))
+    request = replace(SEEN, guidance=7.5)
+    found = frames_of(our, request)
+    assert difference(found, theirs_of(their, request, our.scheduler_config)) <= BAR
+    assert difference(found, frames_of(adjusted(folder), request)) > BAR
+
+
+def test_motion_scale_is_an_option_of_the_model(folder):
+    still = frames_of(adjusted(folder, Sampling(motion_scale=0.0)), SEEN)
+    assert difference(frames_of(adjusted(folder, Sampling(motion_scale=1.0)), SEEN), still) > BAR
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"cameras": (("zoom-in.safetensors", 1.0),)}, {"sampling": Sampling(motion_scale=0.5)}]
+    + [{"sampling": Sampling(free_noise=True)}],
+)
+def test_options_of_adapters_are_refused_for_other_motion_weights(folder, tmp_path, monkeypatch, changes):
+    factors = motion_lora_factors(MotionAdapter.from_pretrained(folder / "sd-adapter"), 0)
+    save_file(factors, tmp_path / "zoom-in.safetensors")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="needs motion weights of AnimateDiff"):
+        LumierePipeline.from_pretrained(replace(models.entry("paper-world"), **changes), device="cpu")

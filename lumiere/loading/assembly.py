@@ -8,12 +8,15 @@ from diffusers import SchedulerMixin
 from huggingface_hub import cached_assets_path
 
 from lumiere.loading.components import BasePipeline, load_base, load_tiny
-from lumiere.loading.layout import PREVIEW, locate, locate_motion, locate_tiny
-from lumiere.loading.registry import Model, published
+from lumiere.loading.layout import PREVIEW, locate, locate_file, locate_motion, locate_tiny
+from lumiere.loading.registry import CAMERAS, Model, published
+from lumiere.model.adapter_options import merge_motion_loras, set_motion_scale, window_attention
 from lumiere.model.animatediff import convert, load_weights
 from lumiere.model.lumiere import Lumiere
 from lumiere.model.motion_files import ADAPTER
+from lumiere.model.motion_lora import read_motion_lora
 from lumiere.sampling.latent_preview import TinyPreview
+from lumiere.sampling.temporal_windows import window_and_stride
 
 
 def load(model: Model, dtype: torch.dtype, fresh: bool = False) -> tuple[BasePipeline, Lumiere, Path | None]:
@@ -47,7 +50,31 @@ def load(model: Model, dtype: torch.dtype, fresh: bool = False) -> tuple[BasePip
             f"{model.text_width} wide; {folder} takes {unet.config.cross_attention_dim}."
         )
     lumiere = Lumiere.from_unet(unet) if fresh else load_weights(unet, _motion(model, folder))
-    return base, lumiere.to(dtype), folder if folder.is_dir() else None
+    adjust(lumiere.to(dtype), model)
+    return base, lumiere, folder if folder.is_dir() else None
+
+
+def adjust(lumiere: Lumiere, model: Model) -> None:
+    """Applies the options of a model that concern AnimateDiff adapters.
+
+    Args:
+        lumiere: inflated UNet.
+        model: `cameras` and `sampling`.
+
+    Raises:
+        OSError: a MotionLoRA is missing or damaged.
+        ValueError: the motion weights are not an AnimateDiff adapter, or a MotionLoRA does not fit.
+    """
+    sampling = model.sampling
+    if model.cameras:
+        files = [locate_file(CAMERAS.get(name, name), "MotionLoRA", ADAPTER[1]) for name, _ in model.cameras]
+        weights = (weight for _, weight in model.cameras)
+        merge_motion_loras(lumiere, list(zip(map(read_motion_lora, files), weights, strict=True)))
+    if sampling.motion_scale != 1:
+        set_motion_scale(lumiere, sampling.motion_scale)
+    if sampling.free_noise:
+        positions = lumiere.kwargs["attns"].get("positions")
+        window_attention(lumiere, *window_and_stride(sampling, positions))
 
 
 def _motion(model: Model, folder: Path) -> Path:

@@ -30,6 +30,8 @@ class Model:
         shortest, longest: lowest and highest number of frames.
         longest_side: largest height or width in pixels.
         pixels: largest `frames * height * width`. The operator's setting in limits.py takes precedence.
+        cameras: pairs of a MotionLoRA (file, hub id or name of a camera move) and its weight, merged into the
+            motion weights.
         style: LoRAs and second base, merged into the weights of the base.
         offload: keeps components on the CPU and moves each to the device when it is called.
         preview: folder or hub id of a tiny autoencoder for previews. Defaults to `preview/` in the source, or
@@ -56,6 +58,7 @@ class Model:
     longest: int | None = None
     longest_side: int | None = None
     pixels: int | None = None
+    cameras: tuple[tuple[str, float], ...] = ()
     style: Style = Style()
     offload: bool = False
     preview: str | None = None
@@ -152,6 +155,12 @@ MODELS = {
         text_width=2048,
         licence="weights CreativeML OpenRAIL++-M, motion Apache-2.0",
     ),
+}
+CAMERAS = {  # camera move -> hub id of the MotionLoRA for guoyww/animatediff-motion-adapter-v1-5-2
+    move: f"guoyww/animatediff-motion-lora-{move}"
+    for move in (
+        "zoom-in zoom-out pan-left pan-right tilt-up tilt-down rolling-clockwise rolling-anticlockwise"
+    ).split()
 }
 DEFAULT = "paper-world"
 VARIABLE = "LUMIERE_MODEL"  # registry name, folder or hub id, or several as a,b; replaces the default

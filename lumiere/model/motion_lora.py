@@ -2,8 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,16 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lumiere.model.adapter_options import adapter_layers
-from lumiere.model.animatediff import adapter_keys, diffusers_name
-from lumiere.model.lumiere import Lumiere
+from lumiere.model.animatediff import diffusers_name
 
-CAMERAS = {  # camera move -> hub id of the MotionLoRA for guoyww/animatediff-motion-adapter-v1-5-2
-    move: f"guoyww/animatediff-motion-lora-{move}"
-    for move in (
-        "zoom-in zoom-out pan-left pan-right tilt-up tilt-down rolling-clockwise rolling-anticlockwise"
-    ).split()
-}
 FACTOR = re.compile(r"(.+\.to_(?:q|k|v|out))(?:\.0)?[._]lora[._](down|up|A|B)(?:\.default)?\.weight")
 ALPHA = re.compile(r"(.+\.to_(?:q|k|v|out))(?:\.0)?\.alpha")
 
@@ -60,34 +51,6 @@ def read_motion_lora(file: str | os.PathLike) -> Changes:
     }
 
 
-@contextmanager
-def motion_loras(lumiere: Lumiere, loras: Sequence[tuple[Changes, float]]) -> Iterator[None]:
-    """Adds MotionLoRAs to the weights of an AnimateDiff adapter, within a `with` block.
-
-    Args:
-        lumiere: inflated UNet with an AnimateDiff adapter.
-        loras: changes from `read_motion_lora`, each with its weight; several add up.
-
-    Raises:
-        ValueError: the motion weights are not an AnimateDiff adapter, or a MotionLoRA has other layers.
-    """
-    adapter_layers(lumiere, "a MotionLoRA")
-    weights = lumiere.state_dict()
-    named = {name: weights[key] for key, name in adapter_keys(lumiere).items()}
-    for changes, _ in loras:
-        _check_fit(changes, named)
-    touched = {name for changes, _ in loras for name in changes}
-    before = {name: named[name].clone() for name in touched}
-    try:
-        for changes, scale in loras:
-            for name, change in changes.items():
-                named[name].add_(change.to(named[name]), alpha=scale)
-        yield
-    finally:
-        for name, own in before.items():
-            named[name].copy_(own)
-
-
 def _grouped(weights: dict[str, Tensor], where: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, float]]:
     """Returns both factors of each weight, and the alphas."""
     factors: dict[str, dict[str, Tensor]] = {}
@@ -108,7 +71,16 @@ def _weight(module: str) -> str:
     return f"{module}.0.weight" if module.endswith(".to_out") else f"{module}.weight"
 
 
-def _check_fit(changes: Changes, named: dict[str, Tensor]) -> None:
+def check_fit(changes: Changes, named: Mapping[str, Tensor]) -> None:
+    """Checks that every changed weight exists in an adapter, with the same shape.
+
+    Args:
+        changes: a MotionLoRA.
+        named: weights of the adapter by diffusers' names.
+
+    Raises:
+        ValueError: a weight is missing, has another shape, or its change is not finite.
+    """
     for name, change in changes.items():
         if name not in named:
             raise ValueError(f"the MotionLoRA is for another adapter: this one has no {name}.")

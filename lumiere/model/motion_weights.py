@@ -48,8 +48,8 @@ class AnimateDiffBlock(TemporalLayer):
         ValueError: `heads` does not divide `dim`; in `forward`, the clip is longer than `positions`.
     """
 
-    motion_scale = 1.0  # set for a run by `adapter_options.motion_scale`
-    windowed = False  # set for a run by `adapter_options.windowed_attention`
+    motion_scale = 1.0  # see `adapter_options.set_motion_scale`
+    windowed = False  # whether attention has windows, see `adapter_options.window_attention`
 
     def __init__(
         self, *, dim: int, heads: int = 8, depth: int = 1, positions: int = 32, groups: int = 32

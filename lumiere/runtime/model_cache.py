@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lumiere.loading.layout import config_folder, locate, locate_motion, read_limits
 from lumiere.loading.registry import (
+    CAMERAS,
     MODELS,
     MOTION_VARIABLE,
     PREVIEWS,
@@ -78,6 +79,29 @@ def add_options(parser: Any, several: bool = False) -> None:
     add("--style", metavar="BASE", help="another base of the family, blended with the model's own")
     add("--alpha", type=float, default=0.7, metavar="X", help="share of --style, 0 to 1 (%(default)s)")
     add(
+        "--camera",
+        action="append",
+        default=[],
+        metavar="MOVE[:WEIGHT]",
+        help=f"a camera move of AnimateDiff (v1-5-2): {', '.join(CAMERAS)}, or a MotionLoRA file; may be "
+        "repeated",
+    )
+    add(
+        "--motion-scale",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="amount of motion of an AnimateDiff adapter, 0 to 4 (%(default)s)",
+    )
+    add("--free-noise", action="store_true", help="long clips of an AnimateDiff adapter by FreeNoise")
+    add(
+        "--free-init",
+        type=int,
+        default=1,
+        metavar="N",
+        help="passes of FreeInit, which make frames more consistent (%(default)s)",
+    )
+    add(
         "--preview",
         metavar="NAME",
         help=f"another tiny autoencoder for previews: {', '.join(PREVIEWS)}, a folder or hub id",
@@ -111,8 +135,10 @@ def allowed(options: argparse.Namespace) -> dict[str, Model]:
     """
     names, found = options.model or wanted(), {}
     several = len(names) > 1
-    if several and (options.motion or options.lora or options.style):
-        raise ValueError(f"--motion, --lora and --style go with one model: received {len(names)}.")
+    if several and (options.motion or options.lora or options.style or options.camera):
+        raise ValueError(
+            f"--motion, --lora, --style and --camera go with one model: received {len(names)}."
+        )
     for name in names:
         short = short_name(name)
         if short in found:
@@ -126,7 +152,19 @@ def allowed(options: argparse.Namespace) -> dict[str, Model]:
 def _as_said(options: argparse.Namespace, model: Model) -> Model:
     style = Style(tuple(map(read_lora, options.lora)), options.style, options.alpha if options.style else 1.0)
     preview = PREVIEWS.get(options.preview, options.preview) or model.preview
-    return replace(model, style=style, offload=options.offload, preview=preview)
+    cameras = tuple(map(read_lora, options.camera))
+    for name, weight in cameras:
+        if not abs(weight) <= 4:  # False for NaN
+            raise ValueError(f"the weight of the camera {name} must be from -4 to 4: received {weight:g}.")
+    sampling = replace(
+        model.sampling,
+        motion_scale=options.motion_scale,
+        free_noise=options.free_noise,
+        free_init=options.free_init,
+    )
+    return replace(
+        model, style=style, cameras=cameras, sampling=sampling, offload=options.offload, preview=preview
+    )
 
 
 def limits(model: "str | Model | None" = None) -> Limits:

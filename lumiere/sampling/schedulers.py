@@ -58,6 +58,16 @@ class Schedule:
             return noise * self._scheduler.init_noise_sigma
         return self._scheduler.add_noise(clean, noise, self.timesteps[:1])
 
+    def noised(self, clean: Tensor, noise: Tensor) -> Tensor:
+        """Returns clean latents noised to the last training timestep, as unit noise (FreeInit, section 4.2).
+
+        Args:
+            clean: scaled latents `b c t h w`.
+            noise: unit noise `b c t h w`.
+        """
+        alpha, sigma = _alpha_sigma(self._scheduler.alphas_cumprod, torch.tensor(-1))
+        return alpha * clean + sigma * noise
+
     def scale(self, sample: Tensor, timestep: Tensor) -> Tensor:
         """Scales a sample to the model's input, alpha * clean + sigma * noise."""
         return self._scheduler.scale_model_input(sample, timestep)

@@ -14,11 +14,28 @@ class Sampling:
         context: minimum number of conditioning frames from the previous segment.
         window: frames per temporal window, if the clip is longer than the positional embeddings. Defaults to
             the number of positions. Overlapping windows are averaged at every step.
+        free_noise: applies temporal attention in windows of `window` frames instead, and repeats the noise of
+            the first window (FreeNoise, Qiu et al. 2023, arXiv 2310.15169). For AnimateDiff adapters.
+        free_init: passes over the whole clip. Each further pass starts from noise with the low frequencies of
+            the clip so far (FreeInit, Wu et al. 2023, arXiv 2312.07537).
+        motion_scale: multiplies what the layers of AnimateDiff adapters add; 1 as trained.
         flicker: variance of latents over time that is removed in static regions (deflicker.py).
+
+    Raises:
+        ValueError: a value that an option sets is out of range.
     """
 
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     segment: int | None = None
     context: int = 0
     window: int | None = None
+    free_noise: bool = False
+    free_init: int = 1
+    motion_scale: float = 1.0
     flicker: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.motion_scale <= 4:
+            raise ValueError(f"the motion scale must be from 0 to 4: received {self.motion_scale:g}.")
+        if not 1 <= self.free_init <= 10:
+            raise ValueError(f"FreeInit takes 1 to 10 passes: received {self.free_init}.")

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lumiere.sampling.settings import Sampling
+
 WINDOW, OVERLAP = 128, 0.25  # frames of a window, and the overlapping share of two windows
 
 
@@ -50,6 +52,17 @@ def windows_of(frames: int, length: int | None, positions: int | None, multiple:
     if positions:
         length = positions if frames <= positions else min(length, positions)
     return windows(frames, length, int(OVERLAP * length), multiple)
+
+
+def window_and_stride(sampling: Sampling, positions: int | None) -> tuple[int, int]:
+    """Returns the frames of an attention window of FreeNoise, and between the starts of two windows.
+
+    Args:
+        sampling: `window` in frames, if it is set.
+        positions: number of positional embeddings, the default of the window.
+    """
+    length = min(sampling.window or positions or WINDOW, positions or WINDOW)
+    return length, max(1, int(OVERLAP * length))
 
 
 def in_windows(denoise: Callable[[Tensor], Tensor], clip: Tensor, parts: list[slice]) -> Tensor:

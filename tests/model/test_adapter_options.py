@@ -7,7 +7,7 @@ import torch
 from diffusers import UNetMotionModel
 from diffusers.pipelines.free_noise_utils import AnimateDiffFreeNoiseMixin
 
-from lumiere.model.adapter_options import motion_scale, windowed_attention
+from lumiere.model.adapter_options import set_motion_scale, window_attention
 from lumiere.model.animatediff import load_adapter
 from lumiere.model.lumiere import Lumiere
 from tests.model.test_animatediff import POSITIONS, inputs, shaken_adapter, small_unet
@@ -34,15 +34,14 @@ def lumiere(unet, adapter):
 def test_scale_runs_from_the_base_to_the_adapter(unet, lumiere):
     (video, time, text), _ = inputs("sd", clips=1)
     usual = lumiere(video, time, text).sample
-    with motion_scale(lumiere, 1.0):
-        assert torch.equal(lumiere(video, time, text).sample, usual)
-    with motion_scale(lumiere, 0.0):
-        frames = lumiere(video, time, text).sample[0].transpose(0, 1)
+    set_motion_scale(lumiere, 0.0)
+    frames = lumiere(video, time, text).sample[0].transpose(0, 1)
     texts = text.expand(len(frames), -1, -1)
     expected = unet(video[0].transpose(0, 1), time.expand(len(frames)), texts).sample
     assert (frames - expected).abs().max() <= 1e-6
-    with motion_scale(lumiere, 1.15):
-        assert (lumiere(video, time, text).sample - usual).abs().max() > 1e-3
+    set_motion_scale(lumiere, 1.15)
+    assert (lumiere(video, time, text).sample - usual).abs().max() > 1e-3
+    set_motion_scale(lumiere, 1.0)
     assert torch.equal(lumiere(video, time, text).sample, usual)
 
 
@@ -62,23 +61,20 @@ def test_windows_are_those_of_free_noise(unet, adapter, lumiere):
     model = UNetMotionModel.from_unet2d(unet, adapter).eval()
     Theirs(model, POSITIONS).enable_free_noise(context_length=LENGTH, context_stride=STRIDE)
     expected = model(video, time, text.repeat_interleave(FRAMES, dim=0)).sample
-    before = {key: weight.data_ptr() for key, weight in lumiere.state_dict().items()}
-    with windowed_attention(lumiere, LENGTH, STRIDE):
-        found = lumiere(video, time, text).sample
-    assert (found - expected).abs().max() <= 1e-5
-    assert before == {key: weight.data_ptr() for key, weight in lumiere.state_dict().items()}
     with pytest.raises(ValueError, match=f"know {POSITIONS} frames at most"):
         lumiere(video, time, text)
+    before = {key: weight.data_ptr() for key, weight in lumiere.state_dict().items()}
+    window_attention(lumiere, LENGTH, STRIDE)
+    assert (lumiere(video, time, text).sample - expected).abs().max() <= 1e-5
+    assert before == {key: weight.data_ptr() for key, weight in lumiere.state_dict().items()}
 
 
 @pytest.mark.parametrize("length, stride", [(POSITIONS + 1, 2), (4, 5), (4, 0)])
 def test_refuses_windows_that_do_not_fit(lumiere, length, stride):
     with pytest.raises(ValueError, match=f"received {length} and {stride}"):
-        with windowed_attention(lumiere, length, stride):
-            pass
+        window_attention(lumiere, length, stride)
 
 
 def test_refuses_motion_weights_of_lumiere(unet):
     with pytest.raises(ValueError, match="needs motion weights of AnimateDiff"):
-        with motion_scale(Lumiere.from_unet(unet), 1.1):
-            pass
+        set_motion_scale(Lumiere.from_unet(unet), 1.1)

@@ -5,10 +5,12 @@ import torch
 from diffusers import UNetMotionModel
 from safetensors.torch import save_file
 
+from lumiere.loading.registry import CAMERAS
+from lumiere.model.adapter_options import merge_motion_loras
 from lumiere.model.animatediff import load_adapter
 from lumiere.model.lumiere import Lumiere
-from lumiere.model.motion_lora import CAMERAS, motion_loras, read_motion_lora
-from tests.model.test_animatediff import inputs, shaken_adapter, small_unet
+from lumiere.model.motion_lora import read_motion_lora
+from tests.model.test_animatediff import inputs, same_weights, shaken_adapter, small_unet
 
 RANK = 2
 
@@ -23,7 +25,7 @@ def adapter(unet):
     return shaken_adapter(unet, middle=True)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def lumiere(unet, adapter):
     return load_adapter(unet, adapter)
 
@@ -81,11 +83,10 @@ def test_two_loras_give_what_diffusers_gives(unet, adapter, lumiere, file, layou
     expected = their(video, time, text.expand(video.shape[2], -1, -1)).sample
     usual = lumiere(video, time, text).sample
     loras = [(read_motion_lora(file(seed, layout)), scale) for seed, scale in ((1, 0.8), (2, -0.5))]
-    with motion_loras(lumiere, loras):
-        found = lumiere(video, time, text).sample
+    merge_motion_loras(lumiere, loras)
+    found = lumiere(video, time, text).sample
     assert (found - expected).abs().max() <= 1e-5
     assert (found - usual).abs().max() > 1e-2
-    assert torch.equal(lumiere(video, time, text).sample, usual)
 
 
 def test_alpha_scales_the_change(adapter, tmp_path):
@@ -129,7 +130,7 @@ def test_refuses_missing_and_damaged_files(tmp_path):
         read_motion_lora(tmp_path / "cut.safetensors")
 
 
-def test_refuses_another_adapter(unet, adapter, lumiere, file):
+def test_refuses_another_adapter_and_leaves_it_unchanged(unet, adapter, lumiere, file):
     changes = read_motion_lora(file(1))
     key = next(iter(changes))
     for wrong, words in (
@@ -138,11 +139,10 @@ def test_refuses_another_adapter(unet, adapter, lumiere, file):
         ({key: changes[key] / 0}, "not finite"),
     ):
         with pytest.raises(ValueError, match=words):
-            with motion_loras(lumiere, [(wrong, 1.0)]):
-                pass
+            merge_motion_loras(lumiere, [(changes, 1.0), (wrong, 1.0)])
+        assert same_weights(lumiere, load_adapter(unet, adapter))
     with pytest.raises(ValueError, match="needs motion weights of AnimateDiff"):
-        with motion_loras(Lumiere.from_unet(unet), [(changes, 1.0)]):
-            pass
+        merge_motion_loras(Lumiere.from_unet(unet), [(changes, 1.0)])
 
 
 def test_camera_moves_are_eight():
