@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import MotionAdapter
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from lumiere import models
-from lumiere.loading import layout
-from lumiere.loading.registry import MODELS
+from lumiere.loading import assembly, layout
+from lumiere.loading.registry import CAMERAS, MODELS
 from lumiere.media.video import write_clip
 from lumiere.paperworld.evaluate import evaluate
 from lumiere.paperworld.training import make
@@ -22,6 +23,7 @@ from tests.checkpoints import save_checkpoint
 from tests.docs.reader import ADAPTER, BASE, ROOT
 from tests.loading.test_lora import factors
 from tests.model.test_animatediff import original_keys
+from tests.model.test_motion_lora import factors as motion_factors
 from tests.paperworld.puppet import Puppet
 
 MOST_STEPS, MOST_FRAMES = 2, 24  # of a clip
@@ -36,6 +38,8 @@ def stand_ins(tmp_path_factory) -> Path:
     parts = components("sd")
     save_adapter(folder / "adapter", parts["unet"])
     save_file(factors(parts), folder / "lora.safetensors")
+    adapter = MotionAdapter.from_pretrained(folder / "adapter")
+    save_file(motion_factors(adapter, 0), folder / "camera.safetensors")
     save_checkpoint(folder / "sd", folder / "dreamy.safetensors")
     weights = load_file(folder / "adapter/diffusion_pytorch_model.safetensors")
     torch.save({"state_dict": original_keys(weights)}, folder / "mm.ckpt")
@@ -55,6 +59,7 @@ def desk(tmp_path, monkeypatch, stand_ins, tiny_model):
             base, motion = str(Path(BASE).resolve()), str(Path(ADAPTER).resolve())
         own = dict(revision=None, motion_revision=None, half=False, preview=None, text_width=None)
         monkeypatch.setitem(MODELS, name, replace(model, source=base, motion=motion, **own))
+    monkeypatch.setattr(assembly, "CAMERAS", dict.fromkeys(CAMERAS, "stand-ins/camera.safetensors"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "served"))
     monkeypatch.setattr(models, "_resident", [])
