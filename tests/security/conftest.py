@@ -1,6 +1,6 @@
 """One page with the tiny model for all rows that do not need a process of their own.
 
-Rows that start a server run in all `SURROUNDINGS`; all but the plain ones are slow.
+Rows that start a server run in all `SURROUNDINGS`; all but the plain ones belong to the soak ring.
 """
 
 import sys

@@ -11,6 +11,5 @@ SURROUNDINGS = {
     "stripped": {"GRADIO_ROOT_PATH": ROOT_PATH},
     "proxied": {"http_proxy": NOBODY, "https_proxy": NOBODY, "all_proxy": NOBODY},
 }
-PARAMETERS = [
-    pytest.param(name, marks=[] if name == "plain" else [pytest.mark.slow]) for name in SURROUNDINGS
-]
+OTHERS = [pytest.mark.slow, pytest.mark.soak]  # test_root_path and test_surroundings run in every ring
+PARAMETERS = [pytest.param(name, marks=[] if name == "plain" else OTHERS) for name in SURROUNDINGS]

@@ -17,7 +17,7 @@ PARTS = 10  # of the cases: hypothesis remembers all of a run, 244 MB of 10 000
 PART = settings(SLOW, max_examples=CASES // PARTS)
 MOST = 300  # MB that the memory may grow by
 ONE_OF = 100  # cases, one of which has nothing wrong in it
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.soak]
 paths = st.sampled_from(
     "call/generate queue/join run/note run/make call/v2/generate cancel reset api/x".split()
 )

@@ -16,7 +16,7 @@ from lumiere.media.video import read_clip, read_settings, write_clip
 from tests.media.test_video import ffmpeg, moving
 from tests.security.test_fuzz_endpoint import Told, peak, timed
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.soak]
 CASES = 1000  # of each kind
 PICTURES = {"PNG": {}, "JPEG": {"quality": 90}, "WEBP": {}, "GIF": {}, "BMP": {}}
 VIDEOS = {"mp4": [], "mkv": [], "webm": ["-c:v", "libvpx"], "avi": ["-c:v", "mjpeg"], "gif": []}

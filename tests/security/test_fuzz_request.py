@@ -72,6 +72,7 @@ fields = st.fixed_dictionaries({}, optional=likely)
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @given(fields)
 @settings(SLOW, deadline=HANG)
 def test_fuzz_fields_of_a_request(values):
@@ -89,6 +90,7 @@ def test_fuzz_fields_of_a_request(values):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @given(st.one_of(anything.map(json.dumps), fields.map(json.dumps), st.text(max_size=60)))
 @settings(SLOW, deadline=HANG)
 def test_fuzz_saved_settings(text):

@@ -10,7 +10,7 @@ import pytest
 from tests.security.server import Process, wait_for
 from tests.security.stranger import status
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.soak]
 CLIPS, VISITORS = 500, 4
 ASKED = [
     {"seed": seed, "steps": steps, "frames": frames, "prompt": prompt}
