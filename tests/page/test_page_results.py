@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lumiere import models
 from lumiere.limits import ServerLimits
 from lumiere.media.video import write_clip
 from lumiere.page import results, strings
@@ -20,6 +21,11 @@ from lumiere.runtime import jobs
 
 LIMITS = Limits()
 SERVICE = Service(ServerLimits(), loaded=lambda: True)
+
+
+def filled(**settings) -> Request:
+    """A request with the defaults of a model, as the page makes them."""
+    return Request("a red ball", **models.entry("paper-world").usual | settings)
 
 
 @pytest.fixture
@@ -79,7 +85,7 @@ def test_room_is_not_made_of_the_clip_itself(clip, tmp_path):
 )
 def test_a_finished_clip_of_any_size_can_be_shown_before_its_video_is_there(height, width, frames):
     clip = np.zeros((frames, height, width, 3), np.uint8)
-    request = Request("a red ball", frames=frames, height=height, width=width)
+    request = filled(frames=frames, height=height, width=width)
     shown = results.sheet(results.some(clip), request, frames)
     assert 12 <= shown["count"] <= 24
     assert shown["width"] / shown["height"] == pytest.approx(width / height, rel=0.01)
@@ -110,7 +116,7 @@ def test_what_is_no_clip_or_no_format_is_refused(clip, asked):
 
 
 def test_time_left_and_pace():
-    request, begun = Request("a red ball", frames=16, steps=20), jobs.Update(step=1, steps=5)
+    request, begun = filled(frames=16, height=128, width=128), jobs.Update(step=1, steps=5)
     told = results.progress(request, begun)
     assert told["text"] == "Step 1 of 5" and told["pace"] == 0
     told = results.progress(
@@ -124,6 +130,6 @@ def test_time_left_and_pace():
     "mode, longest", [("text", 480), ("image", 480), ("continue", 8), ("inpaint", 8), ("video", 8)]
 )
 def test_a_clip_that_is_made_of_another_is_as_long_as_that_lets_it_be(clip, mode, longest):
-    request = Request("a red ball", frames=8, height=32, width=48, mode=mode)
+    request = filled(frames=8, height=32, width=48, mode=mode)
     shown = results.finished(request, np.zeros((8, 32, 48, 3), np.uint8), str(clip), LIMITS)
     assert shown["longest"] == longest
