@@ -11,7 +11,7 @@ import secrets
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from lumiere.limits import ServerLimits
 
@@ -29,6 +29,8 @@ MAX_TEXT = 2000  # characters of a prompt; text encoders accept 20 to 77 tokens
 MAX_STYLES = 16  # number of style weights
 MAX_SETTINGS = 65536  # characters of saved settings: two full prompts, every character escaped, fit
 GIVEN = 4  # maximum size of a continued clip, relative to a generated clip
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -153,8 +155,7 @@ class Request:
     @property
     def steps_run(self) -> int:
         """Number of steps to run: `steps * strength`, at least one. Needs `steps`."""
-        assert self.steps is not None, "filled with the model's default"
-        return max(1, round(self.steps * self.strength))
+        return max(1, round(required(self.steps) * self.strength))
 
     def filled(self, defaults: Mapping[str, object]) -> "Request":
         """Returns this request with defaults in the place of None.
@@ -244,6 +245,12 @@ class Request:
                 f"settings must be a JSON object with a prompt: received {len(text)} characters that are not."
             )
         return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
+
+
+def required(value: T | None) -> T:
+    """Returns a value that is not None by now, such as a field after `Request.filled` or a checked input."""
+    assert value is not None, "filled with the model's default, or checked"
+    return value
 
 
 def _check_text(name: str, value: object) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +101,7 @@ def rows_at_once(texts: int, latents: int) -> int:
 def on_one_frame(unet: nn.Module) -> Callable[..., tuple[Tensor]]:
     """Wraps a diffusers image UNet as a model of clips with one frame, `b c 1 h w`."""
 
-    def forward(clip: Tensor, *args, **kwargs) -> tuple[Tensor]:
+    def forward(clip: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor]:
         return (unet(clip[:, :, 0].contiguous(), *args, **kwargs)[0].unsqueeze(2),)
 
     return forward

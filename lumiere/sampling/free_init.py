@@ -1,5 +1,7 @@
 """Refines the initial noise of a clip from the clip itself (FreeInit, Wu et al. 2023, arXiv 2312.07537)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -25,8 +27,8 @@ def reinitialized(noisy: Tensor, fresh: Tensor) -> Tensor:
     return torch.fft.ifftn(kept * low + new * (1 - low), dim=axes).real.to(noisy.dtype)
 
 
-def low_pass(shape: tuple[int, int, int]) -> Tensor:
-    """Returns the Butterworth low-pass filter `t h w`, in the order of `torch.fft.fftn`."""
+def low_pass(shape: Sequence[int]) -> Tensor:
+    """Returns the Butterworth low-pass filter of a shape `t h w`, in the order of `torch.fft.fftn`."""
     radii = [2 * torch.arange(size) / size - 1 for size in shape]  # -1 to 1, 0 at frequency 0
     square = sum(r**2 for r in torch.meshgrid(*radii, indexing="ij"))
     return torch.fft.ifftshift(1 / (1 + (square / STOP**2) ** ORDER))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKL, AutoencoderTiny
 from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ class TinyPreview(Preview):
         vae: the tiny autoencoder.
     """
 
-    def __init__(self, vae: nn.Module):
+    def __init__(self, vae: AutoencoderTiny):
         super().__init__()
         self.vae = vae.to(memory_format=torch.channels_last)  # up to twice as fast on a CPU
 
@@ -92,7 +93,7 @@ class LatentPreview(Preview):
         assert len(weight) == len(bias) == 3 * self.patch**2
 
     @classmethod
-    def fit(cls, vae, images: Tensor, patch: int | None = None) -> "LatentPreview":
+    def fit(cls, vae: AutoencoderKL, images: Tensor, patch: int | None = None) -> "LatentPreview":
         """Fits the map to images by least squares.
 
         Args:
@@ -188,7 +189,7 @@ def synthetic_pictures(count: int = 24, side: int = 128) -> Tensor:
     """
     generator = torch.Generator().manual_seed(0)
 
-    def uniform(*shape):
+    def uniform(*shape: int) -> Tensor:
         return torch.rand(shape, generator=generator)
 
     line = torch.linspace(0, 1, side)
@@ -221,7 +222,7 @@ def _least_squares(latents: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return weight, (y_mean - x_mean @ solution).float()
 
 
-def _encode(vae, images: Tensor) -> Tensor:
+def _encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
     return vae.encode(images).latent_dist.mean * vae.config.scaling_factor
 
 

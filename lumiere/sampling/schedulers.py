@@ -1,5 +1,7 @@
 """The schedulers of diffusers by name, and conversions between model outputs and clean latents."""
 
+from typing import Any
+
 import torch
 from diffusers import (
     DDIMScheduler,
@@ -7,6 +9,7 @@ from diffusers import (
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     LCMScheduler,
+    SchedulerMixin,
     UniPCMultistepScheduler,
 )
 from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
@@ -135,7 +138,7 @@ def _scale_mean_and_rest(x: Tensor, correlation: float, power: float) -> Tensor:
     return common**power * mean + (1 - correlation) ** power * (x - mean)
 
 
-def predict_clean(scheduler, output: Tensor, model_input: Tensor, timestep: Tensor) -> Tensor:
+def predict_clean(scheduler: SchedulerMixin, output: Tensor, model_input: Tensor, timestep: Tensor) -> Tensor:
     """Returns the clean latents (x0) predicted by a model's output, for any scheduler.
 
     Euler's scheduler stores clean + (sigma / alpha) * noise, but its scaled model input is alpha * clean +
@@ -158,7 +161,7 @@ def predict_clean(scheduler, output: Tensor, model_input: Tensor, timestep: Tens
     return output
 
 
-def predict_output(scheduler, clean: Tensor, model_input: Tensor, timestep: Tensor) -> Tensor:
+def predict_output(scheduler: SchedulerMixin, clean: Tensor, model_input: Tensor, timestep: Tensor) -> Tensor:
     """Returns the model's output that predicts clean latents, the inverse of `predict_clean`.
 
     Sigma is never 0 at a timestep.
@@ -187,7 +190,7 @@ class ListedDDIM(DDIMScheduler):
     and a mean of 1.70 becomes 1.60.
     """
 
-    def step(self, model_output, timestep, sample, **_):
+    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, **_: Any) -> DDIMSchedulerOutput:
         """Steps to the next listed timestep.
 
         Args:
@@ -234,13 +237,13 @@ def _alpha_sigma(alphas_cumprod: Tensor, timestep: Tensor) -> tuple:
 
 def _overrides(config: dict) -> dict:
     """Returns fixed config entries: no clipping, and a start from pure noise with zero terminal SNR."""
-    fixed = {"clip_sample": False, "thresholding": False}
+    fixed: dict[str, bool | str] = {"clip_sample": False, "thresholding": False}
     if config.get("rescale_betas_zero_snr"):
         fixed["timestep_spacing"] = "trailing"
     return fixed
 
 
-def _drop_surplus(scheduler, steps: int) -> None:
+def _drop_surplus(scheduler: SchedulerMixin, steps: int) -> None:
     """Drops the timestep -1 that trailing spacing in diffusers adds at 61, 103, 121 and 122 steps of 1000."""
     if len(scheduler.timesteps) == steps:
         return
@@ -250,7 +253,7 @@ def _drop_surplus(scheduler, steps: int) -> None:
         scheduler.sigmas = torch.cat([scheduler.sigmas[:steps], scheduler.sigmas[-1:]])
 
 
-def _lcm_grid(scheduler, steps: int) -> int:
+def _lcm_grid(scheduler: SchedulerMixin, steps: int) -> int:
     """Returns the number of points from which LCM selects its steps.
 
     The points include the last timestep only if they divide the number of training timesteps.

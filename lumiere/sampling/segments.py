@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from lumiere.model.conditioning import Given
-from lumiere.request import Request
+from lumiere.request import Request, required
 from lumiere.sampling.settings import Sampling
 
 
@@ -40,8 +40,9 @@ def plan(request: Request, given: Given | None, sampling: Sampling, takes_cond: 
     """
     still = takes_cond and given is None and request.first_frame == "base"
     whole = request.strength < 1 or (given is not None and given.mask[-1].all())
-    length = request.frames if whole or sampling.segment is None else sampling.segment
-    parts = [Part(frames) for frames in segments(request.frames, length, sampling.context)]
+    count = required(request.frames)
+    length = count if whole or sampling.segment is None else sampling.segment
+    parts = [Part(frames) for frames in segments(count, length, sampling.context)]
     return [Part(slice(0, 1), still=True), *parts] if still else parts
 
 

@@ -78,7 +78,8 @@ def in_windows(denoise: Callable[[Tensor], Tensor], clip: Tensor, parts: list[sl
     """
     if len(parts) == 1:
         return denoise(clip)
-    total, weights = 0, clip.new_zeros(clip.shape[2], 1, 1)
+    total: Tensor | int = 0
+    weights = clip.new_zeros(clip.shape[2], 1, 1)
     for part in parts:
         weight = _tent(part.stop - part.start).to(clip)
         around = (0, 0, 0, 0, part.start, clip.shape[2] - part.stop)

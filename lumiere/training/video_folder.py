@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from diffusers import AutoencoderKL
 from tqdm import tqdm
 
 from lumiere.media.header import probe
@@ -68,7 +68,7 @@ class Entry(NamedTuple):
 
 
 def encode_clips(
-    folder: str | Path, cache: str | Path, vae: nn.Module, size: Size, tell: Callable[[str], None]
+    folder: str | Path, cache: str | Path, vae: AutoencoderKL, size: Size, tell: Callable[[str], None]
 ) -> int:
     """Encodes the clips of a folder into latents and returns how many can be used.
 
@@ -179,7 +179,7 @@ def _inside(folder: Path, name: str) -> Path:
 
 
 def _encoded(
-    entry: Entry, folder: Path, vae: nn.Module, size: Size, known: dict[str, float]
+    entry: Entry, folder: Path, vae: AutoencoderKL, size: Size, known: dict[str, float]
 ) -> tuple[str, float]:
     """Returns the file name of a clip's latents, encoded now unless they are in `folder`, and its rate.
 
@@ -218,7 +218,7 @@ def _rates(counts: Counter) -> list[str]:
 
 
 @torch.inference_mode()
-def encode_clip(file: Path, vae: nn.Module, size: Size, batch: int = 16) -> tuple[np.ndarray, float]:
+def encode_clip(file: Path, vae: AutoencoderKL, size: Size, batch: int = 16) -> tuple[np.ndarray, float]:
     """Encodes a video file.
 
     Args:
