@@ -36,7 +36,9 @@ def read_text(path: str | os.PathLike) -> str:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
         name = encoding.removesuffix("-sig").upper()
-        raise ValueError(f"{path} should be UTF-8 text: byte {error.start + 1} is not {name}.") from None
+        begins = "" if name == "UTF-8" else f"it begins as {name}, but "
+        place = f"{begins}byte {error.start + 1}"
+        raise ValueError(f"{path} should be UTF-8 text: {place} is not {name}.") from None
 
 
 def printable(text: object) -> str:

@@ -15,7 +15,7 @@ def test_byte_order_marks_are_no_part_of_a_prompt(tmp_path, encoding):
     "content, words",
     [
         (b"a caf\xe9", "should be UTF-8 text: byte 6 is not UTF-8"),
-        (b"\xff\xfea\0\xe9", "should be UTF-8 text: byte . is not UTF-16"),
+        (b"\xff\xfea\0\xe9", "should be UTF-8 text: it begins as UTF-16, but byte . is not UTF-16"),
         (b"\xef\xbb\xbf\n", "there is no prompt in"),
         (None, "there is no file .*prompts.txt"),
     ],
