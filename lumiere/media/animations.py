@@ -1,8 +1,8 @@
 """Reads untrusted animated pictures (WebP, PNG, AVIF) as clips, which ffmpeg reads in part or not at all."""
 
+import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -23,13 +23,13 @@ LEAST_MS, USUAL_MS = 10, 100  # browsers show a frame of up to 10 ms for 100 ms
 PHASE = 0.25  # part of a frame after its start at which the animation is sampled; durations are rounded
 
 
-def is_picture(path: str | Path) -> bool:
+def is_picture(path: str | os.PathLike) -> bool:
     """Returns whether a file is a picture for Pillow, moving or not, rather than a video."""
     return kind(path) in PICTURES
 
 
 def read_animation(
-    path: str | Path,
+    path: str | os.PathLike,
     *,
     max_frames: int,
     max_side: int,
@@ -62,12 +62,13 @@ def read_animation(
         if fps is None:
             lengths = [length for _, length in _frames(path, deadline, max_frames)]
             fps = min(max(len(lengths) / sum(lengths), fps_range[0]), fps_range[1])
-        made, passed = [], 0.0
+        made: list[np.ndarray] = []
+        passed = 0.0
         for frame, length in _frames(path, deadline):
             passed += length
             if (len(made) + PHASE) / fps >= passed:
                 continue
-            frame.thumbnail((max_side, max_side), Image.BICUBIC)
+            frame.thumbnail((max_side, max_side), Image.Resampling.BICUBIC)
             shown = as_shown(frame, colours)
             while len(made) < max_frames and (len(made) + PHASE) / fps < passed:
                 made.append(shown)
@@ -80,19 +81,23 @@ def read_animation(
         raise ValueError(f"cannot read a video from this file: {kind(path)} that is damaged.") from None
 
 
-def _check(path: str | Path, max_read_side: int) -> None:
+def _check(path: str | os.PathLike, max_read_side: int) -> None:
     with Image.open(path, formats=FORMATS) as image:
         check_side(image, max_read_side)
-        if image.format not in MOVING or image.n_frames < 2:
+        if image.format not in MOVING or _count(image) < 2:
             raise Refused(f"{kind(path)} that does not move was given where a video is needed.")
 
 
+def _count(image: Image.Image) -> int:
+    return getattr(image, "n_frames", 1)  # only formats that can move have it
+
+
 def _frames(
-    path: str | Path, deadline: float, most: int | None = None
+    path: str | os.PathLike, deadline: float, most: int | None = None
 ) -> Iterator[tuple[Image.Image, float]]:
     """Yields copies of the frames with their durations in seconds."""
     with Image.open(path, formats=FORMATS) as image:
-        for number in range(min(image.n_frames, most or image.n_frames)):
+        for number in range(min(_count(image), most or _count(image))):
             if time.monotonic() > deadline:
                 raise Refused("cannot read a video from this file: it took too long.")
             image.seek(number)

@@ -45,8 +45,8 @@ def output(arguments: list[str], stream: str) -> bytes:
 
 @contextmanager
 def running(
-    arguments: list[str], seconds: float, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-) -> Iterator[subprocess.Popen]:
+    arguments: list[str], seconds: float, stdout: int = subprocess.DEVNULL, stderr: int = subprocess.DEVNULL
+) -> Iterator[subprocess.Popen[bytes]]:
     """Runs ffmpeg and kills it after a timeout, or at the end of the `with` block.
 
     Args:

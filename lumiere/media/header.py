@@ -67,7 +67,8 @@ def probe(path: str | os.PathLike) -> Header:
             raise ValueError(f"{UNREADABLE}: it has sound only.")
         raise refusal(UNREADABLE, path, VIDEOS)
     line, details = stream
-    size = _size(line, log)
+    codec, size = re.match(r"Video: (\w+)", line), _size(line, log)
+    assert codec and size, "`_video_stream` accepts no other line"
     rate = _rate(line)
     length = re.search(r"^  Duration: (\d+):(\d\d):(\d\d\.\d+), start: (-?\d+\.\d+)", log, re.MULTILINE)
     start = re.search(r", start (-?\d+\.\d+)", line)
@@ -78,7 +79,7 @@ def probe(path: str | os.PathLike) -> Header:
     cropped = re.search(r"^ +Frame Cropping: (\d+)/(\d+)/(\d+)/(\d+)$", details, re.MULTILINE)
     left, right, top, bottom = map(int, cropped.groups()) if cropped else (0, 0, 0, 0)
     return Header(
-        codec=re.match(r"Video: (\w+)", line)[1],
+        codec=codec[1],
         width=int(size[1]) - left - right,
         height=int(size[2]) - top - bottom,
         fps=rate,

@@ -120,9 +120,10 @@ def _square(image: Image.Image, info: dict) -> Image.Image:
     aspect = down / across if across > 0 and down > 0 else 1.0  # width of a pixel for its height
     if abs(aspect - 1) < 0.01 or not 1 / MAX_ASPECT <= aspect <= MAX_ASPECT:
         return image
-    size = image.width * min(1, aspect), image.height * min(1, 1 / aspect)
+    width, height = image.width * min(1, aspect), image.height * min(1, 1 / aspect)
+    size = max(1, round(width)), max(1, round(height))
     mode = "RGBA" if image.has_transparency_data else "RGB" if image.mode in ("P", "1") else image.mode
-    return image.convert(mode).resize(tuple(max(1, round(side)) for side in size), Image.BICUBIC)
+    return image.convert(mode).resize(size, Image.Resampling.BICUBIC)
 
 
 def _in_srgb(image: Image.Image, info: dict, primaries: int) -> Image.Image:
@@ -134,20 +135,13 @@ def _in_srgb(image: Image.Image, info: dict, primaries: int) -> Image.Image:
                 image = image.convert("RGB")
             if image.mode == "RGB" and profile.profile.xcolor_space.strip() == "GRAY":
                 image = image.convert("L")
-            return ImageCms.profileToProfile(
-                image,
-                profile,
-                ImageCms.createProfile("sRGB"),
-                renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-                outputMode="RGB",
-                flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
-            )
+            flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
+            return _converted(image, profile, ImageCms.Intent.RELATIVE_COLORIMETRIC, flags)
         except (ImageCms.PyCMSError, OSError):
             pass  # a damaged profile, or one of another kind of image: browsers ignore it
     if image.mode == "LAB":
-        return ImageCms.profileToProfile(
-            image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
-        )
+        profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
+        return _converted(image, profile, ImageCms.Intent.PERCEPTUAL, ImageCms.Flags.NONE)
     image = image.convert("RGB")
     if primaries in GAMUTS:
         light = _light(np.asarray(image, np.float32) / 255) @ np.array(GAMUTS[primaries], np.float32).T
@@ -157,6 +151,16 @@ def _in_srgb(image: Image.Image, info: dict, primaries: int) -> Image.Image:
         table = [round(255 * (value / 255) ** (SHOWN_GAMMA / gamma)) for value in range(256)]
         return image.point(table * 3)
     return image
+
+
+def _converted(
+    image: Image.Image, profile: ImageCms.ImageCmsProfile, intent: ImageCms.Intent, flags: ImageCms.Flags
+) -> Image.Image:
+    """Converts the colours of an image from a profile to sRGB."""
+    srgb = ImageCms.createProfile("sRGB")
+    made = ImageCms.profileToProfile(image, profile, srgb, intent, outputMode="RGB", flags=flags)
+    assert made is not None, "not in place"
+    return made
 
 
 def _light(samples: np.ndarray) -> np.ndarray:
@@ -179,7 +183,8 @@ def coded_colours(head: bytes) -> tuple[int, int]:
     chunk = head.find(b"cICP") if head.startswith(b"\x89PNG") else -1
     box = head.find(b"colrnclx") if head[4:8] == b"ftyp" else -1
     if chunk >= 0:
-        return tuple((head[chunk + 4 :] + bytes(2))[:2])
+        primaries, transfer = (head[chunk + 4 :] + bytes(2))[:2]
+        return primaries, transfer
     return struct.unpack(">2H", (head[box + 8 :] + bytes(4))[:4]) if box >= 0 else (0, 0)
 
 
@@ -207,7 +212,9 @@ def fit(frames: np.ndarray, height: int, width: int) -> np.ndarray:
     Returns:
         uint8 `t height width c`.
     """
-    pictures = (ImageOps.fit(Image.fromarray(frame), (width, height), Image.LANCZOS) for frame in frames)
+    pictures = (
+        ImageOps.fit(Image.fromarray(frame), (width, height), Image.Resampling.LANCZOS) for frame in frames
+    )
     return np.stack([np.asarray(picture) for picture in pictures])
 
 
@@ -225,7 +232,13 @@ def fit_mask(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     return fit(picture[None], height, width)[0].mean(-1) >= 128
 
 
-def write_moving(file: str | Path | BinaryIO, frames: np.ndarray, fps: float, **options) -> None:
+def write_moving(
+    file: str | Path | BinaryIO,
+    frames: np.ndarray,
+    fps: float,
+    format: str | None = None,
+    **options: int,
+) -> None:
     """Writes an animated image that loops forever and keeps its pace.
 
     Files count in whole milliseconds, GIF in hundredths of a second. Durations are rounded so that errors do
@@ -235,12 +248,13 @@ def write_moving(file: str | Path | BinaryIO, frames: np.ndarray, fps: float, **
         file: path or binary file.
         frames: uint8 `t h w c`.
         fps: frames per second.
-        options: options of Pillow's `Image.save`.
+        format: format of Pillow. Defaults to that of the file's name.
+        **options: options of Pillow's `Image.save`.
     """
-    unit, fastest = (10, 50) if options.get("format") == "GIF" else (1, 60)
+    unit, fastest = (10, 50) if format == "GIF" else (1, 60)
     rate = min(fps, fastest)
     kept = [int(number * fps / rate) for number in range(max(1, round(len(frames) * rate / fps)))]
     ends = [unit * round(1000 * number / rate / unit) for number in range(len(kept) + 1)]  # ms
     first, *rest = (Image.fromarray(frames[number]) for number in kept)
     durations = np.diff(ends).tolist()
-    first.save(file, save_all=True, append_images=rest, duration=durations, loop=0, **options)
+    first.save(file, format, save_all=True, append_images=rest, duration=durations, loop=0, **options)

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
+from typing import IO
 
 import imageio_ffmpeg
 import numpy as np
@@ -39,7 +40,7 @@ TO_BT709 = (
 )
 
 
-def write_clip(path, frames: np.ndarray, fps: float, settings: str | None = None) -> None:
+def write_clip(path: str | os.PathLike, frames: np.ndarray, fps: float, settings: str | None = None) -> None:
     """Writes an MP4 (H.264, yuv420p, BT.709, crf 18, faststart) and moves it to `path` atomically.
 
     H.264 with yuv420p has even sides. An odd height or width repeats its last row or column: 63 x 65 becomes
@@ -78,7 +79,7 @@ def write_clip(path, frames: np.ndarray, fps: float, settings: str | None = None
 
 
 def read_clip(
-    path,
+    path: str | os.PathLike,
     max_frames: int = 256,
     max_side: int = ServerLimits.video_side,
     max_seconds: float = ServerLimits.video_seconds,
@@ -158,7 +159,7 @@ def _filters(header: Header, fps: float, max_side: int) -> str:
 
 
 def _decode(
-    path, header: Header, filters: str, max_frames: int, max_seconds: float
+    path: str | os.PathLike, header: Header, filters: str, max_frames: int, max_seconds: float
 ) -> tuple[bytearray, list[tuple[int, ...]], int]:
     """Returns the pixels and shapes of complete frames `h w 3`, and the exit status of ffmpeg."""
     most = (header.width + PADDING) * (header.height + PADDING)  # refuses larger frames than the header's
@@ -167,15 +168,17 @@ def _decode(
         arguments += ["-c:v", ALPHA_DECODERS[header.codec]]
     arguments += ["-i", input_name(path), "-map", "0:V:0", "-vf", filters, "-frames:v", str(max_frames)]
     arguments += ["-c:v", "pam", "-f", "image2pipe", "pipe:1"]
-    pixels, shapes = bytearray(), []
+    pixels = bytearray()
+    shapes: list[tuple[int, ...]] = []
     with running(arguments, max_seconds, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None, "a pipe"
         while (frame := _next_frame(process.stdout)) is not None:
             pixels += frame.data
             shapes.append(frame.shape)
         return pixels, shapes, process.wait()
 
 
-def _next_frame(stream) -> np.ndarray | None:
+def _next_frame(stream: IO[bytes]) -> np.ndarray | None:
     """Reads a PAM image, which has its own size, and blends it onto white; None without a complete one."""
     if stream.readline() != b"P7\n":
         return None
@@ -193,7 +196,7 @@ def _next_frame(stream) -> np.ndarray | None:
     return on_white(frame) if shape[2] == 4 else frame
 
 
-def read_settings(path) -> str | None:
+def read_settings(path: str | os.PathLike) -> str | None:
     """Reads the text that `write_clip` stored in the comment tag. The text is as untrusted as a prompt.
 
     Args:
@@ -255,7 +258,7 @@ def _encode(path: Path, frames: np.ndarray, fps: float, settings: str | None) ->
     command += ["-vf", TO_BT709, *"-c:v libx264 -crf 18 -movflags +faststart".split()]
     command += ["-metadata", f"comment={settings}"] if settings else []
     command += ["-f", "mp4", input_name(path)]
-    pixels = memoryview(np.ascontiguousarray(frames)).cast("B")
+    pixels = np.ascontiguousarray(frames).data.cast("B")
     done = subprocess.run(command, input=pixels, capture_output=True, timeout=ENCODE_SECONDS)
     if done.returncode != 0:
         words = done.stderr[-2000:].decode("utf-8", "replace")
