@@ -12,6 +12,7 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
@@ -23,10 +24,14 @@ from lumiere.media.header import pace_note, probe
 from lumiere.media.images import read_image
 from lumiere.media.sound import copy_sound
 from lumiere.media.video import read_clip, write_clip
-from lumiere.request import FIRST_FRAMES, FPS, GUIDANCE, SCHEDULERS, SEED, STEPS, Request
+from lumiere.request import FIRST_FRAMES, FPS, GUIDANCE, SCHEDULERS, SEED, STEPS, Request, required
 from lumiere.runtime import batch, model_cache
 from lumiere.runtime.console import lenient_output, tell
 from lumiere.sampling.allocator import keep_freed_memory
+
+if TYPE_CHECKING:  # imported late: torch, and what imports it
+    from lumiere.pipeline import LumierePipeline
+    from lumiere.runtime.sources import Prepared
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130  # exit statuses
 
@@ -63,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
 class Parser(argparse.ArgumentParser):
     """Argument parser whose errors are one line."""
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         """Exits with status 2 after a one-line message."""
         self.exit(REFUSED, f"{message}: see python -m lumiere --help.\n")
 
@@ -170,8 +175,8 @@ def mode(options: argparse.Namespace) -> str:
     return "continue" if options.beginning else "text"
 
 
-def given_pixels(options: argparse.Namespace, request: Request, model: model_cache.Model):
-    """Returns the request with the pixels of the input files, as `Prepared`.
+def given_pixels(options: argparse.Namespace, request: Request, model: model_cache.Model) -> "Prepared":
+    """Returns the request with the pixels of the input files.
 
     With `--video`, the clip has as many frames as the file. `--frames` may only lower this number.
 
@@ -186,23 +191,24 @@ def given_pixels(options: argparse.Namespace, request: Request, model: model_cac
     from lumiere.runtime.sources import Sources, prepare
 
     limits, server_limits = model_cache.limits(model), ServerLimits.read()
+    size = required(request.height), required(request.width)
     if request.mode in ("inpaint", "video") and options.frames is None:
-        request = replace(request, frames=limits.longest(request.height, request.width))
-    clip = options.video or options.beginning
-    longest = limits.longest_given(request.height, request.width)
-    most = longest + 1, server_limits.video_side, server_limits.video_seconds, request.fps
+        request = replace(request, frames=limits.longest(*size))
+    clip, fps = options.video or options.beginning, required(request.fps)
+    most = limits.longest_given(*size) + 1, server_limits.video_side, server_limits.video_seconds, fps
     frames = read_clip(clip, *most)[0] if clip else None
+    count = 0 if frames is None else len(frames)
     if clip:
-        for sentence in notes(clip, request.fps, goes_on=bool(options.beginning)):
+        for sentence in notes(clip, fps, goes_on=bool(options.beginning)):
             say(sentence)
-    if options.video and options.frames and options.frames > len(frames):
-        raise ValueError(f"the video has {len(frames)} frames: {options.frames} were asked for.")
+    if options.video and options.frames and options.frames > count:
+        raise ValueError(f"the video has {count} frames: {options.frames} were asked for.")
     side = server_limits.image_side
     image, last_image = (file and read_image(file, side) for file in (options.image, options.last_image))
     region = options.mask and read_image(options.mask, side, "black")  # what is transparent was not drawn
     prepared = prepare(request, Sources(image, last_image, frames, region), limits)
-    used = prepared.request.frames
-    if options.video and options.frames is None and len(frames) > used:
+    used = required(prepared.request.frames)
+    if options.video and options.frames is None and count > used:
         say(f"the end of {clip} is left out: the clip has its first {used} frames.")
     return prepared
 
@@ -274,7 +280,13 @@ def make_all(options: argparse.Namespace, model: model_cache.Model) -> int:
     return FAILED if failed else 0
 
 
-def make(pipeline, prepared, model: model_cache.Model, output: Path, sound_source: str | None = None) -> int:
+def make(
+    pipeline: "LumierePipeline",
+    prepared: "Prepared",
+    model: model_cache.Model,
+    output: Path,
+    sound_source: str | None = None,
+) -> int:
     """Generates a clip with a progress bar and writes it. Ctrl-C writes the partial clip.
 
     Args:
@@ -295,9 +307,10 @@ def make(pipeline, prepared, model: model_cache.Model, output: Path, sound_sourc
     request, before = prepared.request, prepared.before
     for sentence in batch.ignored_words(pipeline, request):
         say(sentence)
-    stop, result = threading.Event(), None
+    stop = threading.Event()
+    result: Result | None = None
 
-    def on_interrupt(*_):
+    def on_interrupt(*_: object) -> None:
         stop.set()
         signal.signal(signal.SIGINT, usual)  # a second Ctrl-C interrupts the running step
 
@@ -316,7 +329,7 @@ def make(pipeline, prepared, model: model_cache.Model, output: Path, sound_sourc
     if result is None:
         raise KeyboardInterrupt
     frames = result.frames if before is None else np.concatenate([before, result.frames])
-    write_clip(output, frames, request.fps, saved_settings(request, model))
+    write_clip(output, frames, required(request.fps), saved_settings(request, model))
     if sound_source and not is_picture(sound_source) and probe(sound_source).sound:
         if not copy_sound(output, sound_source):
             say(f"the sound of {sound_source} is left out, because it cannot be read.")
@@ -329,16 +342,17 @@ def make(pipeline, prepared, model: model_cache.Model, output: Path, sound_sourc
 
 def settings(request: Request) -> str:
     """Formats the settings of a request in one line, printed after a run."""
+    frames, fps = required(request.frames), required(request.fps)
     from_noise = request.mode == "text" and request.first_frame == "none"
     first_frame = ("first frame from noise",) if from_noise else ()
     return " · ".join(
         (
             f"seed {request.seed}",
-            f"{request.frames} frames at {request.fps} fps ({request.frames / request.fps:.3g} s)",
+            f"{frames} frames at {fps} fps ({frames / fps:.3g} s)",
             f"{request.width} x {request.height}",
             f"{request.steps} steps" + (f" from {request.strength:g}" if request.strength < 1 else ""),
             f"guidance {request.guidance:g}",
-            request.scheduler,
+            required(request.scheduler),
             *first_frame,
         )
     )

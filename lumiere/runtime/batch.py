@@ -13,11 +13,16 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from lumiere.events import Result
 from lumiere.loading.registry import Model, saved_settings
 from lumiere.media.text import read_text
 from lumiere.media.video import write_clip
-from lumiere.request import SEED, Request
+from lumiere.request import SEED, Request, required
+
+if TYPE_CHECKING:  # imports torch
+    from lumiere.pipeline import LumierePipeline
 
 LINES = "clips.jsonl"
 PLACE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}  # set by all torch launchers
@@ -51,13 +56,13 @@ def requests(prompts: list[str], like: Request) -> list[Request]:
     made = []
     for number, prompt in enumerate(prompts):
         try:
-            made.append(replace(like, prompt=prompt, seed=(like.seed + number) % (SEED[1] + 1)))
+            made.append(replace(like, prompt=prompt, seed=(required(like.seed) + number) % (SEED[1] + 1)))
         except ValueError as refusal:
             raise ValueError(f"prompt {number + 1} of {len(prompts)}: {refusal}") from None
     return made
 
 
-def ignored_words(pipeline, request: Request) -> list[str]:
+def ignored_words(pipeline: "LumierePipeline", request: Request) -> list[str]:
     """Returns a sentence for each prompt of a request with words that the model ignores.
 
     Args:
@@ -75,7 +80,8 @@ def ignored_words(pipeline, request: Request) -> list[str]:
 
 def place(environment: Mapping[str, str] = os.environ) -> tuple[int, int, int]:
     """Returns rank, world size and local rank, as set by `accelerate launch`. Defaults to (0, 1, 0)."""
-    return tuple(int(environment.get(name, usual)) for name, usual in PLACE.items())
+    rank, world_size, local_rank = (int(environment.get(name, usual)) for name, usual in PLACE.items())
+    return rank, world_size, local_rank
 
 
 def device(local: int) -> str | None:
@@ -92,7 +98,8 @@ def device(local: int) -> str | None:
     several = torch.accelerator.is_available() and torch.accelerator.device_count() > 1
     if not several:
         return None
-    return f"{torch.accelerator.current_accelerator().type}:{local % torch.accelerator.device_count()}"
+    accelerator = required(torch.accelerator.current_accelerator())
+    return f"{accelerator.type}:{local % torch.accelerator.device_count()}"
 
 
 class Batch:
@@ -113,7 +120,9 @@ class Batch:
         self.facts = json.loads(json.dumps(facts))  # tuples become lists, as in the lines
         folder.mkdir(parents=True, exist_ok=True)
 
-    def make(self, pipeline, process: int, processes: int, told: Callable[[str], None]) -> int:
+    def make(
+        self, pipeline: "LumierePipeline", process: int, processes: int, told: Callable[[str], object]
+    ) -> int:
         """Generates this process's share of the unfinished clips.
 
         A failed clip does not stop the others. Its line stores the error, and the next run tries it again.
@@ -137,8 +146,9 @@ class Batch:
             line = {"number": number + 1, "clip": self.clip(number).name, **self._told(number)}
             try:
                 *_, result = pipeline.generate(request)
+                assert isinstance(result, Result), "the last item"
                 settings = saved_settings(request, self.model)
-                write_clip(self.clip(number), result.frames, request.fps, settings)
+                write_clip(self.clip(number), result.frames, required(request.fps), settings)
                 line["seconds"] = round(time.monotonic() - began, 3)
                 told(f"{number + 1} of {len(self.wanted)}: {self.clip(number)}")
             except (GenerationError, ValueError) as error:

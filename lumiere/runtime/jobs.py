@@ -218,7 +218,7 @@ class Closed(RuntimeError):
 class JobQueue:
     """First come, first served queue for the device: the first job holds it."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._jobs: list[Job] = []
         self._moved = threading.Condition()
         self._closed = False

@@ -7,7 +7,7 @@ import numpy as np
 
 from lumiere.media.images import fit, fit_mask
 from lumiere.modes import check, check_length
-from lumiere.request import Limits, Request
+from lumiere.request import Limits, Request, required
 
 if TYPE_CHECKING:  # the page validates before torch is imported
     from lumiere.model.conditioning import Given
@@ -64,7 +64,7 @@ def prepare(request: Request, sources: Sources, limits: Limits) -> Prepared:
         check_length(request, len(sources.clip), limits)
     from lumiere.model import conditioning
 
-    size = request.height, request.width
+    size = required(request.height), required(request.width)
     image, last_image, clip = (
         None if frames is None else fit(frames, *size)
         for frames in (_one(sources.image), _one(sources.last_image), sources.clip)
@@ -74,13 +74,16 @@ def prepare(request: Request, sources: Sources, limits: Limits) -> Prepared:
         raise ValueError("a drawn region is empty: draw where the clip should be made anew.")
     if request.mode in ("image", "images"):
         last = None if last_image is None else last_image[0]
-        return Prepared(request, conditioning.images(image[0], last, request.frames))
+        return Prepared(request, conditioning.images(required(image)[0], last, required(request.frames)))
     if request.mode == "cinemagraph":
-        return Prepared(request, conditioning.moving_picture(image[0], region, request.frames))
+        picture, region = required(image)[0], required(region)
+        return Prepared(request, conditioning.moving_picture(picture, region, required(request.frames)))
     if request.mode == "continue":
-        given = conditioning.continuation(clip, request.frames)
+        clip = required(clip)
+        given = conditioning.continuation(clip, required(request.frames))
         return Prepared(request, given, clip[: -given.mask.any((1, 2)).sum()])
     if request.mode in ("inpaint", "video"):
+        clip = required(clip)
         request = _no_longer(request, len(clip), limits)
         clip = clip[: request.frames]
         everywhere = np.ones(size, bool)
@@ -96,4 +99,4 @@ def _no_longer(request: Request, frames: int, limits: Limits) -> Request:
     factor = limits.downsample_factor
     if frames < limits.min_frames:
         raise ValueError(f"a clip must have at least {limits.min_frames} frames: received {frames}.")
-    return replace(request, frames=min(request.frames, frames // factor * factor)).check(limits)
+    return replace(request, frames=min(required(request.frames), frames // factor * factor)).check(limits)

@@ -12,16 +12,32 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from lumiere.events import Progress
-from lumiere.request import Request
+from lumiere.errors import GenerationError
+from lumiere.events import Progress, Result
+from lumiere.request import Request, required
 from lumiere.runtime import model_cache
+
+if TYPE_CHECKING:  # imports torch
+    from lumiere.model.conditioning import Given
+
+Work = Callable[[threading.Event], Iterator[str | Progress | Result]]  # of a `jobs.Job`
 
 HERE = os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "true", "yes")
 START_SECONDS, MOST_SECONDS = 10, 120  # of a call: overhead for moving the weights, upper limit for a visitor
 PIXEL_SECONDS = 1e-7  # per pixel that the model sees: a conservative guess, not measured on this GPU
+
+
+class Pipeline(Protocol):
+    """What generates clips: a `LumierePipeline`, or a handle that loads one first."""
+
+    def generate(
+        self, request: Request, stop: threading.Event, given: "Given | None" = None
+    ) -> Iterator[str | Progress | Result]:
+        """Yields sentences during loading, then the items of `LumierePipeline.generate`."""
 
 
 class ZeroGPU:
@@ -38,7 +54,7 @@ class ZeroGPU:
         self._stopped = multiprocessing.get_context("fork").Event()  # of the only running job
         self._call = spaces.GPU(duration=self.seconds)(self._clip)
 
-    def generate(self, request: Request, given=None) -> Callable[[threading.Event], Iterator]:
+    def generate(self, request: Request, given: "Given | None" = None) -> Work:
         """Checks a request at once and returns the work of a `jobs.Job`, like `LumierePipeline.generate`.
 
         Call it inside gradio's event handler: the call uses the quota of that visitor.
@@ -53,7 +69,7 @@ class ZeroGPU:
         self._pipeline.check(request, given)
         visitor = contextvars.copy_context()
 
-        def run(stop: threading.Event) -> Iterator:
+        def run(stop: threading.Event) -> Iterator[str | Progress | Result]:
             self._stopped.clear()
             done = threading.Event()
             threading.Thread(target=self._relay_stop, args=(stop, done), daemon=True).start()
@@ -69,20 +85,19 @@ class ZeroGPU:
 
         return run
 
-    def seconds(self, request: Request, given=None) -> int:
+    def seconds(self, request: Request, given: "Given | None" = None) -> int:
         """Returns the duration to reserve for a call, in seconds; shorter calls wait less.
 
         Args:
             request: request.
             given: given pixels, or None.
         """
-        pixels = self._pipeline.frames_shown(request, given) * request.height * request.width
+        size = required(request.height) * required(request.width)
+        pixels = self._pipeline.frames_shown(request, given) * size
         return min(MOST_SECONDS, round(START_SECONDS + PIXEL_SECONDS * pixels))
 
-    def _clip(self, request: Request, given) -> Iterator:
+    def _clip(self, request: Request, given: "Given | None") -> Iterator[Progress | Result | GenerationError]:
         """Runs in the forked process; yields progress with computed previews, then the result or an error."""
-        from lumiere.errors import GenerationError
-
         style = self._model.style.weighted(request.style_weights)
         if style != self._pipeline.style:
             self._pipeline.restyle(style)  # of this process: the next call forks from unchanged weights
@@ -100,7 +115,7 @@ class ZeroGPU:
                 self._stopped.set()
 
 
-def work(pipeline, request: Request, given, zero: ZeroGPU | None) -> Callable[[threading.Event], Iterator]:
+def work(pipeline: Pipeline, request: Request, given: "Given | None", zero: ZeroGPU | None) -> Work:
     """Returns the work of a `jobs.Job`: the ZeroGPU call if `zero` is set, else the pipeline.
 
     Args:
