@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import gradio as gr
 import numpy as np
@@ -18,15 +20,17 @@ from lumiere.loading.registry import saved_settings
 from lumiere.page import restore, results, strings, widgets
 from lumiere.page.results import status
 from lumiere.page.server import files
+from lumiere.page.server.model_handle import ModelHandle
 from lumiere.page.server.service import Entry, Service
 from lumiere.page.widgets import OUTPUTS
-from lumiere.request import MAX_TEXT, Limits, Request
+from lumiere.request import MAX_TEXT, Limits, Request, required
 from lumiere.runtime import jobs, model_cache, zerogpu
 from lumiere.runtime.sources import prepare
 
 HEARTBEAT = 0.5  # s, maximum time between yields: gradio notices a closed tab only when a generator yields
 STOP_SECONDS = 1.5  # maximum time from Generate to the first message of its job on a slow connection
 log = logging.getLogger("lumiere.page")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ class News:
 
     @property
     def frames(self) -> np.ndarray:
-        made = self.update.result.frames
+        """The frames of the finished clip, uint8 `t h w c`."""
+        made = required(self.update.result).frames
         return made if self.before is None else np.concatenate([self.before, made])
 
 
@@ -63,13 +68,11 @@ class Controller:
         controllers: "dict[str, Controller] | None" = None,
     ):
         self.entry, self.limits, self.name = entry, limits, name
-        self.model: Future = (
-            Future()
-        )  # resolves to the pipeline handle (`ModelHandle`) when the model is loaded
+        self.model: Future[ModelHandle] = Future()  # resolves when the model is loaded
         self.zero: zerogpu.ZeroGPU | None = None
         self.controllers = {} if controllers is None else controllers
         shared = [each.service for each in self.controllers.values()]
-        self.service = (
+        self.service: Service = (
             shared[0] if shared else Service(server_limits or ServerLimits(), loaded=self.model.done)
         )
         self.controllers[name] = self
@@ -79,7 +82,7 @@ class Controller:
         """Addresses of the pages of all models, relative to any page: model name -> address."""
         return {name: name if number else "./" for number, name in enumerate(self.controllers)}
 
-    def make(self, http: gr.Request, given, *form):
+    def make(self, http: gr.Request, given: object, *form: object) -> Iterator[list]:
         """Generates a clip for the page; yields at least every `HEARTBEAT` s and ends with an idle page."""
         names = [*widgets.FORM, "style_weights"]  # a page without styles omits the last
         fields = dict(zip(names, form, strict=False))
@@ -99,7 +102,7 @@ class Controller:
             log.exception("the clip was not made")
             yield show(player=None, status=status("refused", strings.FAILED))
 
-    def film(self, fields: dict, given, owner: str | None, entry: Entry) -> Iterator[list]:
+    def film(self, fields: dict, given: object, owner: str | None, entry: Entry) -> Iterator[list]:
         """Yields the outputs for the previews of a job, then for its clip."""
         seen = False
         for news in self.relay(fields, given, owner, entry):
@@ -119,6 +122,7 @@ class Controller:
                     changes["note"] = self.note(request.prompt)  # the model may be newly loaded
                 seen = True
             yield show(**changes)
+        assert isinstance(news, News), "the last item"
         if update.result is None:
             if self.service.ending.is_set():
                 raise UserError(strings.CLOSING)
@@ -147,6 +151,7 @@ class Controller:
                 for news in controller.relay(fields, given, None, entry):
                     if isinstance(news, str) or not news.update.ended:
                         yield None, None  # the type behind gr.api does not take gr.skip()
+                assert isinstance(news, News), "the last item"
                 if news.update.result is None:  # API calls stop only at shutdown
                     raise UserError(strings.CLOSING)
                 path = controller.save(news.request, news.frames)
@@ -154,7 +159,7 @@ class Controller:
         except UserError as error:
             raise gr.Error(str(error), print_exception=False) from None
 
-    def relay(self, fields: dict, given, owner: str | None, entry: Entry) -> Iterator[News | str]:
+    def relay(self, fields: dict, given: object, owner: str | None, entry: Entry) -> Iterator[News | str]:
         """Runs one job; yields its updates, or a status sentence or "" while there are none.
 
         Raises:
@@ -179,8 +184,8 @@ class Controller:
                     yield News(request, jobs.Update(ended=True), None)
                     return
         pipeline = self.model.result()
-        prepared = asked(lambda: prepare(request, sources, self.limits))
-        sources = None  # frees files of any size while the job is queued
+        prepared = asked(partial(prepare, request, sources, self.limits))
+        del sources  # frees files of any size while the job is queued
         work = asked(lambda: zerogpu.work(pipeline, prepared.request, prepared.given, self.zero))
         job = jobs.Job(work, owner)
         try:
@@ -198,6 +203,11 @@ class Controller:
             job.abandon()
 
     def save(self, request: Request, frames: np.ndarray) -> str:
+        """Saves a clip and returns its path.
+
+        Raises:
+            UserError: the clip cannot be written.
+        """
         try:
             return self.service.disk.save(request, frames, self.settings(request))
         except OSError as error:
@@ -208,13 +218,13 @@ class Controller:
         """Returns the JSON saved with a clip; with several models it includes the model's name in the API."""
         return saved_settings(request, self.entry, self.name if len(self.controllers) > 1 else None)
 
-    def note(self, prompt) -> dict:
+    def note(self, prompt: object) -> dict:
         """Returns the line below the prompt: a tip, or the unknown words (ignored by the model) to mark."""
         if not self.model.done() or type(prompt) is not str or len(prompt) > MAX_TEXT:
             return strings.note([])
         return strings.note(self.model.result().unknown_words(prompt))
 
-    def deep_link(self, sent) -> dict:
+    def deep_link(self, sent: object) -> dict:
         """Returns the settings restored from {"query": link} or {"clip": upload}, both untrusted."""
         sent = sent if isinstance(sent, dict) else {}
         if "clip" in sent:
@@ -228,14 +238,15 @@ class Controller:
             )
         return restore.read_link(sent.get("query"), self.limits, self.entry.version)
 
-    def thumbnail(self, sent) -> dict:
+    def thumbnail(self, sent: object) -> dict:
         """Returns a given file as a picture (see `results.thumbnail`)."""
         return results.thumbnail(sent, self.service.limits)
 
-    def export(self, sent) -> dict:
+    def export(self, sent: object) -> dict:
+        """Returns a clip in another format (see `results.export`)."""
         return results.export(sent, self.limits, self.service)
 
-    async def stop(self, http: gr.Request):
+    async def stop(self, http: gr.Request) -> gr.Button:
         """Stops the session's own job; waits up to `STOP_SECONDS` for a job that has not arrived yet."""
         deadline = time.monotonic() + STOP_SECONDS
         while not (jobs.device.stop(http.session_hash) or self.service.stop_waiting(http.session_hash)):
@@ -245,12 +256,17 @@ class Controller:
         return gr.Button(strings.STOPPING, interactive=False)
 
 
-def show(**changes) -> list:
+def show(**changes: object) -> list:
     """Returns the outputs of the page's events in `OUTPUTS` order; outputs not in `changes` are skipped."""
     return [changes.get(name, gr.skip()) for name in OUTPUTS]
 
 
-def asked(check: Callable):
+def asked(check: Callable[[], T]) -> T:
+    """Returns the result of a check.
+
+    Raises:
+        UserError: the check raises a `ValueError`.
+    """
     try:
         return check()
     except ValueError as refusal:

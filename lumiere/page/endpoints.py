@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Collection, Iterator
+from typing import Any
 
 import gradio as gr
 
@@ -28,8 +29,8 @@ FILES = {
     "region": "A picture, white where the clip is made anew.",
 }
 OWN = "the model's own when none is given."
-# name, type, default, description
-SETTINGS = (
+Row = tuple[str, Any, Any, str]  # name, type, default, description
+SETTINGS: tuple[Row, ...] = (
     ("frames", int | None, None, f"Length of the clip, divisible by the model's temporal factor; {OWN}"),
     ("fps", int | None, None, f"Frames shown per second, 1 to 60; {OWN}"),
     ("height", int | None, None, f"In pixels; {OWN}"),
@@ -40,20 +41,21 @@ SETTINGS = (
     ("seed", int | None, None, "0 to 4294967295; a random one when none is given."),
     ("negative_prompt", str, "", "What the clip should not show."),
 )
-FIRST_FRAME = (
+FIRST_FRAME: Row = (
     "first_frame",
     str,
     "base",
     f"One of {', '.join(FIRST_FRAMES)}; base: drawn by the base model, none: from noise with the rest. "
     "Without effect for motion weights that take no given pixels.",
 )
-STRENGTH = ("strength", float, 0.6, "How much is made anew, above 0 to 1.")
+STRENGTH: Row = ("strength", float, 0.6, "How much is made anew, above 0 to 1.")
 
 Answer = tuple[gr.FileData, dict]
+Run = Callable[[dict, dict], Iterator[tuple]]
 
 
 def endpoints(
-    run: Callable[[dict, dict], Iterator[tuple]],
+    run: Run,
     models: Collection[str],
     styles: Collection[str],
     video_side: int,
@@ -69,33 +71,35 @@ def endpoints(
     """
     which = f"One of {', '.join(models)}; the first when none is given."
     weights = f"Weights of {', '.join(styles)}, in this order; {OWN}"
-    more = (("model", str | None, None, which),) if len(models) > 1 else ()
+    more: tuple[Row, ...] = (("model", str | None, None, which),) if len(models) > 1 else ()
     more += (("style_weights", list[float] | None, None, weights),) if styles else ()
     files = FILES | {"clip": FILES["clip"].format(side=video_side)}
     return [_endpoint(mode, run, files, more) for mode in MODES]
 
 
-def _endpoint(mode: str, run, files: dict, more: tuple) -> Callable:
+def _endpoint(mode: str, run: Run, files: dict[str, str], more: tuple[Row, ...]) -> Callable:
     name, does = MODES[mode]
     settings = (*SETTINGS, *more)
     if mode == "text":
         settings = (*settings, FIRST_FRAME)
     elif mode == "video":
         settings = (STRENGTH, *settings)
-    rows = [("prompt", str, inspect.Parameter.empty, "What should happen, at most 2000 characters.")]
+    rows: list[Row] = [
+        ("prompt", str, inspect.Parameter.empty, "What should happen, at most 2000 characters.")
+    ]
     rows += [(file, gr.FileData, inspect.Parameter.empty, files[file]) for file in NEEDS[mode]]
     rows += settings
     names = [row[0] for row in rows]
 
     # A generator with a single result: when a client disconnects, gradio can close only generators.
-    def call(*values):
+    def call(*values: object) -> Iterator[tuple]:
         fields = dict(zip(names, values, strict=True))
         given = {file: fields.pop(file) for file in NEEDS[mode]}
         yield from run(fields | {"mode": mode}, given)
 
     form = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [inspect.Parameter(n, form, default=value, annotation=kind) for n, kind, value, _ in rows]
-    call.__signature__ = inspect.Signature(parameters, return_annotation=Answer)
+    vars(call)["__signature__"] = inspect.Signature(parameters, return_annotation=Answer)
     call.__annotations__ = {row[0]: row[1] for row in rows} | {"return": Answer}
     call.__name__ = call.__qualname__ = name
     told = "\n".join(f"    {n}: {help}" for n, _, _, help in rows)

@@ -2,17 +2,27 @@
 
 import json
 from collections.abc import Mapping
+from typing import TypedDict
 
 import gradio as gr
 
 from lumiere.page import PICTURE, examples, strings, widgets
+from lumiere.page.controller import Controller
 from lumiere.page.endpoints import endpoints
 from lumiere.page.results import status
 from lumiere.page.widgets import QUIET
 
 PLACES = 24  # queued jobs that report their position; each occupies one of gradio's 40 threads
-DEVICE = dict(concurrency_id="device", concurrency_limit=PLACES)
-SCRIPT = dict(queue=False, **QUIET)
+
+
+class Concurrency(TypedDict):
+    """Arguments of the events that wait for the device."""
+
+    concurrency_id: str
+    concurrency_limit: int
+
+
+DEVICE: Concurrency = {"concurrency_id": "device", "concurrency_limit": PLACES}
 
 # Client-side handlers: CHANGED runs at every form change, BEGIN on Generate before the request is sent, LOST
 # and UNANSWERED when the server cannot be reached.
@@ -23,11 +33,11 @@ LOST = f"() => ({json.dumps(status('refused', strings.LOST))})"
 UNANSWERED = f"() => ({json.dumps({'sentence': strings.LOST})})"
 
 
-def blocks(controllers: Mapping) -> gr.Blocks:
+def blocks(controllers: Mapping[str, Controller]) -> gr.Blocks:
     """Returns the `gr.Blocks` with the pages of all models and the API endpoints.
 
     Args:
-        controllers: model name -> `Controller`. The first model is served at the root.
+        controllers: model name -> controller. The first model is served at the root.
     """
     gr.set_static_paths([examples.FOLDER, PICTURE])
     first, *others = controllers.values()
@@ -42,8 +52,8 @@ def blocks(controllers: Mapping) -> gr.Blocks:
     return demo.queue(max_size=first.service.limits.queue, api_open=False)  # all calls are queued
 
 
-def bind(controller) -> None:
-    """Builds the page of one `Controller` inside the current `gr.Blocks` and binds its events."""
+def bind(controller: Controller) -> None:
+    """Builds the page of one controller inside the current `gr.Blocks` and binds its events."""
     page = widgets.page(
         controller.limits,
         controller.entry,
@@ -68,9 +78,9 @@ def bind(controller) -> None:
         controller.note, page.prompt, page.note, trigger_mode="always_last", queue=False, **QUIET
     )
     merge = f"(filled, ...form) => lumiere.merge(filled, {NAMES}, ...form)"
-    filled = page.form.submit(None, [page.form, *page.inputs], page.inputs, js=merge, **SCRIPT)
-    filled.then(None, js="() => lumiere.begin()", **SCRIPT)
-    gr.on([widget.change for widget in page.inputs], None, page.inputs, js=CHANGED, **SCRIPT)
+    filled = page.form.submit(None, [page.form, *page.inputs], page.inputs, js=merge, queue=False, **QUIET)
+    filled.then(None, js="() => lumiere.begin()", queue=False, **QUIET)
+    gr.on([widget.change for widget in page.inputs], None, page.inputs, js=CHANGED, queue=False, **QUIET)
     asked = page.deep_link.submit(
         controller.deep_link, page.deep_link, page.deep_link, concurrency_limit=2, **QUIET
     )

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from lumiere.loading.layout import ASSETS
 
 FOLDER = ASSETS / "examples"
@@ -25,8 +27,9 @@ def files(seed: int, prompt: str) -> tuple[Path, Path]:
 
 def main() -> None:
     """Renders all example clips with the embedded model and writes their thumbnails."""
+    from lumiere.events import Result
     from lumiere.loading.registry import DEFAULT
-    from lumiere.request import Request
+    from lumiere.request import Request, required
     from lumiere.runtime import model_cache
 
     pipeline, model = model_cache.get(DEFAULT), model_cache.entry(DEFAULT)
@@ -35,10 +38,11 @@ def main() -> None:
     for prompt, seed in EXAMPLES:
         request = Request(prompt, seed=seed, **model_cache.own(model, limits))
         *_, result = pipeline.generate(request)
-        print(write(prompt, seed, result.frames, request.fps))
+        assert isinstance(result, Result), "the last item"
+        print(write(prompt, seed, result.frames, required(request.fps)))
 
 
-def write(prompt: str, seed: int, frames, fps: int) -> str:
+def write(prompt: str, seed: int, frames: np.ndarray, fps: int) -> str:
     """Writes both thumbnails of a clip.
 
     Args:

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import fields
+from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from lumiere.media.video import read_settings
@@ -26,14 +27,14 @@ def link(request: Request) -> str:
     return "?" + urlencode({n: _written(v) for n, v in values.items()})
 
 
-def _written(value):
+def _written(value: object) -> object:
     """Formats a field for a query string; style weights become `0.8,0.5`."""
     if type(value) is tuple:
-        return ",".join(map(_written, value))
+        return ",".join(f"{weight:g}" for weight in value)
     return f"{value:g}" if type(value) is float else value
 
 
-def form(request: Request, names=tuple(KINDS)) -> dict:
+def form(request: Request, names: Collection[str] = tuple(KINDS)) -> dict:
     """Returns the form settings that reproduce a request.
 
     Args:
@@ -44,7 +45,7 @@ def form(request: Request, names=tuple(KINDS)) -> dict:
     return values | ({"randomise": values["seed"] is None} if "seed" in values else {})
 
 
-def read_link(query: str, limits: Limits, version: str | None = None) -> dict:
+def read_link(query: object, limits: Limits, version: str | None = None) -> dict:
     """Reads settings from the query string of a deep link.
 
     Args:
@@ -64,8 +65,8 @@ def read_link(query: str, limits: Limits, version: str | None = None) -> dict:
         return {"sentence": strings.BAD_LINK}
     given = {name: _value(name, text) for name, text in pairs if name in KINDS}
     try:
-        own = {"prompt": STAND_IN, "height": limits.default_height, "width": limits.default_width}
-        request = Request(**own | given).check(limits)
+        own: dict[str, Any] = {"height": limits.default_height, "width": limits.default_width}
+        request = Request(**{"prompt": STAND_IN} | own | given).check(limits)
     except ValueError as refusal:
         return {"sentence": strings.sentence(refusal)}
     made_by = dict(pairs).get(VERSION)
@@ -74,7 +75,7 @@ def read_link(query: str, limits: Limits, version: str | None = None) -> dict:
 
 
 def read_clip_settings(
-    sent,
+    sent: object,
     limits: Limits,
     version: str | None = None,
     names: Collection[str] = (),
@@ -92,13 +93,14 @@ def read_clip_settings(
     Returns:
         The same dict as `read_link`, or {"address": …} of the page whose model made the clip.
     """
+    others = others or {}
     try:
         text = read_settings(uploaded(sent))
         if text is None:
             return {"sentence": strings.NO_SETTINGS}
         request, saved = Request.from_json(text), json.loads(text)
         model, made_by = saved.get("model"), saved.get(VERSION)
-        if type(model) is str and model not in names and model in (others or {}):
+        if type(model) is str and model not in names and model in others:
             return {"address": others[model] + link(request) + "&" + urlencode({VERSION: _shown(made_by)})}
         request.check(limits)
     except ValueError as refusal:
@@ -115,17 +117,20 @@ def _sentence(request: Request, warning: str) -> dict:
     return {"sentence": said} if said else {}
 
 
-def _version_warning(made_by, version: str | None) -> str:
-    return "" if version in (None, made_by) else strings.other_version(_shown(made_by), version)
+def _version_warning(made_by: object, version: str | None) -> str:
+    if version is None or version == made_by:
+        return ""
+    return strings.other_version(_shown(made_by), version)
 
 
-def _shown(version) -> str:
+def _shown(version: object) -> str:
     """Returns a version from a file or link if it is safe to display, else an empty string."""
-    fits = type(version) is str and re.fullmatch(r"[A-Za-z0-9.+/-]{1,32}", version)
-    return version if fits else ""
+    if type(version) is str and re.fullmatch(r"[A-Za-z0-9.+/-]{1,32}", version):
+        return version
+    return ""
 
 
-def _value(name: str, text: str):
+def _value(name: str, text: str) -> object:
     """Parses a query value as the type of its field; invalid text is kept for `Request` to refuse."""
     kind = str(KINDS[name])
     if "tuple" in kind:

@@ -5,12 +5,14 @@ import io
 import json
 import os
 import zipfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from lumiere.events import Result
 from lumiere.limits import ServerLimits
 from lumiere.media.images import write_moving
 from lumiere.media.video import probe, read_clip
@@ -19,7 +21,9 @@ from lumiere.page import strings
 from lumiere.page.restore import form, link
 from lumiere.page.server import files
 from lumiere.page.server.files import address, uploaded
-from lumiere.request import Limits, Request
+from lumiere.page.server.service import Service
+from lumiere.request import Limits, Request, required
+from lumiere.runtime import jobs
 
 THUMBNAIL_SIDE = 768  # pixels of a given picture as the page shows it
 PREVIEW_FRAMES = 24  # frames of a finished clip that play until its video is loaded
@@ -40,14 +44,14 @@ def status(state: str, text: str, facts: str = "", step: int = 0, steps: int = 0
     return {"state": state, "text": text, "facts": facts, "step": step, "steps": steps, "pace": pace}
 
 
-def progress(request: Request, update) -> dict:
+def progress(request: Request, update: jobs.Update) -> dict:
     """Returns the status of a running job.
 
     Args:
         request: the request being processed.
-        update: `jobs.Update` of its job.
+        update: update of its job.
     """
-    pace = 0
+    pace = 0.0
     if update.ahead or update.text:
         text = update.text or strings.waiting(update.ahead)
     elif update.step == update.steps:
@@ -55,12 +59,14 @@ def progress(request: Request, update) -> dict:
     elif update.seconds_left is None:
         text = strings.begun(update.step, update.steps)
     else:
-        text = strings.working(update.step, update.steps, update.seconds_per_step, update.seconds_left)
-        pace = update.seconds_left / (1 - update.share) / (request.steps_run * request.frames)
+        pace = required(update.seconds_per_step)
+        text = strings.working(update.step, update.steps, pace, update.seconds_left)
+        work = request.steps_run * required(request.frames)
+        pace = update.seconds_left / (1 - update.share) / work
     return status("busy", text, strings.facts(request), update.step, update.steps, pace)
 
 
-def ending(result) -> str:
+def ending(result: Result) -> str:
     """Returns the status line of a finished or stopped clip."""
     if result.stopped:
         return strings.stopped(result.steps_done, result.steps)
@@ -86,7 +92,7 @@ def sheet(frames: np.ndarray, request: Request, of: int | None = None) -> dict:
         "count": made.count,
         "width": made.width,
         "height": made.height,
-        "fps": request.fps * made.count / (of or request.frames),
+        "fps": required(request.fps) * made.count / (of or required(request.frames)),
         "aspect": f"{request.width} / {request.height}",
     }
 
@@ -111,7 +117,9 @@ def reel(frames: np.ndarray) -> np.ndarray:
     if scale == 1:
         return frames
     size = max(1, int(width * scale)), max(1, int(height * scale))
-    return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.BOX)) for frame in frames])
+    return np.stack(
+        [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BOX)) for frame in frames]
+    )
 
 
 def finished(request: Request, frames: np.ndarray, path: str, limits: Limits) -> dict:
@@ -127,6 +135,7 @@ def finished(request: Request, frames: np.ndarray, path: str, limits: Limits) ->
         limits: limits of the model.
     """
     of_a_clip = "clip" in NEEDS[request.mode]
+    size = required(request.height), required(request.width)
     return sheet(reel(frames), request, len(frames)) | {
         "fps": request.fps,
         "frames": len(frames),
@@ -136,11 +145,11 @@ def finished(request: Request, frames: np.ndarray, path: str, limits: Limits) ->
         "settings": form(request),
         "facts": strings.facts(request),
         "query": link(request),
-        "longest": request.frames if of_a_clip else limits.longest(request.height, request.width),
+        "longest": request.frames if of_a_clip else limits.longest(*size),
     }
 
 
-def thumbnail(asked, server_limits: ServerLimits) -> dict:
+def thumbnail(asked: object, server_limits: ServerLimits) -> dict:
     """Returns a given picture, or the first frame of a given clip, as the page shows it.
 
     Args:
@@ -164,17 +173,19 @@ def thumbnail(asked, server_limits: ServerLimits) -> dict:
     return answer | {"picture": f"data:image/jpeg;base64,{data}"}
 
 
-def export(asked, limits: Limits, service) -> dict:
+def export(asked: object, limits: Limits, service: Service) -> dict:
     """Converts a clip to another format. The file is kept next to the clip and deleted with it.
 
     Args:
         asked: {"path": clip, "kind": format} from the browser, untrusted.
         limits: limits of the model.
-        service: the `Service` of the page, which checks the disk space.
+        service: checks the disk space.
 
     Returns:
         {"url", "name"} of the file, or {"sentence"} with the reason for a failure.
     """
+    if not isinstance(asked, dict):
+        return {"sentence": strings.FAILED}
     try:
         kind, path = asked.get("kind"), uploaded(asked)
         if kind not in WRITERS:
@@ -195,7 +206,7 @@ def export(asked, limits: Limits, service) -> dict:
                 return {"sentence": strings.DISK_FULL}
             write(made, kind, frames, fps)
         return {"url": address(made), "name": made.name}
-    except (ValueError, AttributeError, TypeError) as refusal:
+    except (ValueError, TypeError) as refusal:
         return {"sentence": strings.sentence(refusal) if isinstance(refusal, ValueError) else strings.FAILED}
     except OSError:
         return {"sentence": strings.FAILED}
@@ -229,7 +240,7 @@ def _write_pictures(path: Path, frames: np.ndarray, fps: float) -> None:
         archive.writestr("clip.json", json.dumps({"fps": fps, "frames": len(frames)}))
 
 
-WRITERS = {
+WRITERS: dict[str, Callable[[Path, np.ndarray, float], None]] = {
     "webp": partial(write_moving, format="WEBP", quality=88, method=4),
     "gif": partial(write_moving, format="GIF", optimize=False),
     "zip": _write_pictures,

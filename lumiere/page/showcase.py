@@ -7,6 +7,7 @@ import gradio as gr
 
 from lumiere.errors import UserError
 from lumiere.page import examples, results, strings
+from lumiere.page.controller import Controller, News
 from lumiere.page.events import LOST
 from lumiere.page.results import status
 from lumiere.page.widgets import QUIET, component
@@ -16,15 +17,15 @@ HOLD = 12  # seconds to show a finished clip
 log = logging.getLogger("lumiere.showcase")
 
 
-def blocks(controllers: Mapping) -> gr.Blocks:
+def blocks(controllers: Mapping[str, Controller]) -> gr.Blocks:
     """Returns the `gr.Blocks` of the showcase.
 
     Args:
-        controllers: model name -> `Controller`. The first model generates the clips.
+        controllers: model name -> controller. The first model generates the clips.
     """
     controller = next(iter(controllers.values()))
 
-    def film(http: gr.Request, asked) -> Iterator[tuple]:
+    def film(http: gr.Request, asked: object) -> Iterator[tuple]:
         """Yields the previews of a clip, then all its frames, as values of the player and of the caption."""
         prompt = asked.get("prompt") if isinstance(asked, dict) else None
         fields = {"prompt": prompt, "seed": None, "mode": "text"}
@@ -40,11 +41,12 @@ def blocks(controllers: Mapping) -> gr.Blocks:
                     shown = gr.skip()
                     if update.preview is not None:
                         shown = results.sheet(update.preview, news.request, update.length)
-                    yield shown, status("busy", prompt, step=update.step, steps=update.steps)
+                    yield shown, status("busy", news.request.prompt, step=update.step, steps=update.steps)
+            assert isinstance(news, News), "the last item"
             clip = None
-            if update.result is not None:
+            if news.update.result is not None:
                 clip = results.sheet(results.reel(news.frames), news.request)
-            yield clip, status("done", prompt)
+            yield clip, status("done", news.request.prompt)
         except UserError as error:
             yield None, status("refused", str(error))
         except Exception:
@@ -64,8 +66,15 @@ def blocks(controllers: Mapping) -> gr.Blocks:
             )
             rota = component("rotation")
         # "multiple": the next clip may be requested before the last update of the current one arrives.
-        line = dict(concurrency_id="device", concurrency_limit=4, trigger_mode="multiple")
-        made = rota.submit(film, rota, [player, caption], **line, **QUIET)
+        made = rota.submit(
+            film,
+            rota,
+            [player, caption],
+            concurrency_id="device",
+            concurrency_limit=4,
+            trigger_mode="multiple",
+            **QUIET,
+        )
         made.failure(None, None, caption, js=LOST, **QUIET)
         rota.clear(controller.stop, None, gr.Button(visible=False), queue=False, **QUIET)
     return demo.queue(max_size=controller.service.limits.queue, api_open=False)

@@ -1,5 +1,13 @@
 """All strings of the page."""
 
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from lumiere.request import Request, required
+
+if TYPE_CHECKING:  # which imports this module
+    from lumiere.page.architecture import Architecture
+
 TITLE = "Lumiere"
 INTRO = "Write one sentence and watch it come into focus as a little film."
 
@@ -173,8 +181,8 @@ def disk_full(free: int, needed: int) -> str:
     return f"The disk of this machine is full: {free} MB are free, {needed} MB are needed. Try again later."
 
 
-def architecture_facts(shape) -> str:
-    """Returns the model's numbers (an `architecture.Architecture`) in two sentences of HTML."""
+def architecture_facts(shape: "Architecture") -> str:
+    """Returns the model's numbers in two sentences of HTML."""
     told = f"One latent stands for {shape.pixels} × {shape.pixels} pixels."
     if shape.frozen and shape.trained:
         share = shape.trained / (shape.frozen + shape.trained)
@@ -229,7 +237,7 @@ def note(unknown: list[str]) -> dict:
     return {"text": f"New to this model, so left out: {', '.join(shown)}{more}.", "words": unknown[:24]}
 
 
-def unknown_model(names) -> str:
+def unknown_model(names: Iterable[str]) -> str:
     """Returns the message for a model that is not among `names`."""
     return f"The model must be one of {', '.join(names)}: received another."
 
@@ -305,7 +313,7 @@ def not_started(error: BaseException) -> str:
     )
 
 
-def unloadable(error: Exception) -> str:
+def unloadable(error: BaseException) -> str:
     """Returns the console message for a model that cannot be loaded."""
     return f"The model could not be loaded: {error}"
 
@@ -335,7 +343,7 @@ def stopped(step: int, steps: int) -> str:
     return f"Stopped at step {step} of {steps}. This is the clip so far."
 
 
-def facts(request) -> str:
+def facts(request: Request) -> str:
     """Returns the settings of a request in form order, without user text."""
     mode = () if request.mode == "text" else (MODES[request.mode],)
     strength = () if request.strength == 1 else (f"strength {request.strength:g}",)
@@ -350,7 +358,7 @@ def facts(request) -> str:
             f"{request.width} × {request.height}",
             f"{request.steps} steps",
             f"guidance {request.guidance:g}",
-            scheduler(request.scheduler),
+            scheduler(required(request.scheduler)),
             *strength,
             *first_frame,
             *style,

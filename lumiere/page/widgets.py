@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from html import escape
+from typing import Any, Literal, TypedDict
 
 import gradio as gr
 
@@ -22,8 +24,18 @@ strength""".split()
 FORM = ["prompt", "mode", *SETTINGS]  # inputs that can be restored
 OUTPUTS = ("player", "status", "result", "seed", "stop", "note")
 
-PLAIN = {"apply_default_css": False}  # only our own margins
-QUIET = dict(show_progress="hidden", api_visibility="private", preprocess=False)  # for all events of the page
+plain_html = partial(gr.HTML, apply_default_css=False)  # only our own margins
+
+
+class Quiet(TypedDict):
+    """Arguments of all events of the page."""
+
+    show_progress: Literal["hidden"]
+    api_visibility: Literal["private"]
+    preprocess: bool
+
+
+QUIET: Quiet = {"show_progress": "hidden", "api_visibility": "private", "preprocess": False}
 
 
 @dataclass
@@ -57,7 +69,7 @@ class Page:
         return self.settings[SETTINGS.index("seed")]
 
 
-def component(name: str, value=None, **props) -> gr.HTML:
+def component(name: str, value: Any = None, **props: Any) -> gr.HTML:
     """Returns an HTML component.
 
     Args:
@@ -66,7 +78,7 @@ def component(name: str, value=None, **props) -> gr.HTML:
         **props: props of the component.
     """
     template, script = (part(f"components/{name}/{file}") for file in ("template.html", "script.js"))
-    return gr.HTML(value, html_template=template, js_on_load=script, **PLAIN, **props)
+    return plain_html(value, html_template=template, js_on_load=script, **props)
 
 
 def header(name: str, addresses: Mapping[str, str]) -> str:
@@ -99,7 +111,7 @@ def page(
     """
     told = {"most_bytes": upload_mb * 2**20, "too_large": strings.too_large(upload_mb), "lost": strings.LOST}
     store = f"lumiere-{name}"  # localStorage key: settings are saved per model
-    gr.HTML(header(name, addresses), **PLAIN)
+    plain_html(header(name, addresses))
     known = model == model_cache.within(model_cache.entry(DEFAULT), limits)
     with gr.Column(elem_id="workbench"):
         with gr.Column(elem_id="ways"):
@@ -132,7 +144,7 @@ def page(
     component("gallery", strings=strings.GALLERY, elem_id="gallery")
     drawing = architecture.drawing(architecture.read(*model_cache.small_files(model)), model.frames)
     script = part("components/architecture/script.js")
-    gr.HTML(html_template=drawing, js_on_load=script, elem_id="architecture", **PLAIN)
+    plain_html(html_template=drawing, js_on_load=script, elem_id="architecture")
     with gr.Column(elem_id="unseen"):
         form = component("form", store=store, names=FORM)
         deep_link = component("deep_link", names=FORM, **told)
@@ -331,18 +343,9 @@ def settings(limits: Limits, model: model_cache.Model, strength: gr.Slider) -> l
     )
     seed = gr.Number(label=strings.SEED, info=strings.SEED_HELP, precision=0, elem_id="seed")
     randomise = gr.Checkbox(True, label=strings.RANDOMISE, info=strings.RANDOMISE_HELP, elem_id="randomise")
-    side = {
-        "step": limits.size_multiple,
-        "precision": 0,
-        "minimum": limits.min_side,
-        "maximum": limits.max_side,
-    }
-    height = gr.Slider(
-        value=limits.default_height, label=strings.HEIGHT, info=strings.HEIGHT_HELP, elem_id="height", **side
-    )
-    width = gr.Slider(
-        value=limits.default_width, label=strings.WIDTH, info=strings.WIDTH_HELP, elem_id="width", **side
-    )
+    side = partial(gr.Slider, limits.min_side, limits.max_side, step=limits.size_multiple, precision=0)
+    height = side(limits.default_height, label=strings.HEIGHT, info=strings.HEIGHT_HELP, elem_id="height")
+    width = side(limits.default_width, label=strings.WIDTH, info=strings.WIDTH_HELP, elem_id="width")
     return [
         negative_prompt,
         frames,

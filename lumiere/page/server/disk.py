@@ -17,7 +17,7 @@ import numpy as np
 from lumiere.limits import ServerLimits
 from lumiere.media.video import write_clip
 from lumiere.page.server import gradio_private
-from lumiere.request import Request
+from lumiere.request import Request, required
 
 YOUNG = 120  # s; a younger file is never removed to make room, because a client may still need it
 MOST_FILES = 20_000  # keeps empty files from exhausting the file system
@@ -86,7 +86,7 @@ class Disk:
             raise OSError(f"cannot write the clip: its folder cannot be made ({error.strerror}).") from error
         path = folder / f"lumiere-{request.seed}.mp4"
         try:
-            write_clip(path, frames, request.fps, settings)
+            write_clip(path, frames, required(request.fps), settings)
         except OSError:
             folder.rmdir()
             raise

@@ -19,7 +19,7 @@ from lumiere.media.video import read_clip
 from lumiere.modes import NEEDS, check_length
 from lumiere.page import strings
 from lumiere.page.server import gradio_private
-from lumiere.request import Limits, Request
+from lumiere.request import Limits, Request, required
 from lumiere.runtime.sources import Sources
 
 MOST_REGION = 2**20  # characters of a drawn region; the page draws at most 256 x 256
@@ -48,7 +48,9 @@ def sources(request: Request, given: dict, limits: Limits, server_limits: Server
     )
 
 
-def read_given(name: str, sent, request: Request, limits: Limits, server_limits: ServerLimits) -> np.ndarray:
+def read_given(
+    name: str, sent: object, request: Request, limits: Limits, server_limits: ServerLimits
+) -> np.ndarray:
     """Reads one file, cropped and scaled to the request's size. At most four are decoded at once.
 
     Args:
@@ -64,19 +66,20 @@ def read_given(name: str, sent, request: Request, limits: Limits, server_limits:
     Raises:
         ValueError: the file cannot be read or is too large, or too many files are being read.
     """
+    size = required(request.height), required(request.width)
     with reader(server_limits):
         if name == "clip":
-            frames = limits.longest_given(request.height, request.width) + 1  # + 1 reveals a longer clip
+            frames = limits.longest_given(*size) + 1  # + 1 reveals a longer clip
             clip, _ = read_clip(
                 uploaded(sent), frames, server_limits.video_side, server_limits.video_seconds, request.fps
             )
             check_length(request, len(clip), limits)
-            return fit(clip, request.height, request.width)
+            return fit(clip, *size)
         read = read_region if name == "region" else read_picture
-        return fit(read(sent, server_limits.image_side)[None], request.height, request.width)[0]
+        return fit(read(sent, server_limits.image_side)[None], *size)[0]
 
 
-def first_frame(name: str, sent, server_limits: ServerLimits) -> np.ndarray:
+def first_frame(name: object, sent: object, server_limits: ServerLimits) -> np.ndarray:
     """Reads a picture, or the first frame of a clip, at its own size: browsers cannot show every format.
 
     Args:
@@ -113,7 +116,7 @@ def notes(request: Request, given: object) -> list[str]:
         header = probe(path)
     except ValueError:  # deleted meanwhile
         return []
-    pace = pace_note(header.fps, request.fps)
+    pace = pace_note(header.fps, required(request.fps))
     return [pace[:1].upper() + pace[1:]] * bool(pace) + [strings.NO_SOUND] * header.sound
 
 
@@ -135,7 +138,7 @@ def reader(server_limits: ServerLimits) -> Iterator[None]:
         READERS.release()
 
 
-def uploaded(sent) -> Path:
+def uploaded(sent: object) -> Path:
     """Returns the path of an uploaded file. No path or URL outside gradio's upload folder is opened.
 
     Args:
@@ -155,7 +158,7 @@ def uploaded(sent) -> Path:
     raise ValueError("a file must be uploaded first: received something else.")
 
 
-def read_picture(sent, max_side: int, background: str = "white") -> np.ndarray:
+def read_picture(sent: object, max_side: int, background: str = "white") -> np.ndarray:
     """Reads an uploaded picture.
 
     Args:
@@ -172,7 +175,7 @@ def read_picture(sent, max_side: int, background: str = "white") -> np.ndarray:
     return read_image(uploaded(sent), max_side, background)
 
 
-def read_region(sent, max_side: int) -> np.ndarray:
+def read_region(sent: object, max_side: int) -> np.ndarray:
     """Reads a region: a PNG data URI drawn on the page, or an uploaded picture.
 
     Args:

@@ -15,6 +15,8 @@ import gradio.mcp
 from gradio import networking, route_utils, routes, utils
 from jinja2 import ChoiceLoader, DictLoader
 
+from lumiere.request import required
+
 VERSION = "6.31"
 MultiPartError = route_utils.MultiPartException  # gradio answers it with 413 and deletes the files
 upload_folder = utils.get_upload_folder
@@ -22,7 +24,7 @@ is_inside = utils.is_in_or_equal
 absolute = utils.abspath
 
 _INDEX = "frontend/index.html"
-_LOADER = routes.templates.env.loader
+_LOADER = required(routes.templates.env.loader)
 _FOREIGN = re.compile(r'<meta\s+(?:property|name)="(?:og|twitter):[^>]*>|<link rel="manifest"[^>]*>')
 _FILE_FORMAT = "a data URI: data:image/png;base64,…"
 
@@ -76,7 +78,7 @@ def serve_head(head: str) -> None:
     source, _, _ = _LOADER.get_source(routes.templates.env, _INDEX)
     page = _FOREIGN.sub("", source).replace("</head>", f"{head}</head>", 1)
     routes.templates.env.loader = ChoiceLoader([DictLoader({_INDEX: page}), _LOADER])
-    routes.templates.env.cache.clear()
+    required(routes.templates.env.cache).clear()
 
 
 def fit_tools(demo: gradio.Blocks, refused: type[Exception], sentence: str) -> None:
@@ -90,7 +92,7 @@ def fit_tools(demo: gradio.Blocks, refused: type[Exception], sentence: str) -> N
         refused: error to raise for another file.
         sentence: its message.
     """
-    tools = demo.mcp_server_obj
+    tools = required(demo.mcp_server_obj)
     gradio.mcp.Client = partial(_CLIENT, httpx_kwargs={"trust_env": False})  # no proxy
     simplify, convert = tools.simplify_filedata_schema, tools.convert_strings_to_filedata
 
@@ -110,7 +112,7 @@ def fit_tools(demo: gradio.Blocks, refused: type[Exception], sentence: str) -> N
         except ValueError:  # not base64
             raise refused(sentence) from None
 
-    tools.simplify_filedata_schema, tools.convert_strings_to_filedata = described, converted
+    vars(tools).update(simplify_filedata_schema=described, convert_strings_to_filedata=converted)
 
 
 _CLIENT = gradio.mcp.Client

@@ -26,12 +26,10 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     Args:
         given: arguments. Defaults to `sys.argv[1:]`.
     """
-    options = model_cache.options(strings.INTRO)
-    options.add_argument("--showcase", action="store_true", help="a large clip and a rotation of prompts")
-    options.add_argument(
-        "--mcp", action="store_true", help="serve the endpoints as tools for language models"
-    )
-    options = options.parse_args(given)
+    parser = model_cache.options(strings.INTRO)
+    parser.add_argument("--showcase", action="store_true", help="a large clip and a rotation of prompts")
+    parser.add_argument("--mcp", action="store_true", help="serve the endpoints as tools for language models")
+    options = parser.parse_args(given)
     if options.mcp and importlib.util.find_spec("mcp") is None:
         sys.exit(strings.NO_MCP)
     return options

@@ -8,11 +8,16 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
+from lumiere.events import Progress, Result
 from lumiere.loading.hub import telling
 from lumiere.page import strings
-from lumiere.request import Limits, Request
+from lumiere.request import Limits, Request, required
 from lumiere.runtime import model_cache, zerogpu
+
+if TYPE_CHECKING:  # imports torch
+    from lumiere.model.conditioning import Given
 
 LOOK_SECONDS = 0.5  # between loading messages; a disconnected client is noticed at each
 
@@ -31,7 +36,9 @@ class ModelHandle:
     def __init__(self, name: str, model: model_cache.Model, device: str | None = None):
         self.name, self.model, self.device = name, model, device
 
-    def generate(self, request: Request, stop: threading.Event, given=None) -> Iterator:
+    def generate(
+        self, request: Request, stop: threading.Event, given: "Given | None" = None
+    ) -> Iterator[str | Progress | Result]:
         """Loads the model if necessary, then runs `LumierePipeline.generate`.
 
         Only the job that holds the device may call this.
@@ -39,7 +46,7 @@ class ModelHandle:
         Args:
             request: the request to process.
             stop: ends the sampling early when set.
-            given: given pixels of the mode (`conditioning.Given`). Defaults to None.
+            given: given pixels of the mode. Defaults to None.
 
         Yields:
             Status sentences while the model loads, then the items of the pipeline.
@@ -50,7 +57,7 @@ class ModelHandle:
         if model_cache.resident(self.model, self.device) is None:
             yield from self._load()
         model = replace(self.model, style=self.model.style.weighted(request.style_weights))
-        if model_cache.resident(model, self.device).style != model.style:
+        if required(model_cache.resident(model, self.device)).style != model.style:
             yield strings.STYLING
         pipeline = model_cache.get(model, self.device)
         from lumiere.pipeline import GenerationError  # imported late: the page starts without torch
@@ -70,7 +77,7 @@ class ModelHandle:
         """Loads the model on another thread and yields progress messages; closing it waits for the thread."""
         news = deque([strings.loading(self.name)], maxlen=1)
 
-        def load():
+        def load() -> None:
             with telling(news.append):
                 model_cache.get(self.model, self.device)
 

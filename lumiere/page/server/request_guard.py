@@ -11,7 +11,9 @@ import logging
 import re
 from collections.abc import Callable
 
+import gradio as gr
 from fastapi import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lumiere.limits import ServerLimits
 from lumiere.page import strings
@@ -61,7 +63,7 @@ class RequestGuard:
 
     def __init__(
         self,
-        app,
+        app: ASGIApp,
         limits: ServerLimits,
         health: Callable[[], tuple[bool, dict]],
         room: Callable[[int], bool],
@@ -73,13 +75,13 @@ class RequestGuard:
         self.posts = (*POSTS, "mcp") if tools else POSTS
         self.reading = asyncio.Semaphore(TOOLS)
 
-    async def __call__(self, scope, receive, send):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one request; refused and malformed requests get a JSON error."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         begun = False
 
-        async def told(message):
+        async def told(message: Message) -> None:
             nonlocal begun
             begun = True
             await send(message)
@@ -97,7 +99,7 @@ class RequestGuard:
             log.warning("a call was not understood (%s)", type(error).__name__)
             await answer(send, 400, {"detail": "This was not understood: see the description of the API."})
 
-    async def _pass(self, scope, receive, send) -> None:
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
         # A proxy keeps the prefix or strips it. The router removes `root_path` from the front of the path,
         # so that both are set here: the guard and the router see the same path. Gradio sets it for every
@@ -118,7 +120,7 @@ class RequestGuard:
         for prefix in ("file=", "file/"):
             if inner is not None and inner.startswith(prefix) and ADDRESS.match(inner[len(prefix) :]):
                 raise Refused(403, "Only files of this server are served.")
-        if scope["method"] == "POST":
+        if scope["method"] == "POST" and inner is not None:
             if inner.startswith("upload"):
                 receive = await self._upload(scope, receive)
             elif inner.startswith("mcp"):  # MCP calls may contain files
@@ -131,7 +133,7 @@ class RequestGuard:
                 receive = replayed(check(scope["app"].get_blocks(), inner, body), receive)
         await self.app(scope, receive, send)
 
-    async def _upload(self, scope, receive):
+    async def _upload(self, scope: Scope, receive: Receive) -> Receive:
         """Returns a `receive` that raises `MultiPartError` at the limit; gradio then deletes the files.
 
         Concurrent uploads fill the disk too, so the free space is checked again for every piece.
@@ -143,7 +145,7 @@ class RequestGuard:
             raise Refused(413, f"{sentence}: received {announced} bytes.")
         await self._make_room(announced or most)
 
-        async def counted():
+        async def counted() -> Message:
             nonlocal seen, room
             message = await receive()
             seen += len(message.get("body", b""))
@@ -162,11 +164,11 @@ class RequestGuard:
             raise Refused(507, strings.DISK_FULL)
 
 
-def check(blocks, path: str, body: bytes) -> bytes:
+def check(blocks: gr.Blocks, path: str, body: bytes) -> bytes:
     """Validates the JSON body of a call and drops the fields that gradio does not need.
 
     Args:
-        blocks: the `gr.Blocks` with the events.
+        blocks: the page with the events.
         path: path below `API`.
         body: received bytes.
 
@@ -202,7 +204,7 @@ def check(blocks, path: str, body: bytes) -> bytes:
     return json.dumps(call).encode()
 
 
-def names_a_foreign_file(value) -> bool:
+def names_a_foreign_file(value: object) -> bool:
     """Returns whether a JSON value names a file that was not uploaded, or a URL, which gradio would fetch."""
     left, folder = [value], gradio_private.upload_folder()
     while left:
@@ -219,13 +221,13 @@ def names_a_foreign_file(value) -> bool:
     return False
 
 
-def length(scope) -> int | None:
+def length(scope: Scope) -> int | None:
     """Returns the Content-Length in bytes, or None without the header. uvicorn has validated the number."""
     values = [value for name, value in scope["headers"] if name == b"content-length"]
     return int(values[0]) if values else None
 
 
-async def whole(scope, receive, most: int) -> bytes:
+async def whole(scope: Scope, receive: Receive, most: int) -> bytes:
     """Reads a whole request body.
 
     Args:
@@ -248,17 +250,17 @@ async def whole(scope, receive, most: int) -> bytes:
             return bytes(received)
 
 
-def replayed(body: bytes, receive):
+def replayed(body: bytes, receive: Receive) -> Receive:
     """Returns a `receive` that replays a body, then continues with the connection's messages."""
-    left = [{"type": "http.request", "body": body, "more_body": False}]
+    left: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
-    async def again():
+    async def again() -> Message:
         return left.pop() if left else await receive()
 
     return again
 
 
-async def redirect(send, path: str, query: bytes) -> None:
+async def redirect(send: Send, path: str, query: bytes) -> None:
     """Sends a redirect to a path of this server, with the query of the request."""
     location = path.encode() + (b"?" + query if query else b"")
     headers = [(b"location", location), (b"content-length", b"0")]
@@ -266,7 +268,7 @@ async def redirect(send, path: str, query: bytes) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-async def answer(send, status: int, content: dict) -> None:
+async def answer(send: Send, status: int, content: dict) -> None:
     """Sends a JSON response that must not be cached."""
     body = json.dumps(content).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]

@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
+import gradio as gr
 from starlette.middleware import Middleware
 
 from lumiere.errors import UserError
@@ -20,6 +22,7 @@ from lumiere.page.server import gradio_private
 from lumiere.page.server.disk import MB, Disk
 from lumiere.page.server.request_guard import RequestGuard
 from lumiere.page.server.site import Site, without_proxies
+from lumiere.request import Request, required
 from lumiere.runtime import jobs
 
 SWEEP_SECONDS = 30  # between sweeps of the disk and of unread messages
@@ -35,11 +38,11 @@ class Entry:
     """The log entry of one request.
 
     Attributes:
-        request: the validated `Request`; None until it passes validation.
+        request: the validated request; None until it passes validation.
         outcome: "done", "stopped", "left", "refused" or "failed".
     """
 
-    request: object = None
+    request: Request | None = None
     outcome: str = "done"
 
 
@@ -57,7 +60,7 @@ class Service:
         self.loading = ""  # latest loading message
         self._open = 0  # unanswered requests
         self._answered = threading.Condition()
-        self._demo = None
+        self._demo: gr.Blocks | None = None
         self._waiting: set[tuple[str | None, threading.Event]] = set()  # sessions waiting for the model
         self._idle: set[str] = set()  # sessions with unread messages but no event at the last sweep
 
@@ -94,14 +97,14 @@ class Service:
             event.set()
         return bool(events)
 
-    def launch(self, demo, site: Site | None = None, tools: bool = False, **given) -> None:
+    def launch(self, demo: gr.Blocks, site: Site | None = None, tools: bool = False, **given: Any) -> None:
         """Serves a page behind the request guard on a new thread and starts the periodic sweep.
 
         Every argument that gradio would read from the environment is set: the environment must not change
         what is promised (see `site.py`).
 
         Args:
-            demo: the `gr.Blocks` to serve.
+            demo: the page to serve.
             site: where to serve it. Defaults to a free port of this machine.
             tools: also serve the endpoints as MCP tools.
             **given: further arguments of `gr.Blocks.launch`.
@@ -177,13 +180,13 @@ class Service:
         Returns:
             Whether `coming` bytes may be written.
         """
-        shown = gradio_private.shown_files(self._demo) if self._demo else set()
+        shown: set[str] = gradio_private.shown_files(self._demo) if self._demo else set()
         return self.disk.room(coming, shown.union(kept))
 
     # Log
 
     @contextmanager
-    def entry(self, prompt) -> Iterator[Entry]:
+    def entry(self, prompt: object) -> Iterator[Entry]:
         """Logs one line for a request, whatever its outcome.
 
         Args:
@@ -209,9 +212,10 @@ class Service:
                 self._answered.notify_all()
             log.info("%s", self._line(name, entry, time.monotonic() - began, prompt))
 
-    def _line(self, name: str, entry: Entry, seconds: float, prompt) -> str:
+    def _line(self, name: str, entry: Entry, seconds: float, prompt: object) -> str:
         """Formats the log line: fields without spaces and, apart from the prompt, without user text."""
-        facts, asked = {"id": name, "mode": "-", "frames": "-", "size": "-", "steps": "-"}, entry.request
+        facts: dict[str, object] = {"id": name, "mode": "-", "frames": "-", "size": "-", "steps": "-"}
+        asked = entry.request
         if asked is not None:
             facts |= {"mode": asked.mode, "frames": asked.frames, "size": f"{asked.width}x{asked.height}"}
             facts["steps"] = asked.steps
@@ -224,7 +228,7 @@ class Service:
 
     def unread(self, session: str | None) -> bool:
         """Returns whether a session has more unread messages than a connected client would leave."""
-        return bool(self._demo) and gradio_private.unread(self._demo, session) > UNREAD
+        return self._demo is not None and gradio_private.unread(self._demo, session) > UNREAD
 
     def _mind(self) -> None:
         while not self.ending.wait(SWEEP_SECONDS):
@@ -239,9 +243,10 @@ class Service:
 
         Gradio would keep the messages of 2000 sessions, each with all previews of a clip.
         """
-        idle = gradio_private.idle_sessions(self._demo)
+        demo = required(self._demo)
+        idle = gradio_private.idle_sessions(demo)
         for name in idle & self._idle:
-            gradio_private.forget(self._demo, name)
+            gradio_private.forget(demo, name)
         self._idle = idle - self._idle
 
     # Shutdown
@@ -252,7 +257,7 @@ class Service:
         facts = {"status": state, "jobs": len(jobs.device), "free_mb": self.disk.free() // MB}
         return state == "ready", facts
 
-    def end(self, *_) -> None:
+    def end(self, *_: object) -> None:
         """Signal handler: starts the shutdown.
 
         Raises:
@@ -275,7 +280,7 @@ class Service:
         with self._answered:
             answered = self._answered.wait_for(lambda: not self._open, self.limits.grace_seconds)
         deadline = time.monotonic() + LAST_SECONDS
-        while gradio_private.unsent(self._demo) and time.monotonic() < deadline:
+        while gradio_private.unsent(required(self._demo)) and time.monotonic() < deadline:
             time.sleep(0.05)
         self.disk.remove_parts(f"{self.disk.mark}*")
         return answered
