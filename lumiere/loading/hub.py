@@ -59,7 +59,7 @@ def fetch(name: str, kind: str, revision: str | None, wanted: list[str]) -> Path
 
 
 def progress(name: str, done: float, total: float) -> str:
-    """Formats the progress of a download: `Fetching a/b: 1.2 of 3.4 GB.`
+    """Formats the progress of a download, as in `Fetching a/b: 1.2 of 3.4 GB`.
 
     Args:
         name: hub id.
