@@ -52,6 +52,10 @@ def save_component(
         component.save_pretrained(folder / name, max_shard_size=SHARD_BYTES)
     else:
         component.save_pretrained(folder / name)
+    file = folder / name / "config.json"
+    if file.exists():  # diffusers records the folder that a component was loaded from
+        config = {key: value for key, value in read_json(file).items() if key != "_name_or_path"}
+        file.write_text(json.dumps(config, indent=2) + "\n")
     new_scheduler().save_pretrained(folder / "scheduler")
     (folder / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n")
 
