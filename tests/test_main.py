@@ -105,7 +105,7 @@ def test_given_pixels_reach_the_model(files, tmp_path, monkeypatch, arguments, g
         ("--video old.mp4 --strength 0", "above 0 and at most 1"),
         ("--video old.mp4 --mask mask.png --frames 12", "has 10 frames: 12 were asked for"),
         ("--image old.mp4", "cannot read a picture"),
-        ("--continue picture.png", "cannot read a video"),
+        ("--continue picture.png", "a PNG picture that does not move was given where a video is needed"),
         ("--image picture.png --video old.mp4", "not allowed with"),
     ],
 )

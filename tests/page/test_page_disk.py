@@ -41,7 +41,7 @@ def test_what_another_server_is_writing_stays(tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     ours, theirs = Disk(ServerLimits()), Disk(ServerLimits())
     for disk in (ours, theirs):
-        disk.save(Request("a red ball", seed=1), np.zeros((4, 64, 64, 3), np.uint8), "{}")
+        disk.save(Request("a red ball", fps=16, seed=1), np.zeros((4, 64, 64, 3), np.uint8), "{}")
     for folder in tmp_path.iterdir():
         (folder / ".half.part").write_bytes(b"half")
     ours.remove_parts(f"{ours.mark}*")
