@@ -214,6 +214,7 @@ class LumierePipeline(LoadedModel):
         for number in range(self._passes(request, part)):
             schedule = self._schedule(request, generator)
             if number > 0:
+                assert latents is not None, "the clip of the pass before"
                 fresh = torch.randn(shape, generator=generator).to(self.device)
                 noise, latents = reinitialized(schedule.noised(latents, first), fresh), None
             denoise = self._denoiser(request, part, text, cond, schedule)
