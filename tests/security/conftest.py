@@ -36,6 +36,7 @@ def pytest_generate_tests(metafunc):
     """Rows that start a process take no fixture for it."""
     if hasattr(metafunc.module, "Process") and "surroundings" not in metafunc.fixturenames:
         metafunc.fixturenames.append("surroundings")
+        metafunc.parametrize("surroundings", PARAMETERS, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session", params=PARAMETERS)

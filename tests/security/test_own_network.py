@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from lumiere.media.video import write_clip
+from lumiere.media.video import read_clip, write_clip
 from tests.media.test_video import moving
 from tests.security.media import UNREADABLE, refuse
 from tests.security.stranger import sentence
@@ -101,14 +101,18 @@ def test_a_file_of_the_server_is_none_that_was_uploaded(stranger, work, tmp_path
     assert not work.any
 
 
-@pytest.mark.parametrize(
-    "address", ["/etc/passwd", "concat:{0}|{0}", "subfile,,start,0,end,9999,,:{0}", "{1}/a.mp4"]
-)
+def test_the_reader_takes_no_other_file_for_a_video():
+    assert refuse("/etc/passwd") == f"{UNREADABLE}."
+
+
+@pytest.mark.parametrize("address", ["concat:{0}|{0}", "subfile,,start,0,end,9999,,:{0}", "{1}/a.mp4"])
 def test_the_reader_takes_no_address_for_a_file(tmp_path, trapped, address):
     write_clip(tmp_path / "a.mp4", moving(), 16)
     url, asked = trapped
-    assert refuse(address.format(tmp_path / "a.mp4", url)) == f"{UNREADABLE}."
-    assert asked == []
+    address = address.format(tmp_path / "a.mp4", url)
+    with pytest.raises(ValueError) as refusal:
+        read_clip(address)
+    assert str(refusal.value) == f"there is no file {address}." and asked == []
 
 
 @pytest.mark.parametrize(
