@@ -55,7 +55,7 @@ def test_sigterm_gives_everybody_an_answer_and_leaves_no_partial_file(process):
     page, waiting, messages, told = process.stranger(), process.stranger(), [], []
     late = process.stranger()
     late.values()
-    page.press("make", page.inputs(**LONG))
+    page.press("make", page.form(**LONG))
     reader = threading.Thread(target=lambda: messages.extend(page.news()))
     reader.start()
     wait_for(lambda: "sheet" in str(messages))

@@ -152,7 +152,7 @@ sys.meta_path.insert(0, Finder())
 @pytest.mark.parametrize(
     "error, words",
     [
-        ("ImportError('cannot import name x from y\\\\n(/a/b.py)')", "cannot import name x from y (/a/b.py)"),
+        ("ImportError('cannot import name x from y\\n(/a/b.py)')", "cannot import name x from y (/a/b.py)"),
         ("AttributeError('no attribute')", "no attribute (AttributeError)"),
         ("RuntimeError()", "no reason given (RuntimeError)"),
     ],

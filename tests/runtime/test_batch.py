@@ -128,6 +128,9 @@ def test_shares_are_apart_and_cover_all(tmp_path):
     made = []
 
     class Pipeline:
+        def unknown_words(self, prompt):
+            return []
+
         def generate(self, request):
             made.append(request.prompt)
             raise GenerationError("nothing is made")
