@@ -35,8 +35,11 @@ NOTE = """() => {
 
 # Holds back what the page sends until `go` is called.
 LATE = """() => {
+  const held = [];
   window.usual = fetch;
-  window.fetch = (...call) => new Promise((go) => (window.go = go)).then(() => usual(...call));
+  window.fetch = (...call) => new Promise((go) => held.push(go)).then(() => usual(...call));
+  window.go = () => held.forEach((go) => go());
+  window.held = held;
 }"""
 
 
@@ -262,7 +265,8 @@ def test_nothing_is_drawn_while_another_picture_is_on_its_way(visit, given):
     page.wait_for_selector(".easel[data-ready]:not([data-busy])")
     page.evaluate(LATE)
     page.locator(".slot.image input").set_input_files(given["image"])
-    page.wait_for_function("window.go")
+    page.wait_for_selector(".easel[data-busy]")
+    page.wait_for_function("held.length > 0")
     stroke(page)
     press(page, ".tools", strings.AREAS["middle"])
     assert not page.locator(".easel[data-drawn]").count()
