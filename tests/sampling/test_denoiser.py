@@ -27,7 +27,7 @@ def denoise(pipeline) -> Denoiser:
         cond=None,
         cond_channels=False,
         device=pipeline.device,
-        dtype=pipeline.dtype,
+        dtype=pipeline.lumiere.dtype,
     )
 
 
@@ -86,10 +86,11 @@ def test_long_clips_are_guided_in_two_calls(denoise, monkeypatch):
 
 @torch.inference_mode()
 def test_autocast_is_bfloat16_and_close(denoise):
+    denoise = replace(denoise, guidance=1.0)  # guidance multiplies the rounding
     prediction, _ = denoise(noise(), TIMESTEP)
     fast, _ = replace(denoise, autocast=True)(noise(), TIMESTEP)
     assert fast.dtype == torch.float32 and not torch.equal(fast, prediction)
-    torch.testing.assert_close(fast, prediction, atol=0.1 * prediction.std().item(), rtol=0.1)
+    assert (fast - prediction).square().mean().sqrt() <= 0.02 * prediction.std()
 
 
 @torch.inference_mode()
