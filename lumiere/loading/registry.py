@@ -109,7 +109,7 @@ MODELS = {
         "assets/models/paper-world",
         scheduler="euler a",
         guidance=3.0,
-        sampling=Sampling(guidance_interval=(0.6, 1.0), segment=24, context=8, flicker=0.03),
+        sampling=Sampling(guidance_interval=(0.6, 1.0), segment=24, context=8, flicker=0.005),
         licence="MIT",
     ),
     "sd15-animatediff": replace(

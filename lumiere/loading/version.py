@@ -6,4 +6,4 @@ Evaluation records (`python -m lumiere.paperworld evaluate`) belong to one versi
 seeds check it.
 """
 
-SAMPLING_VERSION = 3
+SAMPLING_VERSION = 2
