@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import accumulate, chain
 from typing import Any
 
 import numpy as np
@@ -175,25 +176,26 @@ class LumierePipeline(LoadedModel):
         began, generator = time.monotonic(), generator or torch.Generator().manual_seed(request.seed or 0)
         cond = self.encode_given(given, whole=request.strength < 1) if given else None
         parts = self._plan(request, given)
-        work = [frames for part in parts for frames in self._work(request, part)]
+        work = [self._work(request, part) for part in parts]
+        shown = list(accumulate(chain.from_iterable(work)))  # frames processed up to each step
         text, done = None, 0
         clip: Tensor | None = None
-        for part in parts:
+        for part, steps_of_part in zip(parts, map(len, work), strict=True):
             if part.still:
                 part_text = self.encode_prompt(request, self.first_frame_prompt(request.prompt))
             else:
                 part_text = text = text or self.encode_prompt(request)  # once for all segments
             part_cond = with_context(cond, clip, part.frames)
             before = None if clip is None else clip[:, :, : part.frames.start]
-            end, step = done + request.steps_run * self._passes(request, part), None
+            end, step = done + steps_of_part, None
             steps = self._denoise(request, part, part_text, part_cond, generator)
             while done < end and not stopped():
                 step, done = next(steps), done + 1
                 if on_step:
                     on_step(done - 1, step.timestep, {"latents": step.x})
-                share, seconds = sum(work[:done]) / sum(work), time.monotonic() - began
+                share, seconds = shown[done - 1] / shown[-1], time.monotonic() - began
                 preview = partial(self.preview, _joined(before, step.pred_x0))
-                yield Progress(done, len(work), share, seconds, part.frames.stop, preview)
+                yield Progress(done, len(shown), share, seconds, part.frames.stop, preview)
             if step is not None:
                 made = steady(step.x if done == end else step.pred_x0, self.sampling.flicker)
                 clip = _joined(before, blend(made, *part_cond) if part_cond else made)
@@ -202,7 +204,7 @@ class LumierePipeline(LoadedModel):
         if clip is not None:
             frames = self.decode(clip)
             frames = put_back(frames, given) if given else frames
-            yield Result(frames, request, len(work), done, done < len(work), time.monotonic() - began)
+            yield Result(frames, request, len(shown), done, done < len(shown), time.monotonic() - began)
 
     def _denoise(
         self, request: Request, part: Part, text: Text, cond: Cond | None, generator: torch.Generator
@@ -226,7 +228,7 @@ class LumierePipeline(LoadedModel):
         """Returns unit noise, drawn on the CPU: the same on any device."""
         noise = torch.randn(shape, generator=generator)
         if self.sampling.free_noise:
-            noise = rescheduled(noise, *window_and_stride(self.sampling, self.positions), generator)
+            noise = rescheduled(noise, *window_and_stride(self.sampling, self.lumiere.positions), generator)
         return noise.to(self.device)
 
     def _denoiser(
@@ -259,7 +261,7 @@ class LumierePipeline(LoadedModel):
         if self.sampling.free_noise:
             return [slice(0, part.length)]
         factor = self.lumiere.downsample_factor
-        return windows_of(part.length, self.sampling.window, self.positions, factor)
+        return windows_of(part.length, self.sampling.window, self.lumiere.positions, factor)
 
     def _schedule(self, request: Request, generator: torch.Generator) -> Schedule:
         assert request.scheduler and request.steps

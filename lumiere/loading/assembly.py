@@ -73,8 +73,7 @@ def adjust(lumiere: Lumiere, model: Model) -> None:
     if sampling.motion_scale != 1:
         set_motion_scale(lumiere, sampling.motion_scale)
     if sampling.free_noise:
-        positions = lumiere.kwargs["attns"].get("positions")
-        window_attention(lumiere, *window_and_stride(sampling, positions))
+        window_attention(lumiere, *window_and_stride(sampling, lumiere.positions))
 
 
 def _motion(model: Model, folder: Path) -> Path:

@@ -119,11 +119,6 @@ class LoadedModel:
         return self.base.vae
 
     @property
-    def positions(self) -> int | None:
-        """Number of positional embeddings of an AnimateDiff adapter, None for clips of any length."""
-        return self.lumiere.kwargs["attns"].get("positions")
-
-    @property
     def style(self) -> Style:
         """The current style of the base."""
         return self.styler.style

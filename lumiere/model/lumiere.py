@@ -301,6 +301,11 @@ class Lumiere(nn.Module):
         return self._unet.config
 
     @property
+    def positions(self) -> int | None:
+        """Number of positional embeddings of an AnimateDiff adapter, None for clips of any length."""
+        return self.kwargs["attns"].get("positions")
+
+    @property
     def dtype(self) -> torch.dtype:
         """Dtype of the base."""
         return next(self.model.parameters()).dtype

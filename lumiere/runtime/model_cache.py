@@ -89,17 +89,15 @@ def add_options(parser: Any, several: bool = False) -> None:
     add(
         "--motion-scale",
         type=float,
-        default=1.0,
         metavar="X",
-        help="amount of motion of an AnimateDiff adapter, 0 to 4 (%(default)s)",
+        help="amount of motion of an AnimateDiff adapter, 0 to 4 (the model's own, usually 1)",
     )
     add("--free-noise", action="store_true", help="long clips of an AnimateDiff adapter by FreeNoise")
     add(
         "--free-init",
         type=int,
-        default=1,
         metavar="N",
-        help="passes of FreeInit, which make frames more consistent (%(default)s)",
+        help="passes of FreeInit, which make frames more consistent (the model's own, usually 1)",
     )
     add(
         "--preview",
@@ -156,12 +154,9 @@ def _as_said(options: argparse.Namespace, model: Model) -> Model:
     for name, weight in cameras:
         if not abs(weight) <= 4:  # False for NaN
             raise ValueError(f"the weight of the camera {name} must be from -4 to 4: received {weight:g}.")
-    sampling = replace(
-        model.sampling,
-        motion_scale=options.motion_scale,
-        free_noise=options.free_noise,
-        free_init=options.free_init,
-    )
+    asked = {name: getattr(options, name) for name in ("motion_scale", "free_init")}
+    asked |= {"free_noise": options.free_noise or None}
+    sampling = replace(model.sampling, **{name: x for name, x in asked.items() if x is not None})
     return replace(
         model, style=style, cameras=cameras, sampling=sampling, offload=options.offload, preview=preview
     )
