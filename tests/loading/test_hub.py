@@ -2,8 +2,10 @@
 
 import re
 import shutil
+import sys
 
 import pytest
+from huggingface_hub import close_session
 
 from lumiere.loading import hub as fetch
 from lumiere.loading.hub import progress, telling
@@ -70,3 +72,11 @@ def test_without_anybody_who_asks_nothing_is_told(online):
 )
 def test_bytes_in_words(done, total, words):
     assert progress("a/b", done, total) == words
+
+
+def test_a_socks_proxy_without_its_package_is_named(online, monkeypatch):
+    monkeypatch.setenv("ALL_PROXY", "socks5h://127.0.0.1:9")
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    close_session()  # one made before the variable was set
+    with pytest.raises(OSError, match="SOCKS proxy .* `pip install socksio` or unset ALL_PROXY"):
+        locate("lumiere/tiny")
