@@ -51,10 +51,10 @@ def fetch(name: str, kind: str, revision: str | None, wanted: list[str]) -> Path
     except Exception as error:  # huggingface_hub and its HTTP libraries raise many kinds
         advice = "check the name, the revision and the network"
         if isinstance(error, ImportError) and "socks" in str(error).lower():
-            advice = "for the SOCKS proxy that the environment names, `pip install socksio` or unset ALL_PROXY"
+            advice = "for the SOCKS proxy in the environment, `pip install socksio` or unset ALL_PROXY"
         raise OSError(
-            f"cannot fetch the {kind} {name} from the hub ({type(error).__name__}): {advice}, or give the path "
-            "of a local folder."
+            f"cannot fetch the {kind} {name} from the hub ({type(error).__name__}): {advice}, or give the "
+            "path of a local folder."
         ) from error
     finally:
         if bars:
