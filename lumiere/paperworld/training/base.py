@@ -89,7 +89,7 @@ def train_base(
     scheduler = new_scheduler()
     torch.manual_seed(0)
     rate, unet = (1e-3, new_unet()) if unet is None else (5e-4, unet)
-    unet = unet.to(device)
+    unet = unet.to(device, memory_format=torch.channels_last)  # a tenth faster on a CPU with AMX
     text_encoder = text_encoder.to(device)  # type: ignore[arg-type]  # transformers' decorator hides `self`
 
     def loss(model: UNet2DConditionModel, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
