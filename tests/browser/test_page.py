@@ -174,6 +174,23 @@ def test_no_blank_on_a_slow_link(visit):
     print(f"{len(film)} pictures, {len(watched)} samples, {len(sheets)} previews, 0 blank")
 
 
+def test_clip_plays_though_its_previews_decode_slowly(visit):
+    """The sheets that arrive before the clip are decoded after it, as on a busy machine."""
+    page = visit()
+    page.evaluate("""() => {
+      const decode = HTMLImageElement.prototype.decode;
+      HTMLImageElement.prototype.decode = async function () {
+        await decode.call(this);
+        await new Promise((done) => setTimeout(done, 1500));
+      };
+    }""")
+    ask(page, "a red ball", steps=4)
+    state(page, "done")
+    page.wait_for_function("Number(document.querySelector('.player').dataset.sheets) > 1")
+    shown(page)
+    page.wait_for_function("document.querySelector('#stage video').currentTime > 0.5")
+
+
 def delayed(page, latency):
     """The session with the browser that makes the page's link so slow, in ms."""
     link = page.context.new_cdp_session(page)

@@ -12,6 +12,7 @@ const paint = canvas.getContext("2d");
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 let asked = 0; // the newest sheet that arrived
 let shown = 0; // the newest sheet that was decoded
+let covered = 0; // the newest sheet that arrived before the clip
 let sheet = null;
 let before = null;
 let since = 0;
@@ -45,7 +46,9 @@ async function take(value) {
   draw(since);
   root.dataset.state = "playing";
   root.dataset.sheets = shown;
-  if (value.working) uncover(); // the clip before this one stays until there is something in its place
+  // The previous clip stays until there is something in its place. A sheet may be decoded after the clip that follows
+  // it has arrived: that clip must neither be hidden nor paused.
+  if (value.working && turn > covered) uncover();
 }
 
 // The controls come with the pointer or the focus, and stay for whoever has to play the clip by hand.
@@ -60,6 +63,7 @@ function uncover() {
 
 function play(value) {
   fps = value.fps;
+  covered = asked;
   video.src = value.clip;
   // Whoever asked for less motion gets the clip paused, to be played by hand.
   if (still.matches) video.load();
