@@ -25,6 +25,7 @@ ARGUMENTS = (
     "--disable-component-update --disable-sync --autoplay-policy=no-user-gesture-required"
 ).split()
 PATIENCE = 240_000  # ms; machines that test may be busy with a training
+START = 600  # s until a page is served
 
 
 @contextmanager
@@ -55,7 +56,7 @@ def serving(model: Path | str, folder: Path, *options: str, wait: bool = True, *
             stderr=log,
         )
         try:
-            deadline = time.monotonic() + PATIENCE / 1000
+            deadline = time.monotonic() + START
             while wait and strings.READY not in (text := (folder / "log").read_text()):
                 assert app.poll() is None and time.monotonic() < deadline, text
                 time.sleep(0.2)
@@ -64,7 +65,7 @@ def serving(model: Path | str, folder: Path, *options: str, wait: bool = True, *
             assert "Traceback" not in (folder / "log").read_text(), (folder / "log").read_text()
         finally:
             app.terminate()
-            app.wait(60)
+            app.wait(START)
 
 
 @pytest.fixture(scope="session")

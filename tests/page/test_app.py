@@ -27,7 +27,7 @@ from lumiere.runtime import jobs
 from tests.awaiting import awaited
 
 ROOT = Path(page.FOLDER).parents[1]
-PATIENCE = 120  # s; only a failing test waits that long
+PATIENCE = 600  # s; only a failing test waits that long
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from lumiere.runtime import jobs
 from lumiere.sampling import memory
 from tests.bases import components, save_adapter, save_base
 from tests.security.server import wait_for
-from tests.security.stranger import Stranger
+from tests.security.stranger import PATIENCE, Stranger
 
 pytestmark = pytest.mark.slow
 
@@ -153,7 +153,7 @@ def test_a_switch_waits_for_its_turn_and_is_told(site, monkeypatch):
             thread.start()
             wait_for(lambda number=number: len(jobs.device) == number)
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE)
     assert loaded == [apps["real"].entry]
     assert [name for name, _, state in seen if state == "done"] == ["tiny", "real"]
     told = [name for name, text, _ in seen if text == strings.loading("real")]
@@ -170,7 +170,7 @@ def jobs_held():
         yield
     finally:
         leave.set()
-        job.join(60)
+        job.join(PATIENCE)
 
 
 def test_a_clip_of_another_model_is_restored_on_its_page(site, stranger, tmp_path):

@@ -1,13 +1,12 @@
 """Row 28: Stop while queued; twice; on someone else's job."""
 
 import threading
-import time
 
 import pytest
 
 from lumiere.runtime import jobs
 from tests.security.server import wait_for
-from tests.security.stranger import status
+from tests.security.stranger import PATIENCE, status
 
 
 @pytest.fixture
@@ -39,7 +38,7 @@ def test_stop_while_queued_twice_and_on_someone_elses_job(server, held):
 
     queued.press("stop", [])  # its own, which waits; twice, and once more when it is gone
     queued.press("stop", [])
-    second.join(10)
+    second.join(PATIENCE)
     assert not second.is_alive() and len(jobs.device) == 2
     assert status(second_messages)["text"].startswith("Stopped before the first step")
     queued.press("stop", [])
@@ -70,7 +69,6 @@ def test_nobody_stops_a_job_by_the_name_of_another_session(server, held):
 
 
 def test_a_stop_with_nothing_to_stop_is_nothing(stranger, work):
-    began = time.monotonic()
     assert stranger.press("stop", []).status_code == 200
-    assert time.monotonic() - began < 10 and not work.any
+    assert not work.any
     assert stranger.make()["state"] == "done"

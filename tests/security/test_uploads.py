@@ -11,6 +11,7 @@ import pytest
 from lumiere.page.server.disk import found
 from lumiere.page.server.request_guard import PIECE
 from tests.security.server import wait_for
+from tests.security.stranger import PATIENCE
 
 MB = 2**20
 TYPE = {"content-type": "multipart/form-data; boundary=x"}
@@ -92,7 +93,7 @@ def test_many_at_once_do_not_fill_the_disk_past_its_bound(server, gate, monkeypa
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE)
     assert len(answers) == 8 and set(answers) <= {200, 400, None}
     assert answers.count(200) * 12 * MB <= 16 * MB + 8 * PIECE
     wait_for(lambda: len(server.files() - before) == answers.count(200))
