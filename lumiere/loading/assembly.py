@@ -8,7 +8,7 @@ from diffusers import SchedulerMixin
 from huggingface_hub import cached_assets_path
 
 from lumiere.loading.components import BasePipeline, load_base, load_tiny
-from lumiere.loading.layout import PREVIEW, locate, locate_file, locate_motion, locate_tiny
+from lumiere.loading.layout import PREVIEW, locate, locate_autoencoder, locate_file, locate_motion
 from lumiere.loading.registry import CAMERAS, Model, published
 from lumiere.model.adapter_options import merge_motion_loras, set_motion_scale, window_attention
 from lumiere.model.animatediff import convert, load_weights
@@ -37,7 +37,7 @@ def load(model: Model, dtype: torch.dtype, fresh: bool = False) -> tuple[BasePip
     folder = locate(model.source, model.revision, half=model.half)
     if folder.is_file() and model.motion is None:
         raise FileNotFoundError(f"the checkpoint {folder} holds no motion weights: name some with --motion.")
-    base = load_base(folder, dtype)
+    base = load_base(folder, dtype, vae=locate_autoencoder(model.vae, "VAE") if model.vae else None)
     unet, latents = base.unet, base.vae.config.latent_channels
     if unet.config.in_channels != latents:
         raise ValueError(
@@ -126,7 +126,7 @@ def tiny_preview(source: str, latents: int, dtype: torch.dtype) -> TinyPreview:
         OSError: the files are missing or damaged.
         ValueError: the autoencoder has another number of latent channels.
     """
-    tiny = load_tiny(locate_tiny(source), dtype)
+    tiny = load_tiny(locate_autoencoder(source, "preview"), dtype)
     if tiny.config.latent_channels != latents:
         raise ValueError(
             f"the preview {source} takes {tiny.config.latent_channels} channels where latents have {latents}."

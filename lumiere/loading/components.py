@@ -1,6 +1,6 @@
 """Loads a base pipeline: each component with its own class, from safetensors and never from a pickle."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -8,12 +8,13 @@ from typing import Any, TypeAlias
 import diffusers
 import torch
 import transformers
-from diffusers import DDIMScheduler, ModelMixin
+from diffusers import AutoencoderKL, DDIMScheduler, ModelMixin
 from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
+from lumiere.loading.file_kinds import check_vae
 from lumiere.loading.hub import fetch
 from lumiere.loading.layout import (
     INDEX,
@@ -36,7 +37,9 @@ CLIP = "openai/clip-vit-large-patch14"  # whose tokenizer all Stable Diffusion m
 BasePipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
 
 
-def load_base(folder: Path, dtype: torch.dtype, unet: nn.Module | None = None) -> BasePipeline:
+def load_base(
+    folder: Path, dtype: torch.dtype, unet: nn.Module | None = None, vae: Path | None = None
+) -> BasePipeline:
     """Loads the text-to-image pipeline of a model folder onto the CPU, without a safety checker.
 
     `DiffusionPipeline.from_pretrained` accepts files that lack weights, so the components are loaded one by
@@ -46,14 +49,18 @@ def load_base(folder: Path, dtype: torch.dtype, unet: nn.Module | None = None) -
         folder: model folder, or single-file checkpoint (see `load_checkpoint`).
         dtype: dtype of the weights.
         unet: a loaded UNet of this folder, used instead of its file.
+        vae: folder or file of another VAE (see `load_vae`), used instead of the model's own.
 
     Raises:
         OSError: a file is missing, damaged or of a class that is not supported.
+        ValueError: the latents of `vae` are not those of the base.
     """
     if folder.is_file():
-        return load_checkpoint(folder, dtype)
+        return load_checkpoint(folder, dtype, vae)
     check(folder)
     found: dict[str, Any] = {"unet": unet} if unet is not None else {}
+    if vae is not None:
+        found["vae"] = load_vae(vae, folder, dtype)
     for part in components(folder):
         if part.weights and part.name not in found:
             found[part.name] = load_model(folder, part.name, dtype)
@@ -79,48 +86,104 @@ def _bounded(base: BasePipeline) -> BasePipeline:
     return base
 
 
-def load_checkpoint(file: Path, dtype: torch.dtype) -> BasePipeline:
+def load_checkpoint(file: Path, dtype: torch.dtype, vae: Path | None = None) -> BasePipeline:
     """Loads a single-file checkpoint of Stable Diffusion 1.x or XL onto the CPU, with the shipped configs.
 
     Args:
         file: `.safetensors` file with the keys of the original code, with or without EMA weights.
         dtype: dtype of the weights.
+        vae: folder or file of another VAE (see `load_vae`), used instead of the checkpoint's own.
 
     Raises:
         OSError: the file is damaged, lacks weights or is of another family, or there are no tokenizer files.
+        ValueError: the latents of `vae` are not those of the base.
     """
     folder = config_folder(file)
     klass = StableDiffusionXLPipeline if is_xl(folder) else StableDiffusionPipeline
     found: dict[str, Any] = {"tokenizer": _clip_tokenizer(file, {})}
     if is_xl(folder):
         found |= {"tokenizer_2": _clip_tokenizer(file, {"pad_token": "!"}), "add_watermarker": False}
-    try:
-        with _quiet():
-            base = klass.from_single_file(
-                str(file), config=str(folder), torch_dtype=dtype, local_files_only=True, **found
-            )
-    except NotImplementedError as error:  # of torch, which cannot move weights that were not filled
-        raise OSError(f"the checkpoint {file} {_lacks(_missing(file, folder))}.") from error
-    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = str(error).strip().split("\n")[0].rstrip(".")
-        raise OSError(f"cannot read the checkpoint {file}: {reason}.") from error
+    if vae is not None:
+        found["vae"] = load_vae(vae, folder, dtype)
+    base = _single_file(klass, file, folder, "checkpoint", ("unet", "vae"), torch_dtype=dtype, **found)
     for part in components(folder):
         if part.weights:
             _check_whole(base.components[part.name].eval(), part.name, file)
     return _bounded(base)
 
 
-def _missing(file: Path, folder: Path) -> list[str]:
-    """Returns the weights of UNet and VAE that diffusers (0.42) does not find in a checkpoint."""
+def load_vae(place: Path, base: Path, dtype: torch.dtype) -> AutoencoderKL:
+    """Loads a VAE in the place of a base's own, onto the CPU.
+
+    Args:
+        place: diffusers folder, or `.safetensors` file with the keys of diffusers or of the original code; a
+            whole checkpoint provides its VAE. A file takes its config from the base.
+        base: folder with the configs of the base.
+        dtype: dtype of the weights.
+
+    Raises:
+        OSError: a file is missing, damaged, or lacks weights.
+        ValueError: it is no `AutoencoderKL`, or its latents are not those of the base: they have other
+            channels, another size, or another scale.
+    """
+    if place.is_dir():
+        kind = read_json(place / "config.json").get("_class_name")
+        if kind != AutoencoderKL.__name__:
+            raise ValueError(f"the VAE {place} is of class {kind}: supported is {AutoencoderKL.__name__}.")
+        vae = _whole(AutoencoderKL, place, dtype, "vae", place)
+    else:
+        try:
+            with safe_open(place, "pt") as file:
+                check_vae(file.keys(), str(place))
+        except (SafetensorError, OSError) as error:
+            raise OSError(f"cannot read the VAE {place}: it is damaged, or no safetensors file.") from error
+        vae = _single_file(
+            AutoencoderKL, place, base, "VAE", ("vae",), subfolder="vae", torch_dtype=dtype
+        ).eval()
+        _check_whole(vae, "vae", place)
+    with torch.device("meta"):
+        own = AutoencoderKL.from_config(AutoencoderKL.load_config(base / "vae"))
+    for what, value in _latents(vae).items():
+        if value != _latents(own)[what]:
+            raise ValueError(
+                f"the VAE {place} is for another family: its {what} is {value}, that of the base "
+                f"{_latents(own)[what]}."
+            )
+    return vae
+
+
+def _latents(vae: AutoencoderKL) -> dict[str, float]:
+    config = vae.config
+    channels, factor = config.latent_channels, 2 ** (len(config.block_out_channels) - 1)
+    scale = config.scaling_factor
+    return {"number of latent channels": channels, "downsampling factor": factor, "scaling factor": scale}
+
+
+def _single_file(
+    klass: Any, file: Path, folder: Path, kind: str, parts: Sequence[str], **options: Any
+) -> Any:
+    """Loads a class of diffusers from a single file with the configs of a folder."""
+    try:
+        with _quiet():
+            return klass.from_single_file(str(file), config=str(folder), local_files_only=True, **options)
+    except NotImplementedError as error:  # of torch, which cannot move weights that were not filled
+        raise OSError(f"the {kind} {file} {_lacks(_missing(file, folder, parts))}.") from error
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise OSError(f"cannot read the {kind} {file}: {reason}.") from error
+
+
+def _missing(file: Path, folder: Path, parts: Sequence[str]) -> list[str]:
+    """Returns the weights of some components that diffusers (0.42) does not find in a single file."""
     weights, missing = load_file(file), []
-    for name in ("unet", "vae"):
+    for name in parts:
         klass = getattr(diffusers, component_class(folder, name))
         config = klass.load_config(folder / name)
         with torch.device("meta"):
             expected = klass.from_config(config).state_dict()
         convert = SINGLE_FILE_LOADABLE_CLASSES[klass.__name__]["checkpoint_mapping_fn"]
         found = convert(config=config, checkpoint=dict(weights))
-        missing += [f"{name}.{key}" for key in expected if key not in found]
+        missing += [f"{name}.{key}" for key in expected if key not in found and key not in weights]
     return missing
 
 

@@ -1,4 +1,4 @@
-"""Recognises by its keys what kind of model file somebody gave as a LoRA, and renames the keys of some.
+"""Recognises by its keys what kind of model file somebody gave as a LoRA or VAE, and renames some keys.
 
 Only names of tensors are looked at; no file is opened here.
 """
@@ -52,6 +52,24 @@ def unsupported(keys: Iterable[str]) -> str | None:
         if not (factors and name.endswith("embedding")) and any(re.search(pattern, key) for key in keys):
             return name
     return None
+
+
+def check_vae(keys: Iterable[str], source: str) -> None:
+    """Checks that a file holds an autoencoder, alone or in a whole checkpoint.
+
+    Args:
+        keys: names of all tensors in the file.
+        source: name of the file, for the message.
+
+    Raises:
+        ValueError: the file is of another kind; the message names it.
+    """
+    keys = list(keys)
+    if any(re.match(r"(first_stage_model\.|vae\.)?(encoder|decoder)\.conv_in\.", key) for key in keys):
+        return
+    factors = any(FACTOR.search(key) for key in keys)
+    kind = unsupported(keys) or ("a LoRA" if factors else "of a kind that is not known")
+    raise ValueError(f"{source} is {kind}; it is not supported as a VAE.")
 
 
 def lora_tensors(weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:

@@ -163,17 +163,22 @@ def locate_file(source: str | Path, kind: str, usual: str) -> Path:
     return fetched
 
 
-def locate_tiny(source: str | Path) -> Path:
-    """Returns the folder of a tiny autoencoder: a local folder, or the local copy of a hub id.
+def locate_autoencoder(source: str | Path, kind: str) -> Path:
+    """Returns the folder or file of an autoencoder: a local path, or the local copy from the hub.
 
     Args:
-        source: folder or hub id.
+        source: folder, file, `owner/name` or `owner/name/file`.
+        kind: noun for error messages, "VAE" or "preview".
 
     Raises:
         OSError: the autoencoder does not exist or the download failed.
     """
-    folder = Path(source).expanduser()
-    return folder if folder.is_dir() else fetch(_on_hub(source, "preview")[0], "preview", None, list(ADAPTER))
+    path = Path(source).expanduser()
+    if path.is_dir() or path.is_file():
+        return path
+    name, file = _on_hub(source, kind)
+    folder = fetch(name, kind, None, [file] if file else list(ADAPTER))
+    return folder / file if file else folder
 
 
 def _on_hub(source: str | Path, kind: str) -> tuple[str, str | None]:

@@ -80,6 +80,7 @@ class LoadedModel:
         dtype: torch.dtype | None = None,
         revision: str | None = None,
         fresh: bool = False,
+        vae: str | Path | None = None,
     ) -> "Self":
         """Loads a Stable Diffusion model (1.x, 2.x, XL) in diffusers' layout, from safetensors only.
 
@@ -93,6 +94,7 @@ class LoadedModel:
                 bfloat16 support then multiply in bfloat16.
             revision: revision of the hub id.
             fresh: use untrained temporal layers, whose frames are almost independent.
+            vae: folder, file or hub id of a VAE in the place of the base's own, see `components.load_vae`.
 
         Returns:
             The pipeline.
@@ -102,7 +104,7 @@ class LoadedModel:
             ValueError: the components or arguments do not fit.
         """
         model = source if isinstance(source, Model) else entry(str(source), str(motion) if motion else None)
-        model = replace(model, revision=revision or model.revision)
+        model = replace(model, revision=revision or model.revision, vae=str(vae) if vae else model.vae)
         device = find_device(device)
         autocast = dtype is None and device.type == "cpu" and components.multiplies_in_bf16()
         base, lumiere, folder = assembly.load(model, dtype or best_dtype(device), fresh)

@@ -23,6 +23,7 @@ class Model:
         source: hub id, or folder in the repository.
         motion: hub id, folder or file of motion weights. Defaults to `motion/` in the source.
         revision, motion_revision: commits on the hub. Default to the newest.
+        vae: folder, file or hub id of a VAE that replaces the base's own.
         half: downloads the fp16 variant of the weights, which is half as large.
         schedule: scheduler entries that these motion weights need beyond the entries common to all adapters.
         scheduler, steps, guidance, frames, fps: defaults of a request.
@@ -46,6 +47,7 @@ class Model:
     motion: str | None = None
     revision: str | None = None
     motion_revision: str | None = None
+    vae: str | None = None
     half: bool = False
     schedule: tuple[tuple[str, object], ...] = ()
     scheduler: str = "dpm++ 2m"
@@ -195,6 +197,7 @@ def entry(name: "str | Model | None" = None, motion: str | None = None) -> Model
         source=base.source,
         revision=base.revision,
         half=base.half,
+        vae=base.vae,
         motion=motion,
         licence=like.licence if base.source == like.source else "unknown",
     )

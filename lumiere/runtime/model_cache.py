@@ -69,6 +69,7 @@ def add_options(parser: Any, several: bool = False) -> None:
         metavar="WEIGHTS",
         help=f"motion weights for the base: folder, file or hub id (${MOTION_VARIABLE})",
     )
+    add("--vae", metavar="NAME", help="another VAE for the base: folder, .safetensors file or hub id")
     add(
         "--lora",
         action="append",
@@ -128,15 +129,14 @@ def allowed(options: argparse.Namespace) -> dict[str, Model]:
     """Returns all models in the options or the environment by short name: letters, digits, `.`, `_` and `-`.
 
     Raises:
-        ValueError: two models have the same short name, or `--motion`, `--lora` or `--style`, which fit one
-            base, are combined with several models.
+        ValueError: two models have the same short name, or options that fit one base are combined with
+            several models.
     """
     names, found = options.model or wanted(), {}
     several = len(names) > 1
-    if several and (options.motion or options.lora or options.style or options.camera):
-        raise ValueError(
-            f"--motion, --lora, --style and --camera go with one model: received {len(names)}."
-        )
+    single = [f"--{name}" for name in ("motion", "vae", "lora", "style", "camera") if getattr(options, name)]
+    if several and single:
+        raise ValueError(f"{' and '.join(single)} must be given with one model: received {len(names)}.")
     for name in names:
         short = short_name(name)
         if short in found:
@@ -158,7 +158,13 @@ def _as_said(options: argparse.Namespace, model: Model) -> Model:
     asked |= {"free_noise": options.free_noise or None}
     sampling = replace(model.sampling, **{name: x for name, x in asked.items() if x is not None})
     return replace(
-        model, style=style, cameras=cameras, sampling=sampling, offload=options.offload, preview=preview
+        model,
+        vae=options.vae or model.vae,
+        style=style,
+        cameras=cameras,
+        sampling=sampling,
+        offload=options.offload,
+        preview=preview,
     )
 
 

@@ -103,6 +103,8 @@ def write_files(stand_ins: Path) -> None:
     shutil.copytree(stand_ins, "stand-ins")
     shutil.copytree(stand_ins / "sd", "models/dreamy")
     shutil.copytree(stand_ins / "adapter", "runs/sd15/motion")
+    Path("vae").mkdir()
+    shutil.copy(stand_ins / "sd/vae/diffusion_pytorch_model.safetensors", "vae/ft-mse.safetensors")
     shutil.copy(stand_ins / "mm.ckpt", "mm.ckpt")
     shutil.copy(stand_ins / "dreamy.safetensors", "dreamy.safetensors")
     shutil.copytree(stand_ins / "tokenizer", "tokenizer")

@@ -248,8 +248,8 @@ def test_the_variable_of_motion_weights_goes_with_that_of_one_model(monkeypatch)
     "given, words",
     [
         (["--model", "a/x", "--model", "b/x"], "the name x: rename"),
-        (["--model", "a", "--model", "b", "--lora", "c"], "go with one model: received 2"),
-        (["--model", "a", "--model", "b", "--camera", "zoom-in"], "go with one model: received 2"),
+        (["--model", "a", "--model", "b", "--lora", "c"], "must be given with one model: received 2"),
+        (["--model", "a", "--model", "b", "--camera", "zoom-in"], "must be given with one model: received 2"),
         (["--camera", "zoom-in:9"], "the weight of the camera zoom-in must be from -4 to 4: received 9"),
         (["--motion-scale", "nan"], "the motion scale must be from 0 to 4: received nan"),
         (["--free-init", "0"], "FreeInit takes 1 to 10 passes: received 0"),

@@ -11,7 +11,7 @@ from diffusers import AutoencoderTiny
 
 from lumiere import models
 from lumiere.loading.assembly import tiny_preview
-from lumiere.loading.layout import locate_tiny
+from lumiere.loading.layout import locate_autoencoder
 from lumiere.loading.registry import MODELS, PREVIEWS, Model
 from lumiere.paperworld.__main__ import main
 from lumiere.paperworld.training.autoencoder import encode_dataset
@@ -111,7 +111,7 @@ def test_falls_back_to_linear_map(kind, reason, model, tmp_path, monkeypatch):
 
 def test_refuses_preview_that_is_no_place():
     with pytest.raises(OSError, match="cannot find the preview nowhere"):
-        locate_tiny("nowhere")
+        locate_autoencoder("nowhere", "preview")
 
 
 def test_stable_diffusion_has_taesd():
