@@ -2,6 +2,8 @@
 
 python -m lumiere "a red ball bouncing over green hills" --frames 16 --seed 7 -o clip.mp4
 
+python -m lumiere models
+
 accelerate launch -m lumiere --prompts prompts.txt -o clips/
 """
 
@@ -18,6 +20,7 @@ import numpy as np
 
 from lumiere.events import Result
 from lumiere.limits import ServerLimits
+from lumiere.loading import catalogue
 from lumiere.loading.registry import saved_settings
 from lumiere.media.animations import is_picture
 from lumiere.media.header import pace_note, probe
@@ -43,6 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: command line arguments. Defaults to `sys.argv[1:]`.
     """
     lenient_output()
+    if (sys.argv[1:] if arguments is None else arguments) == ["models"]:
+        print(catalogue.table())
+        return 0
     options = parser().parse_args(arguments)
     keep_freed_memory()
     try:
@@ -76,7 +82,11 @@ class Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """Returns the argument parser."""
     model = model_cache.entry()
-    text = Parser(prog="python -m lumiere", description="Makes a video clip from a sentence.")
+    text = Parser(
+        prog="python -m lumiere",
+        description="Makes a video clip from a sentence.",
+        epilog="python -m lumiere models lists the models: abilities, licence, size, on disk or not.",
+    )
     add = text.add_argument
     add("prompt", nargs="?", help="what should happen")
     add(

@@ -76,16 +76,39 @@ def adjust(lumiere: Lumiere, model: Model) -> None:
         window_attention(lumiere, *window_and_stride(sampling, lumiere.positions))
 
 
+def domain_adapter(model: Model) -> tuple[tuple[str, float], ...]:
+    """Returns the file and the weight of a model's domain adapter, or nothing at weight 0.
+
+    Args:
+        model: registry entry.
+
+    Raises:
+        OSError: the file does not exist or the download failed.
+        ValueError: a .ckpt file is damaged.
+    """
+    if model.domain_adapter is None or model.domain_adapter[1] == 0:
+        return ()
+    source, weight = model.domain_adapter
+    return ((str(_as_safetensors(source, None)) if source.endswith(".ckpt") else source, weight),)
+
+
 def _motion(model: Model, folder: Path) -> Path:
-    """Returns local motion weights; converts a published .ckpt checkpoint to safetensors once."""
+    """Returns local motion weights."""
     if model.motion is None:
         return folder / "motion"
     if Path(model.motion).suffix != ".ckpt" or published(model.motion) is None:
         return locate_motion(model.motion, model.motion_revision)
-    cache = cached_assets_path("lumiere", model.motion.replace("/", "--"))
-    file = cache / f"{model.motion_revision or 'newest'}.safetensors"
+    return _as_safetensors(model.motion, model.motion_revision)
+
+
+def _as_safetensors(source: str, revision: str | None) -> Path:
+    """Returns a .ckpt file of the hub, converted to safetensors once. A local one must be converted."""
+    if Path(source).exists():
+        return Path(source)
+    cache = cached_assets_path("lumiere", source.replace("/", "--"))
+    file = cache / f"{revision or 'newest'}.safetensors"
     if not file.is_file():
-        convert(locate_motion(model.motion, model.motion_revision), file)
+        convert(locate_motion(source, revision), file)
     return file
 
 

@@ -11,6 +11,17 @@ from typing import Any
 TELL_SECONDS = 1.0  # between two progress reports
 
 _told: ContextVar[Callable[[str], None] | None] = ContextVar("told", default=None)
+_offline: ContextVar[bool] = ContextVar("offline", default=False)
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Makes `fetch` look at the files on disk only, on this thread."""
+    token = _offline.set(True)
+    try:
+        yield
+    finally:
+        _offline.reset(token)
 
 
 @contextmanager
@@ -47,7 +58,15 @@ def fetch(name: str, kind: str, revision: str | None, wanted: list[str]) -> Path
     told = _told.get()
     bars = told and _bars(name, told)
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, tqdm_class=bars))
+        return Path(
+            snapshot_download(
+                name,
+                revision=revision,
+                allow_patterns=wanted,
+                tqdm_class=bars,
+                local_files_only=_offline.get(),
+            )
+        )
     except Exception as error:  # huggingface_hub and its HTTP libraries raise many kinds
         advice = "check the name, the revision and the network"
         if isinstance(error, ImportError) and "socks" in str(error).lower():

@@ -110,6 +110,7 @@ class LoadedModel:
         base, lumiere, folder = assembly.load(model, dtype or best_dtype(device), fresh)
         rest = torch.device("cpu") if model.offload else device
         pipeline = cls(base, lumiere, model, folder=folder, device=rest, autocast=autocast).to(rest)
+        pipeline.styler.own = assembly.domain_adapter(model)
         pipeline.restyle(model.style)
         if model.offload:
             pipeline.enable_model_cpu_offload(device)

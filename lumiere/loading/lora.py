@@ -32,10 +32,14 @@ class Styler:
         base: the base pipeline.
         folder: model folder with the weights of the base, which second bases are blended with. None refuses
             second bases.
+
+    Attributes:
+        own: LoRAs and weights that belong to the motion weights and are part of every style.
     """
 
     def __init__(self, base: BasePipeline, folder: Path | None):
         self.base, self.folder, self.style = base, folder, Style()
+        self.own: tuple[tuple[str, float], ...] = ()
         self._adapters: dict[str, str] = {}  # source of a LoRA -> name of its adapter
 
     def apply(self, style: Style) -> tuple[str, ...]:
@@ -53,8 +57,8 @@ class Styler:
         """
         blended = self._blended(style)
         notes: tuple[str, ...] = ()
-        before = list(self._adapters)
-        added = [source for source in dict(style.loras) if source not in before]
+        before, wanted = list(self._adapters), dict(self.own + style.loras)
+        added = [source for source in wanted if source not in before]
         try:
             for source in added:
                 name = f"lora{next(n for n in range(99) if f'lora{n}' not in self._adapters.values())}"
@@ -69,14 +73,14 @@ class Styler:
             for key, tensor in own.items():
                 if ".lora_" not in key:
                     tensor.copy_(state[key.replace(".base_layer.", ".")])
-        self._unload([source for source in self._adapters if source not in dict(style.loras)])
+        self._unload([source for source in self._adapters if source not in wanted])
         self._weigh(style)
         self.style = style
         return notes
 
     def _weigh(self, style: Style) -> None:
         weights: dict[str, float] = defaultdict(float)
-        for source, weight in style.loras:
+        for source, weight in self.own + style.loras:
             weights[self._adapters[source]] += weight
         if weights:
             self.base.set_adapters(list(weights), list(weights.values()))

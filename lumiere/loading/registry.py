@@ -31,6 +31,10 @@ class Model:
         shortest, longest: lowest and highest number of frames.
         longest_side: largest height or width in pixels.
         pixels: largest `frames * height * width`. The operator's setting in limits.py takes precedence.
+        side: default height and width in pixels. Defaults to the base's own.
+        domain_adapter: LoRA of the base that was published with the motion weights, and its weight; at weight
+            0 it is not loaded. AnimateLCM needs its LoRA. The LoRA of AnimateDiff v3 has the look of the
+            videos that the motion weights were trained on.
         cameras: pairs of a MotionLoRA (file, hub id or name of a camera move) and its weight, merged into the
             motion weights.
         style: LoRAs and second base, merged into the weights of the base.
@@ -38,6 +42,7 @@ class Model:
         preview: folder or hub id of a tiny autoencoder for previews. Defaults to `preview/` in the source, or
             to a linear map if the source has none.
         text_width: text embedding width of bases that fit the motion weights, whose files do not store it.
+        download: GB on the hub, base and motion weights together.
         gigabytes: GPU memory in GB for a clip with the default settings, as measured by
             `python -m tests.benchmarks.bases full_size`.
         licence: licence of the weights.
@@ -60,11 +65,14 @@ class Model:
     longest: int | None = None
     longest_side: int | None = None
     pixels: int | None = None
+    side: int | None = None
+    domain_adapter: tuple[str, float] | None = None
     cameras: tuple[tuple[str, float], ...] = ()
     style: Style = Style()
     offload: bool = False
     preview: str | None = None
     text_width: int | None = None
+    download: float | None = None
     gigabytes: float | None = None
     licence: str = "unknown"
 
@@ -72,6 +80,11 @@ class Model:
     def usual(self) -> dict:
         """Default values for the fields of a `Request`."""
         return {name: getattr(self, name) for name in ("frames", "fps", "steps", "guidance", "scheduler")}
+
+    @property
+    def moves(self) -> tuple[str, ...]:
+        """Camera moves that were published for the motion weights."""
+        return tuple(CAMERAS) if self.motion == MODELS[CAMERA_MODEL].motion else ()
 
     @property
     def name(self) -> str:
@@ -106,6 +119,19 @@ SD15 = Model(
     text_width=768,
     licence="weights CreativeML OpenRAIL-M, motion Apache-2.0",
 )
+LIGHTNING = replace(
+    SD15,
+    download=3.0,
+    gigabytes=4.3,
+    motion="ByteDance/AnimateDiff-Lightning/animatediff_lightning_4step_diffusers.safetensors",
+    motion_revision="027c893eec01df7330f5d4b733bc9485ee02e8b2",
+    schedule=(("timestep_spacing", "trailing"),),
+    scheduler="euler",
+    steps=4,
+    guidance=1.0,
+    licence="CreativeML OpenRAIL-M",
+)
+CAMERA_MODEL = "sd15-animatediff-v2"  # registry entry that the cameras were made for
 MODELS = {
     "paper-world": Model(
         "assets/models/paper-world",
@@ -116,29 +142,41 @@ MODELS = {
     ),
     "sd15-animatediff": replace(
         SD15,
+        download=3.8,
         gigabytes=5.6,
         motion="guoyww/animatediff-motion-adapter-v1-5-3",
         motion_revision="449d8993ead63a068e1030eb26925132814db1c8",
+        domain_adapter=("guoyww/animatediff/v3_sd15_adapter.ckpt", 0.0),
     ),
-    "sd15-animatediff-v2": replace(
+    CAMERA_MODEL: replace(
         SD15,
+        download=4.0,
         gigabytes=5.6,
         motion="guoyww/animatediff-motion-adapter-v1-5-2",
         motion_revision="6167b88ffe39b4441fdf2113e77b99a6f56b7906",
     ),
-    "sd15-lightning": replace(
+    "sd15-lcm": replace(
         SD15,
-        gigabytes=4.3,
-        motion="ByteDance/AnimateDiff-Lightning/animatediff_lightning_4step_diffusers.safetensors",
-        motion_revision="027c893eec01df7330f5d4b733bc9485ee02e8b2",
-        schedule=(("timestep_spacing", "trailing"),),
-        scheduler="euler",
-        steps=4,
-        guidance=1.0,
-        licence="CreativeML OpenRAIL-M",
+        download=4.1,
+        gigabytes=5.6,
+        motion="wangfuyun/AnimateLCM",
+        motion_revision="76d7e23ed24c70fa890de55200a6072aeb189f29",
+        domain_adapter=("wangfuyun/AnimateLCM/AnimateLCM_sd15_t2v_lora.safetensors", 0.8),
+        scheduler="lcm",
+        steps=6,
+        guidance=1.5,
+        licence="weights CreativeML OpenRAIL-M, motion MIT",
     ),
+    "sd15-lightning": LIGHTNING,
+    **{
+        f"sd15-lightning-{steps}": replace(
+            LIGHTNING, motion=str(LIGHTNING.motion).replace("4step", f"{steps}step"), steps=steps
+        )
+        for steps in (1, 2, 8)
+    },
     "sd15-long": replace(
         SD15,
+        download=3.8,
         gigabytes=8.2,
         motion="Lightricks/LongAnimateDiff/lt_long_mm_16_64_frames_v1.1.ckpt",
         frames=64,
@@ -147,6 +185,7 @@ MODELS = {
     ),
     "sdxl-animatediff": replace(
         SD15,
+        download=7.9,
         gigabytes=13.0,
         source="stabilityai/stable-diffusion-xl-base-1.0",
         revision="462165984030d82259a11f4367a4eed129e94a7b",
@@ -157,8 +196,36 @@ MODELS = {
         text_width=2048,
         licence="weights CreativeML OpenRAIL++-M, motion Apache-2.0",
     ),
+    "sdxl-hotshot": replace(
+        SD15,
+        download=14.4,
+        gigabytes=8.8,
+        source="hotshotco/SDXL-512",
+        revision="f2710b284a1c0a8b28dfffc3797cc82cb6ec09fe",
+        half=False,
+        motion="hotshotco/Hotshot-XL/hsxl_temporal_layers.f16.safetensors",
+        schedule=(("beta_schedule", "scaled_linear"),),  # unlike AnimateDiff: that of XL
+        scheduler="euler a",
+        steps=30,
+        guidance=7.5,
+        frames=8,
+        sampling=Sampling(window=8),
+        side=512,
+        longest_side=1024,
+        preview=PREVIEWS["taesdxl"],
+        text_width=2048,
+        licence="CreativeML OpenRAIL++-M",
+    ),
 }
-CAMERAS = {  # camera move -> hub id of the MotionLoRA for guoyww/animatediff-motion-adapter-v1-5-2
+ORIGINAL_FILES = {  # file in the original layout, without extension -> registry entry with these weights
+    "v3_sd15_mm": "sd15-animatediff",
+    "mm_sd_v15_v2": CAMERA_MODEL,
+    "AnimateLCM_sd15_t2v": "sd15-lcm",
+    "mm_sdxl_v10_beta": "sdxl-animatediff",
+    "hsxl_temporal_layers": "sdxl-hotshot",
+}
+PRESETS = {"fast": "sd15-lcm", "quality": "sd15-animatediff"}  # motion weights and settings for a base of 1.5
+CAMERAS = {  # camera move -> hub id of the MotionLoRA for CAMERA_MODEL, 77 MB each
     move: f"guoyww/animatediff-motion-lora-{move}"
     for move in (
         "zoom-in zoom-out pan-left pan-right tilt-up tilt-down rolling-clockwise rolling-anticlockwise"
@@ -169,7 +236,9 @@ VARIABLE = "LUMIERE_MODEL"  # registry name, folder or hub id, or several as a,b
 MOTION_VARIABLE = "LUMIERE_MOTION"  # hub id, folder or file of motion weights for the default model
 
 
-def entry(name: "str | Model | None" = None, motion: str | None = None) -> Model:
+def entry(
+    name: "str | Model | None" = None, motion: str | None = None, preset: str | None = None
+) -> Model:
     """Returns the registry entry of a model, with other motion weights if `motion` is set.
 
     Models outside the registry get default settings. With published motion weights they get the settings of
@@ -179,9 +248,15 @@ def entry(name: "str | Model | None" = None, motion: str | None = None) -> Model
         name: registry name, folder or hub id. Defaults to `LUMIERE_MODEL`, or the embedded model.
         motion: hub id, folder or file of motion weights. Defaults to `LUMIERE_MOTION` if it is set and no
             `name` is passed, else to the entry's own.
+        preset: one of `PRESETS`, in the place of `motion`.
+
+    Raises:
+        ValueError: the preset does not exist, or does not fit the base.
     """
     if isinstance(name, Model):
         return name
+    if preset:
+        motion = _motion_of_preset(preset, name or wanted()[0], motion)
     motion = motion or (os.environ.get(MOTION_VARIABLE) or None if name is None else None)
     name = name or wanted()[0]
     model = MODELS.get(name)
@@ -189,7 +264,8 @@ def entry(name: "str | Model | None" = None, motion: str | None = None) -> Model
         return model or Model(name)
     like, base = published(motion), model or Model(name)
     if like is None:
-        like = replace(base, motion_revision=None, schedule=(), gigabytes=None, licence="unknown")
+        unknown = {"domain_adapter": None, "download": None, "gigabytes": None, "licence": "unknown"}
+        like = replace(base, motion_revision=None, schedule=(), **unknown)
     elif like.motion != motion:  # a local copy of the file
         like = replace(like, motion_revision=None)
     return replace(
@@ -199,8 +275,20 @@ def entry(name: "str | Model | None" = None, motion: str | None = None) -> Model
         half=base.half,
         vae=base.vae,
         motion=motion,
+        download=like.download if base.source == like.source else None,
         licence=like.licence if base.source == like.source else "unknown",
     )
+
+
+def _motion_of_preset(preset: str, name: str, motion: str | None) -> str | None:
+    if preset not in PRESETS:
+        raise ValueError(f"a preset must be one of {', '.join(PRESETS)}: received {preset}.")
+    if motion:
+        raise ValueError(f"a preset has its own motion weights: received {motion} besides.")
+    model = MODELS[PRESETS[preset]]
+    if name in MODELS and MODELS[name].text_width != model.text_width:
+        raise ValueError(f"presets are for bases of Stable Diffusion 1.5: received {name}.")
+    return model.motion
 
 
 def narrowed(known: Limits, model: Model) -> Limits:
@@ -217,6 +305,8 @@ def narrowed(known: Limits, model: Model) -> Limits:
     own: dict[str, Any] = {name: most[name] for name in kept if most[name]}
     shortest = max(known.min_frames, model.shortest)
     own["styles"] = model.style.ranges
+    if model.side and model.side <= known.max_side:
+        own |= {"default_height": model.side, "default_width": model.side}
     return replace(known, min_frames=shortest, **own)
 
 
@@ -258,8 +348,7 @@ def published(motion: str) -> Model | None:
     """Returns the first registry entry with these motion weights.
 
     Args:
-        motion: hub id, folder or file; only the file name is compared. AnimateDiff-Lightning files for other
-            step counts match, too, and set `steps`.
+        motion: hub id, folder or file; only the file name is compared.
 
     Returns:
         The entry, or None for unknown motion weights.
@@ -268,5 +357,5 @@ def published(motion: str) -> Model | None:
     for model in MODELS.values():
         if model.motion and Path(model.motion).name == name:
             return model
-    found = re.match(r"animatediff_lightning_(\d)step_", name)
-    return replace(MODELS["sd15-lightning"], motion=None, steps=int(found[1])) if found else None
+    original = ORIGINAL_FILES.get(re.sub(r"(\.f16)?\.(safetensors|ckpt)$", "", name))
+    return MODELS[original] if original else None

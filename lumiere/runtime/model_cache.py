@@ -14,6 +14,7 @@ from lumiere.loading.registry import (
     CAMERAS,
     MODELS,
     MOTION_VARIABLE,
+    PRESETS,
     PREVIEWS,
     VARIABLE,
     Model,
@@ -69,6 +70,18 @@ def add_options(parser: Any, several: bool = False) -> None:
         metavar="WEIGHTS",
         help=f"motion weights for the base: folder, file or hub id (${MOTION_VARIABLE})",
     )
+    add(
+        "--preset",
+        choices=PRESETS,
+        help="motion weights and settings for a base of Stable Diffusion 1.5: "
+        + ", ".join(f"{name} as {like}" for name, like in PRESETS.items()),
+    )
+    add(
+        "--domain-adapter",
+        type=float,
+        metavar="X",
+        help="weight of the LoRA published with the motion weights, 0 to 2 (v3: 0, AnimateLCM: 0.8)",
+    )
     add("--vae", metavar="NAME", help="another VAE for the base: folder, .safetensors file or hub id")
     add(
         "--lora",
@@ -122,7 +135,7 @@ def chosen(options: argparse.Namespace) -> Model:
     Raises:
         ValueError: a style is not valid.
     """
-    return _as_said(options, entry(options.model, options.motion))
+    return _as_said(options, entry(options.model, options.motion, options.preset))
 
 
 def allowed(options: argparse.Namespace) -> dict[str, Model]:
@@ -134,7 +147,8 @@ def allowed(options: argparse.Namespace) -> dict[str, Model]:
     """
     names, found = options.model or wanted(), {}
     several = len(names) > 1
-    single = [f"--{name}" for name in ("motion", "vae", "lora", "style", "camera") if getattr(options, name)]
+    one = ("motion", "preset", "domain_adapter", "vae", "lora", "style", "camera")
+    single = [f"--{name.replace('_', '-')}" for name in one if getattr(options, name)]
     if several and single:
         raise ValueError(f"{' and '.join(single)} must be given with one model: received {len(names)}.")
     for name in names:
@@ -142,7 +156,7 @@ def allowed(options: argparse.Namespace) -> dict[str, Model]:
         if short in found:
             raise ValueError(f"two of the models have the name {short}: rename a folder.")
         # None for the only model of the environment: `entry` then also reads its motion weights there.
-        model = entry(name if several or options.model else None, options.motion)
+        model = entry(name if several or options.model else None, options.motion, options.preset)
         found[short] = _as_said(options, model)
     return found
 
@@ -157,6 +171,12 @@ def _as_said(options: argparse.Namespace, model: Model) -> Model:
     asked = {name: getattr(options, name) for name in ("motion_scale", "free_init")}
     asked |= {"free_noise": options.free_noise or None}
     sampling = replace(model.sampling, **{name: x for name, x in asked.items() if x is not None})
+    if options.domain_adapter is not None:
+        if model.domain_adapter is None:
+            raise ValueError("--domain-adapter needs the motion weights of AnimateDiff v3 or AnimateLCM.")
+        if not 0 <= options.domain_adapter <= 2:
+            raise ValueError(f"--domain-adapter must be from 0 to 2: received {options.domain_adapter:g}.")
+        model = replace(model, domain_adapter=(model.domain_adapter[0], options.domain_adapter))
     return replace(
         model,
         vae=options.vae or model.vae,

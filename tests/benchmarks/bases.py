@@ -83,15 +83,18 @@ def exactness(folder: Path) -> None:
         "sd15-animatediff-v2": ("sd", "sd-middle"),
         "sd15-lightning": ("sd", "sd-middle"),
         "sd15-long": ("sd", "sd-long"),
+        "sd15-lcm": ("sd", "sd-middle"),
         "sdxl-animatediff": ("xl", "xl-adapter"),
+        "sdxl-hotshot": ("xl", "xl-adapter"),
     }
     for name, (family, motion) in twins.items():
         model = MODELS[name]
         source = {"source": str(folder / family), "motion": str(folder / motion), "text_width": None}
-        unpinned = {"revision": None, "motion_revision": None, "half": False}
+        unpinned = {"revision": None, "motion_revision": None, "half": False, "domain_adapter": None}
+        unpinned |= {"side": None}
         our = LumierePipeline.from_pretrained(replace(model, **source, **unpinned), device="cpu")
         their = theirs(folder, family, motion)
-        frames = 64 if name == "sd15-long" else 16
+        frames = model.frames
         for guidance in (7.5, 1.0):
             request = replace(
                 SEEN, scheduler=model.scheduler, steps=model.steps, guidance=guidance, frames=frames
@@ -228,7 +231,7 @@ def full_size() -> None:
             continue
         xl = name.startswith("sdxl")
         config, frames = SDXL if xl else SD15, model.frames
-        size = config["sample_size"]
+        size = model.side // 8 if model.side else config["sample_size"]
         weights, step = gigabytes(ADAPTER, config, frames, size)
         twofold = rows_at_once(1 if model.guidance == 1 else 2, frames * size**2)
         total = weights + (vae + first + second * xl) / 1e9 + MARGIN * twofold * step

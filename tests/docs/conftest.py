@@ -58,6 +58,7 @@ def desk(tmp_path, monkeypatch, stand_ins, tiny_model):
         if model.motion:
             base, motion = str(Path(BASE).resolve()), str(Path(ADAPTER).resolve())
         own = dict(revision=None, motion_revision=None, half=False, preview=None, text_width=None)
+        own |= dict(side=None, domain_adapter=model.domain_adapter and ("stand-ins/lora.safetensors", 0.8))
         monkeypatch.setitem(MODELS, name, replace(model, source=base, motion=motion, **own))
     monkeypatch.setattr(assembly, "CAMERAS", dict.fromkeys(CAMERAS, "stand-ins/camera.safetensors"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

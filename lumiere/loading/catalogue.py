@@ -1,0 +1,142 @@
+"""Lists the models of the registry: what each can do, its size and licence, and whether it is on disk."""
+
+import textwrap
+from dataclasses import dataclass
+
+from lumiere.loading.hub import offline
+from lumiere.loading.layout import check, locate, locate_autoencoder, locate_file, locate_motion
+from lumiere.loading.registry import CAMERAS, MODELS, PRESETS, Model
+from lumiere.model.motion_files import ADAPTER, MOTION
+
+WIDTH = 100  # characters of a line
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model of the registry.
+
+    Attributes:
+        name: name in the registry.
+        base: folder or hub id.
+        motion: folder, file or hub id of the motion weights, or None for those in the base's folder.
+        clip: default settings, for example "16 frames, 25 steps of ddim, guidance 7.5".
+        abilities: what the model can do besides text to video.
+        download: GB on the hub, None for an embedded model.
+        gigabytes: GPU memory in GB of a clip with the default settings, if it was measured.
+        licence: licence of the weights.
+        on_disk: whether nothing is left to download.
+    """
+
+    name: str
+    base: str
+    motion: str | None
+    clip: str
+    abilities: tuple[str, ...]
+    download: float | None
+    gigabytes: float | None
+    licence: str
+    on_disk: bool
+
+
+def rows() -> list[Row]:
+    """Returns all models of the registry."""
+    return [
+        Row(
+            name,
+            model.source,
+            model.motion,
+            _clip(model),
+            _abilities(name, model),
+            model.download,
+            model.gigabytes,
+            model.licence,
+            on_disk(model),
+        )
+        for name, model in MODELS.items()
+    ]
+
+
+def on_disk(model: Model) -> bool:
+    """Returns whether a model loads without a download.
+
+    Args:
+        model: registry entry.
+    """
+    with offline():
+        try:
+            base = locate(model.source, model.revision, half=model.half)
+            if base.is_dir():
+                check(base)
+            motion = locate_motion(model.motion, model.motion_revision) if model.motion else base / "motion"
+            names = (MOTION[0], ADAPTER[1], f"{ADAPTER[1].removesuffix('.safetensors')}.fp16.safetensors")
+            found = motion.is_file() or any((motion / name).is_file() for name in names)
+            if model.domain_adapter and model.domain_adapter[1]:
+                locate_file(model.domain_adapter[0], "LoRA", ADAPTER[1])
+            if model.vae:
+                locate_autoencoder(model.vae, "VAE")
+        except OSError:
+            return False
+    return found
+
+
+def camera_on_disk(move: str) -> bool:
+    """Returns whether the MotionLoRA of a camera move is on disk.
+
+    Args:
+        move: one of `CAMERAS`.
+    """
+    with offline():
+        try:
+            return locate_file(CAMERAS[move], "MotionLoRA", ADAPTER[1]).is_file()
+        except OSError:
+            return False
+
+
+def table() -> str:
+    """Returns the list that `lumiere models` prints."""
+    return "\n".join([*map(_lines, rows()), _cameras()])
+
+
+def _lines(row: Row) -> str:
+    place = "on disk" if row.on_disk else "not on disk"
+    size = f"{row.download:g} GB to download" if row.download else "part of the package"
+    memory = f", {row.gigabytes:g} GB of GPU memory" if row.gigabytes else ""
+    facts = [
+        f"{row.base}" + (f" with {row.motion}" if row.motion else ""),
+        row.clip,
+        *(["also: " + ", ".join(row.abilities)] if row.abilities else []),
+        f"{size}{memory}; licence: {row.licence}",
+    ]
+    return f"{row.name} ({place})\n" + "\n".join(map(_indented, facts))
+
+
+def _cameras() -> str:
+    here = [move for move in CAMERAS if camera_on_disk(move)]
+    places = f"on disk: {', '.join(here) or 'none'}"
+    return f"cameras ({places})\n" + _indented(f"{', '.join(CAMERAS)}; 0.08 GB each; licence: Apache-2.0")
+
+
+def _indented(text: str) -> str:
+    options = {"initial_indent": "    ", "subsequent_indent": "    ", "break_on_hyphens": False}
+    return textwrap.fill(text, WIDTH, **options, break_long_words=False)
+
+
+def _clip(model: Model) -> str:
+    side = f" of {model.side}²" if model.side else ""
+    guidance = "no guidance" if model.guidance == 1 else f"guidance {model.guidance:g}"
+    steps = f"{model.steps} step{'s' if model.steps > 1 else ''} of {model.scheduler}"
+    return f"{model.frames} frames{side}, {steps}, {guidance}"
+
+
+def _abilities(name: str, model: Model) -> tuple[str, ...]:
+    """Returns what a model can do besides text to video with its default settings."""
+    longest = f"{model.shortest} to {model.longest} frames" if model.longest else "clips of any length"
+    if model.motion is None:
+        return ("trained with given pictures, clips and regions", longest)
+    found = [longest, "given pixels at inference only", "motion scale, FreeNoise, FreeInit"]
+    if model.moves:
+        found.append("cameras")
+    if model.domain_adapter:
+        found.append(f"domain adapter (weight {model.domain_adapter[1]:g})")
+    found += [f"preset {preset}" for preset, like in PRESETS.items() if like == name]
+    return tuple(found)
