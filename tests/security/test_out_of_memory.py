@@ -25,12 +25,10 @@ def leave(process: Process, megabytes: int | None) -> None:
 def test_a_unet_without_memory_says_what_to_lower_and_the_next_job_succeeds(tiny_model, tmp_path):
     with Process(tiny_model, tmp_path, LUMIERE_MAX_PIXELS=str(2**28)) as process:
         stranger = process.stranger()
-        large = {
-            "frames": 256,
-            "height": 1024,
-            "width": 1024,
-        }  # a tensor of its features takes 134 MB, of several
-        stranger.values()
+        large = {"frames": 256, "height": 1024, "width": 1024}  # features of 134 MB
+        # Threads and compiled kernels take address space once. After a failed job the allocator may give back
+        # memory without its addresses, and later threads and kernels would find none below the limit.
+        assert stranger.generate()[0] == "complete" and stranger.make()["state"] == "done"
         leave(process, 300)
         for _ in range(2):
             told = stranger.refusal(**large)
@@ -39,7 +37,7 @@ def test_a_unet_without_memory_says_what_to_lower_and_the_next_job_succeeds(tiny
         assert page["state"] == "done", (page, process.said()[-3000:])
         outcome, told = stranger.generate()
         assert outcome == "complete", told
-        assert process.said().count("outcome=refused") == 2 and len(process.files()) == 2
+        assert process.said().count("outcome=refused") == 2 and len(process.files()) == 4
 
 
 @pytest.fixture
