@@ -248,11 +248,10 @@ def unused(options: argparse.Namespace, request: Request) -> list[str]:
         options: parsed arguments.
         request: validated request.
     """
-    alpha = parser().get_default("alpha")
     rows = (
         (bool(request.negative_prompt) and request.guidance == 1, "--negative-prompt", "at --guidance 1"),
         (options.first_frame is not None and request.mode != "text", "--first-frame", "with given pixels"),
-        (options.alpha != alpha and not options.style, "--alpha", "without --style"),
+        (options.style_alpha is not None and not options.style_base, "--style-alpha", "without --style-base"),
     )
     return [f"{name} has no effect {why}." for applies, name, why in rows if applies]
 

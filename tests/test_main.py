@@ -273,7 +273,7 @@ def test_sound_is_kept_with_the_length_or_its_loss_is_said(tmp_path, capsys, opt
     [
         ("--guidance 1 --negative-prompt star", "--negative-prompt has no effect at --guidance 1."),
         ("--image picture.png --first-frame none", "--first-frame has no effect with given pixels."),
-        ("--alpha 0.3", "--alpha has no effect without --style."),
+        ("--style-alpha 0.3", "--style-alpha has no effect without --style-base."),
         ("--guidance 3 --negative-prompt star --first-frame none", None),
     ],
 )

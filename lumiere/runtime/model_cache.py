@@ -46,6 +46,10 @@ __all__ = [
 ]
 __all__ += ["options", "own", "resident", "small_files", "takes_given_pixels", "within"]
 
+STYLE_ALPHA = 0.7  # default share of a second base
+# Flags of version 0.1, accepted until 0.3, with their new names and types
+ALIASES = (("--style", "style_base", str), ("--alpha", "style_alpha", float))
+
 _resident: "list[tuple[tuple, LumierePipeline]]" = []  # at most one
 _loading = threading.Lock()
 
@@ -90,8 +94,10 @@ def add_options(parser: Any, several: bool = False) -> None:
         metavar="FILE[:WEIGHT]",
         help="a style for the base: .safetensors file or hub id; may be repeated",
     )
-    add("--style", metavar="BASE", help="another base of the family, blended with the model's own")
-    add("--alpha", type=float, default=0.7, metavar="X", help="share of --style, 0 to 1 (%(default)s)")
+    add("--style-base", metavar="BASE", help="another base of the family, blended with the model's own")
+    add("--style-alpha", type=float, metavar="X", help=f"share of --style-base, 0 to 1 ({STYLE_ALPHA})")
+    for old, name, kind in ALIASES:
+        add(old, dest=name, type=kind, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     add(
         "--camera",
         action="append",
@@ -147,7 +153,7 @@ def allowed(options: argparse.Namespace) -> dict[str, Model]:
     """
     names, found = options.model or wanted(), {}
     several = len(names) > 1
-    one = ("motion", "preset", "domain_adapter", "vae", "lora", "style", "camera")
+    one = ("motion", "preset", "domain_adapter", "vae", "lora", "style_base", "camera")
     single = [f"--{name.replace('_', '-')}" for name in one if getattr(options, name)]
     if several and single:
         raise ValueError(f"{' and '.join(single)} must be given with one model: received {len(names)}.")
@@ -162,7 +168,9 @@ def allowed(options: argparse.Namespace) -> dict[str, Model]:
 
 
 def _as_said(options: argparse.Namespace, model: Model) -> Model:
-    style = Style(tuple(map(read_lora, options.lora)), options.style, options.alpha if options.style else 1.0)
+    alpha = STYLE_ALPHA if options.style_alpha is None else options.style_alpha
+    base = options.style_base
+    style = Style(tuple(map(read_lora, options.lora)), base, alpha if base else 1.0)
     preview = PREVIEWS.get(options.preview, options.preview) or model.preview
     cameras = tuple(map(read_lora, options.camera))
     for name, weight in cameras:

@@ -13,7 +13,7 @@ def styled(tmp_path_factory):
     folder = tmp_path_factory.mktemp("styled")
     save_styled(folder, "water")
     options = ["--motion", folder / "adapter", "--lora", f"{folder / 'ink.safetensors'}:0.5"]
-    options += ["--style", folder / "water", "--alpha", "0.25"]
+    options += ["--style-base", folder / "water", "--style-alpha", "0.25"]
     with serving(folder / "base", folder, *map(str, options)) as address:
         yield address
 

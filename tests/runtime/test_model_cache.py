@@ -1,5 +1,6 @@
 """The table of models and its cache; the model folder when something is wrong with it."""
 
+import argparse
 import json
 import shutil
 import threading
@@ -206,3 +207,11 @@ def test_classes_that_are_not_supported_are_refused(broken):
     (broken / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(OSError, match="unet of class system: supported are UNet2DConditionModel"):
         models.get(str(broken), "cpu")
+
+
+@pytest.mark.parametrize("flags", ["--style-base water --style-alpha 0.3", "--style water --alpha 0.3"])
+def test_blends_a_second_base_by_new_and_old_flags(flags):
+    parser = argparse.ArgumentParser()
+    models.add_options(parser)
+    style = models.chosen(parser.parse_args(flags.split())).style
+    assert (style.base, style.alpha) == ("water", 0.3)
