@@ -243,7 +243,7 @@ class LumierePipeline(LoadedModel):
             interval=self._guidance_interval(request),
             windows=self._windows(part),
             cond=cond,
-            cond_channels=self.lumiere.given_channels > 0,
+            cond_channels=self.lumiere.cond_channels > 0,
             device=self.device,
             dtype=self.lumiere.dtype,
             autocast=self.autocast,
@@ -254,7 +254,7 @@ class LumierePipeline(LoadedModel):
         return 1 if part.still or request.strength < 1 else self.sampling.free_init
 
     def _plan(self, request: Request, given: Given | None) -> list[Part]:
-        return plan(request, given, self.sampling, self.lumiere.given_channels > 0)
+        return plan(request, given, self.sampling, self.lumiere.cond_channels > 0)
 
     def _windows(self, part: Part) -> list[slice]:
         """Returns the temporal windows of a part. With FreeNoise, the attention layers have the windows."""

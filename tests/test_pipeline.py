@@ -231,7 +231,7 @@ def segmented(pipeline) -> LumierePipeline:
 def still_first(segmented) -> LumierePipeline:
     """With random weights for given pixels, so that text to video begins with a still."""
     segmented.lumiere = copy.deepcopy(segmented.lumiere)
-    segmented.lumiere.add_given_channels(5)
+    segmented.lumiere.add_cond_channels(5)
     torch.nn.init.normal_(segmented.lumiere.conv_in.weight, std=0.1)
     return segmented
 

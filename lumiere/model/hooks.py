@@ -26,7 +26,7 @@ class Call(NamedTuple):
     token: object
     batch_size: int
     rows: int  # rows of conditioning: one per clip or one per frame
-    given: Tensor | None  # conditioning channels, (b t) c h w
+    cond: Tensor | None  # conditioning channels, (b t) c h w
     embedding: Tensor | None = None  # timestep and text, (b d), for layers with an embedding_dim
 
 
@@ -86,8 +86,8 @@ def attach(
     def after(name: str, hook: Callable[..., Any], **kwargs: object) -> None:
         handles.append(find(name).register_forward_hook(partial(hook, **kwargs)))
 
-    if lumiere.given_channels:  # registered before a temporal layer at the same module
-        after(lumiere.input_module_name, _show_given, token=token)
+    if lumiere.cond_channels:  # registered before a temporal layer at the same module
+        after(lumiere.input_module_name, _add_cond, token=token)
     for kind in KINDS:
         for index, name in enumerate(getattr(places, kind)):
             after(name, _insert, token=token, kind=kind, index=index)
@@ -118,15 +118,15 @@ def _insert(
 ) -> Output | None:
     if call := _current(token):
         layer = getattr(call.lumiere, kind)[index]
-        told = {"embedding": call.embedding} if getattr(layer, "embedding_dim", 0) else {}
-        return change_first(output, lambda x: layer(x, batch_size=call.batch_size, **told))
+        more = {"embedding": call.embedding} if getattr(layer, "embedding_dim", 0) else {}
+        return change_first(output, lambda x: layer(x, batch_size=call.batch_size, **more))
     return None
 
 
-def _show_given(module: nn.Module, args: tuple, output: Tensor, *, token: object) -> Tensor | None:
-    if (call := _current(token)) and call.given is not None:
-        assert call.lumiere.conv_in is not None, "only a model with given channels receives them"
-        return output + call.lumiere.conv_in(call.given)
+def _add_cond(module: nn.Module, args: tuple, output: Tensor, *, token: object) -> Tensor | None:
+    if (call := _current(token)) and call.cond is not None:
+        assert call.lumiere.conv_in is not None, "only a model with conditioning channels receives them"
+        return output + call.lumiere.conv_in(call.cond)
     return None
 
 

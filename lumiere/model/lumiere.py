@@ -71,10 +71,10 @@ class Lumiere(nn.Module):
         upsample_klass: class of the temporal upsamplers.
         places: locations of the layers. Defaults to the modules named above, found in a dry run.
         per_clip: whether the base embeds conditioning once per clip instead of once per frame.
-        given_channels: number of channels of the video that hold conditioning pixels and their mask (see
+        cond_channels: number of channels of the video that hold conditioning pixels and their mask (see
             conditioning.py). They add input columns to a convolution of the base, which start at zero and are
             motion weights. A video without these channels is unconditioned.
-        input_module_name: the convolution extended for `given_channels`.
+        input_module_name: the convolution extended for `cond_channels`.
         dry_run_kwargs: other required arguments of the base, with one row.
         embedding_width: hidden channels of the `EmbeddingAdapter` between the embedding of timestep and text
             and each residual layer of a diffusers UNet. The adapters are motion weights. Defaults to 0, no
@@ -113,7 +113,7 @@ class Lumiere(nn.Module):
         upsample_klass: type[nn.Module] = TemporalUpsample,
         places: Places | None = None,
         per_clip: bool = False,
-        given_channels: int = 0,
+        cond_channels: int = 0,
         input_module_name: str = "conv_in",
         dry_run_kwargs: dict[str, Any] | None = None,
         embedding_width: int = 0,
@@ -151,8 +151,8 @@ class Lumiere(nn.Module):
                 widths = getattr(places, kind).values()
                 layers = nn.ModuleList(klass(dim=width, **self.kwargs[kind]) for width in widths)
                 setattr(self, kind, layers.to(self.dtype))
-            self.given_channels, self.input_module_name = given_channels, input_module_name
-            self.conv_in = self._given_columns().to(self.dtype) if given_channels else None
+            self.cond_channels, self.input_module_name = cond_channels, input_module_name
+            self.conv_in = self._cond_columns().to(self.dtype) if cond_channels else None
             self.embedding_width = embedding_width
             adapted = places.embeddings.values() if embedding_width else ()
             adapters = (EmbeddingAdapter(width, embedding_width) for width in adapted)
@@ -230,10 +230,10 @@ class Lumiere(nn.Module):
         kwargs |= zip(self._input_names[1:], args, strict=False)
         kwargs, rows = self._conditioning(kwargs, b, t)
         images = video.transpose(1, 2).flatten(0, 1)  # b c t h w -> (b t) c h w
-        given = images[:, self.channels :] if images.shape[1] > self.channels else None
+        cond = images[:, self.channels :] if images.shape[1] > self.channels else None
         if not torch.compiler.is_compiling():
             self._follow_modules()
-        call = Call(self, self._token, b, rows, given)
+        call = Call(self, self._token, b, rows, cond)
         if self.conditioned:
             with in_call(call):
                 call = call._replace(embedding=self._embedding(images, kwargs, b))
@@ -241,8 +241,8 @@ class Lumiere(nn.Module):
             output = self.model(images[:, : self.channels].contiguous(), **kwargs)
         return change_first(output, lambda x: x.unflatten(0, (b, t)).transpose(1, 2).contiguous())
 
-    def add_given_channels(self, count: int) -> None:
-        """Adds conditioning channels to the input (see `given_channels`), initially without effect.
+    def add_cond_channels(self, count: int) -> None:
+        """Adds conditioning channels to the input (see `cond_channels`), initially without effect.
 
         Args:
             count: number of channels.
@@ -250,10 +250,10 @@ class Lumiere(nn.Module):
         Raises:
             ValueError: the model already has conditioning channels.
         """
-        if self.given_channels:
-            raise ValueError(f"There are {self.given_channels} given channels already.")
-        self.given_channels = count
-        self.conv_in = self._given_columns().to(self.device, self.dtype)
+        if self.cond_channels:
+            raise ValueError(f"There are {self.cond_channels} conditioning channels already.")
+        self.cond_channels = count
+        self.conv_in = self._cond_columns().to(self.device, self.dtype)
         self._detach()
         self._attach()
 
@@ -321,7 +321,7 @@ class Lumiere(nn.Module):
         return cast("UNet2DConditionModel", self.model)
 
     def _check(self, video: Tensor) -> torch.Size:
-        widths = {self.channels, self.channels + self.given_channels}
+        widths = {self.channels, self.channels + self.cond_channels}
         if video.ndim != 5 or video.shape[1] not in widths:
             channels = " or ".join(map(str, sorted(widths)))
             expected = f"clips x {channels} channels x frames x height x width"
@@ -373,13 +373,13 @@ class Lumiere(nn.Module):
         """
         unet, text = self._unet, kwargs["encoder_hidden_states"]
         time = unet.time_embedding(unet.get_time_embed(images, kwargs[self.unet_time_kwarg]))
-        told = torch.cat([2 * F.normalize(x.float(), dim=-1) for x in (time, text.mean(1))], dim=-1)
-        return told.to(time.dtype).unflatten(0, (b, -1)).mean(1)  # one row per clip, or one per frame
+        embedding = torch.cat([2 * F.normalize(x.float(), dim=-1) for x in (time, text.mean(1))], dim=-1)
+        return embedding.to(time.dtype).unflatten(0, (b, -1)).mean(1)  # one row per clip, or one per frame
 
-    def _given_columns(self) -> nn.Conv2d:
+    def _cond_columns(self) -> nn.Conv2d:
         conv: Any = unwrapped(self.model.get_submodule(self.input_module_name))  # Any: of any base
         shape = (conv.kernel_size, conv.stride, conv.padding)
-        columns = nn.Conv2d(self.given_channels, conv.out_channels, *shape, bias=False)
+        columns = nn.Conv2d(self.cond_channels, conv.out_channels, *shape, bias=False)
         nn.init.zeros_(columns.weight)
         return columns
 

@@ -11,6 +11,7 @@ from typing import Any
 MOTION = ("motion.json", "motion.safetensors")
 MOTION_INDEX = "motion.safetensors.index.json"  # index of sharded weights
 SHARD = r"motion-\d{5}-of-\d{5}\.safetensors"
+ALIASES = {"given_channels": "cond_channels"}  # entries of motion.json by version 0.1, accepted until 0.3
 ADAPTER = ("config.json", "diffusion_pytorch_model.safetensors")  # of one component in diffusers' layout
 
 
@@ -29,6 +30,18 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise OSError(f"{file} is not a JSON object.")
     return values
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Reads `motion.json`, with the present names of its entries.
+
+    Args:
+        folder: folder of the weights.
+
+    Raises:
+        OSError: the file is missing or is not a JSON object.
+    """
+    return {ALIASES.get(name, name): value for name, value in read_json(folder / MOTION[0]).items()}
 
 
 def check_motion(where: Path) -> Path:

@@ -24,7 +24,7 @@ from lumiere.model.layers import (
     TemporalUpsample,
 )
 from lumiere.model.lumiere import Lumiere
-from lumiere.model.motion_files import MOTION, MOTION_INDEX, motion_files, read_json
+from lumiere.model.motion_files import MOTION, MOTION_INDEX, motion_files, read_description
 from lumiere.model.placement import KINDS, adapter_places, unet_places
 
 FORMAT = 1
@@ -129,7 +129,7 @@ def save_motion(
         "placement": {kind: getattr(lumiere.places, kind) for kind in KINDS},
         "classes": {kind: type(layers[kind][0]).__name__ for kind in KINDS if layers[kind]},
         "kwargs": lumiere.kwargs,
-        "given_channels": lumiere.given_channels,
+        "cond_channels": lumiere.cond_channels,
         "embedding_width": lumiere.embedding_width,
         "noise_correlation": lumiere.noise_correlation,
         "facts": facts or {},
@@ -182,7 +182,7 @@ def load_motion(unet: UNet2DConditionModel, folder: str | Path) -> Lumiere:
     if not fitting:
         raise ValueError(f"The motion weights in {folder} belong to a UNet with other blocks or widths.")
     # Older files lack some entries.
-    names = ("given_channels", "embedding_width", "noise_correlation")
+    names = ("cond_channels", "embedding_width", "noise_correlation")
     options = {name: description.get(name, 0) for name in names}
     for kind, (klass, kwargs) in OPTIONS.items():
         options[kwargs] = description["kwargs"][kind]
@@ -223,7 +223,7 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    description = read_json(folder / MOTION[0])
+    description = read_description(folder)
     found = description.get("format")
     if found != FORMAT:
         raise ValueError(f"motion.json in {folder} has format {found}; this version reads format {FORMAT}.")

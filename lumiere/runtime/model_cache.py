@@ -26,7 +26,7 @@ from lumiere.loading.registry import (
     within,
 )
 from lumiere.loading.styles import Style, read_lora
-from lumiere.model.motion_files import MOTION, read_json
+from lumiere.model.motion_files import MOTION, read_description
 from lumiere.request import Limits
 
 if TYPE_CHECKING:  # torch and diffusers take seconds to import; a refusal needs neither
@@ -209,7 +209,7 @@ def limits(model: "str | Model | None" = None) -> Limits:
     model = entry(model)
     folder, where = small_files(model)
     ours = model.motion is None or (where / MOTION[0]).is_file()  # AnimateDiff does not downsample time
-    factor: Any = read_json(where / MOTION[0]).get("downsample_factor") if ours else 1
+    factor: Any = read_description(where).get("downsample_factor") if ours else 1
     return narrowed(read_limits(folder, factor), model)
 
 
@@ -239,7 +239,7 @@ def takes_given_pixels(model: "str | Model | None" = None) -> bool:
         model: registry entry or name, folder or hub id. Defaults to `LUMIERE_MODEL`, or the embedded model.
     """
     _, where = small_files(model)
-    return (where / MOTION[0]).is_file() and bool(read_json(where / MOTION[0]).get("given_channels"))
+    return (where / MOTION[0]).is_file() and bool(read_description(where).get("cond_channels"))
 
 
 def get(

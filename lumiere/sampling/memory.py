@@ -102,7 +102,7 @@ def measure(lumiere: Any, vae: Any, text: Text, rows: int, size: tuple[int, int]
     def step(clip: Tensor) -> None:
         lumiere(clip, torch.zeros((), device=like.device), return_dict=False, **text.arguments)
 
-    latents = lumiere.channels + lumiere.given_channels
+    latents = lumiere.channels + lumiere.cond_channels
     one = peak(step, (rows, latents, frames, *size), like=like) / (rows * frames * size[0] * size[1])
     decoded = peak(vae.decode, (1, vae.config.latent_channels, *size), like=like) / (size[0] * size[1])
     return Cost(one, decoded, moved)

@@ -292,8 +292,8 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(s.seed)
             lumiere = load_weights(base, locate_motion(s.init)) if s.init else self._fresh(base)
-        if s.cond_prob and not lumiere.given_channels:
-            lumiere.add_given_channels(self.clips.channels + 1)
+        if s.cond_prob and not lumiere.cond_channels:
+            lumiere.add_cond_channels(self.clips.channels + 1)
         if s.noise_correlation is not None:
             lumiere.noise_correlation = s.noise_correlation
         for name, frames in (("frames", s.frames), ("min_frames", s.min_frames)):
@@ -319,7 +319,7 @@ class Trainer:
             conditioned=bool(s.conditioned),
             conv_inflation_kwargs=convolution | {"norm": "clip"},
             attn_inflation_kwargs=attention,
-            given_channels=self.clips.channels + 1 if s.cond_prob else 0,
+            cond_channels=self.clips.channels + 1 if s.cond_prob else 0,
             embedding_width=s.embedding_width,
             noise_correlation=NOISE_CORRELATION,
         )
@@ -345,7 +345,7 @@ class Trainer:
     @cached_property
     def _batches(self) -> Iterator[list[Batch]]:
         """Yields, for each step, one batch per pass; `workers` processes prefetch them."""
-        cond_prob = self.settings.cond_prob if self.lumiere.given_channels else 0.0
+        cond_prob = self.settings.cond_prob if self.lumiere.cond_channels else 0.0
         draws = _Draws(self.clips, self._passes, self.settings, cond_prob, self.lumiere.downsample_factor)
         return iter(
             DataLoader(
@@ -365,7 +365,7 @@ class Trainer:
         times = noise_levels(batch.times, s.shift, s.spread)
         timesteps = (times * self.scheduler.config.num_train_timesteps).long().to(device)
         noisy, target = noise_and_target(self.scheduler, clean, noise, timesteps)
-        if self.lumiere.given_channels:
+        if self.lumiere.cond_channels:
             noisy = torch.cat([noisy, channels(batch.cond.to(device), batch.cond_mask.to(device))], dim=1)
         text = self.captions(batch.texts, device)
         count = min_snr(self.scheduler, timesteps, s.min_snr) if s.min_snr else None

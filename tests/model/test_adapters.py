@@ -31,7 +31,7 @@ def inflated(unet, kind: str) -> Lumiere:
         options["dry_run_kwargs"] = {"encoder_hidden_states": torch.zeros(1, 5, 16)}
         lumiere = Lumiere(unet, conv_module_names=[CONV], **options)
     else:
-        lumiere = Lumiere.from_unet(unet, 4, at_input=True, embedding_width=4, given_channels=5)
+        lumiere = Lumiere.from_unet(unet, 4, at_input=True, embedding_width=4, cond_channels=5)
     with torch.no_grad():
         for weight in lumiere.parameters():
             weight += 0.1 * torch.randn_like(weight)

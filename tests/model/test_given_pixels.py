@@ -28,7 +28,7 @@ def given(video):
 @torch.no_grad()
 def test_grown_input_changes_nothing_until_it_is_trained(unet, inputs):
     video, timestep, text = inputs
-    plain, grown = Lumiere.from_unet(unet), Lumiere.from_unet(unet, given_channels=5)
+    plain, grown = Lumiere.from_unet(unet), Lumiere.from_unet(unet, cond_channels=5)
     joined = torch.cat([video, given(video)], dim=1)
     expected = plain(video, timestep, text).sample
     torch.testing.assert_close(grown(joined, timestep, text).sample, expected)
@@ -41,7 +41,7 @@ def test_grown_input_changes_nothing_until_it_is_trained(unet, inputs):
 def test_grown_input_is_a_wider_convolution(inputs):
     video, timestep, text = inputs
     base, wide = small_unet(), small_unet(in_channels=9)
-    lumiere = trained(base, given_channels=5)
+    lumiere = trained(base, cond_channels=5)
     wide.load_state_dict(base.state_dict() | {"conv_in.weight": wide.conv_in.weight})
     wide.conv_in.weight.copy_(torch.cat([base.conv_in.weight, lumiere.conv_in.weight], dim=1))
     twin = Lumiere.from_unet(wide)
@@ -58,13 +58,13 @@ def test_given_channels_are_refused_where_there_is_no_place_for_them(unet, input
     with pytest.raises(ValueError, match="clips x 4 channels.*received 2 x 9"):
         Lumiere.from_unet(unet)(joined, timestep, text)
     with pytest.raises(ValueError, match="clips x 4 or 9 channels.*received 2 x 8"):
-        Lumiere.from_unet(unet, given_channels=5)(joined[:, :8], timestep, text)
+        Lumiere.from_unet(unet, cond_channels=5)(joined[:, :8], timestep, text)
 
 
 @torch.no_grad()
 def test_grown_input_is_saved_and_loaded(unet, inputs, tmp_path):
     video, timestep, text = inputs
-    lumiere = trained(unet, given_channels=5)
+    lumiere = trained(unet, cond_channels=5)
     save_motion(lumiere, tmp_path)
     joined = torch.cat([video, given(video)], dim=1)
     expected = lumiere(joined, timestep, text).sample
@@ -74,9 +74,9 @@ def test_grown_input_is_saved_and_loaded(unet, inputs, tmp_path):
 @torch.no_grad()
 def test_trained_weights_take_given_pixels_later(unet, inputs):
     video, timestep, text = inputs
-    lumiere, expected = (trained(unet, at_input=True, given_channels=count) for count in (0, 5))
+    lumiere, expected = (trained(unet, at_input=True, cond_channels=count) for count in (0, 5))
     before = lumiere(video, timestep, text).sample
-    lumiere.add_given_channels(5)
+    lumiere.add_cond_channels(5)
     joined = torch.cat([video, given(video)], dim=1)
     for shown in (video, joined):  # layers that were there act once, and those that are new do nothing yet
         torch.testing.assert_close(lumiere(shown, timestep, text).sample, before)
@@ -85,7 +85,7 @@ def test_trained_weights_take_given_pixels_later(unet, inputs):
         lumiere(joined, timestep, text).sample, expected(joined, timestep, text).sample
     )
     with pytest.raises(ValueError, match="already"):
-        lumiere.add_given_channels(5)
+        lumiere.add_cond_channels(5)
 
 
 def gradients(lumiere, inputs):

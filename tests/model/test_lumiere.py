@@ -384,7 +384,7 @@ def test_conditioned_layers_are_told_timestep_and_text_of_their_clip(unet, input
 
 @torch.no_grad()
 def test_a_layer_at_the_input_sees_what_is_given_and_nothing_of_the_base(unet, inputs):
-    lumiere = trained(unet, at_input=True, given_channels=5)
+    lumiere = trained(unet, at_input=True, cond_channels=5)
     assert list(lumiere.places.convs)[0] == "conv_in" and lumiere.convs[0].proj_out.in_channels == 16
     seen = []
     lumiere.convs[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))

@@ -44,14 +44,14 @@ def test_the_layers_are_made_again_as_they_were(unet, tmp_path):
         "conditioned": True,
         "embedding_width": 4,
         "noise_correlation": 0.5,
-        "given_channels": 5,
+        "cond_channels": 5,
     }
     lumiere = trained(unet, 2, **options)
     save_motion(lumiere, tmp_path)
     loaded = load_motion(unet, tmp_path)
     assert loaded.kwargs == lumiere.kwargs and loaded.places == lumiere.places
     assert (loaded.embedding_width, loaded.noise_correlation) == (4, 0.5)
-    assert loaded.given_channels == 5
+    assert loaded.cond_channels == 5
     clip = torch.randn(1, 4, 4, 8, 8), 5, torch.randn(1, 3, 16)
     with torch.no_grad():
         assert torch.equal(loaded(*clip).sample, lumiere(*clip).sample)

@@ -73,8 +73,12 @@ def test_motion_weights_tell_whether_they_take_given_pixels(broken):
     assert models.takes_given_pixels("paper-world")
     assert not models.takes_given_pixels(str(broken))
     file = broken / "motion" / "motion.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"given_channels": 5}))
-    assert models.takes_given_pixels(str(broken))
+    description = json.loads(file.read_text())
+    for name in ("cond_channels", "given_channels"):  # the second one in files of version 0.1
+        description.pop("cond_channels", None)
+        description[name] = 5
+        file.write_text(json.dumps(description))
+        assert models.takes_given_pixels(str(broken))
     file.unlink()
     assert not models.takes_given_pixels(str(broken))
 

@@ -176,7 +176,7 @@ def test_weights_that_took_no_given_pixels_learn_to(settings):
     continued = settings("given", steps=2, init=str(Path(first.out) / "motion"), cond_prob=0.5)
     list(train(continued))
     found = [json.loads((Path(s.out) / "motion" / "motion.json").read_text()) for s in (first, continued)]
-    assert [description["given_channels"] for description in found] == [0, 5]
+    assert [description["cond_channels"] for description in found] == [0, 5]
     assert result(continued)["conv_in.weight"].abs().max() > 0
 
 
