@@ -23,14 +23,11 @@ from lumiere.request import Request
 from lumiere.sampling import memory
 from lumiere.sampling.deflicker import steady
 from lumiere.sampling.denoiser import BATCH_LATENTS, Denoiser, on_one_frame, rows_at_once
-from lumiere.sampling.free_init import reinitialized
-from lumiere.sampling.free_noise import rescheduled
 from lumiere.sampling.loop import Step, sample
-from lumiere.sampling.output import OUTPUT_TYPES, LumiereOutput
+from lumiere.sampling.noise import reinitialized, rescheduled
 from lumiere.sampling.schedulers import Schedule
-from lumiere.sampling.segments import Part, plan
-from lumiere.sampling.temporal_windows import window_and_stride, windows_of
-from lumiere.sampling.vae import decode, encode, give_back_memory
+from lumiere.sampling.temporal_windows import Part, plan, window_and_stride, windows_of
+from lumiere.sampling.vae import OUTPUT_TYPES, LumiereOutput, decode, encode, give_back_memory
 
 
 class LumierePipeline(LoadedModel):

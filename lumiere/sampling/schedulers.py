@@ -15,6 +15,8 @@ from diffusers import (
 from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from torch import Tensor
 
+from lumiere.sampling.noise import correlated, independent
+
 
 class Schedule:
     """One run of a scheduler over one clip. All latents are float32 `b c t h w`.
@@ -109,33 +111,6 @@ class Schedule:
         output, sample = (independent(x, self._correlation) for x in (output, sample))
         following = self._scheduler.step(output, timestep, sample, **self._draws).prev_sample
         return correlated(following, self._correlation)
-
-
-def correlated(noise: Tensor, correlation: float) -> Tensor:
-    """Correlates unit noise between frames (mixed noise of PYoCo, Ge et al. 2023, arXiv 2305.10474, 4.1).
-
-    Args:
-        noise: unit noise `b c t h w`, independent between frames.
-        correlation: share of the variance common to all frames, from 0 to below 1.
-
-    Returns:
-        Noise `b c t h w`. Each frame remains unit noise.
-    """
-    return _scale_mean_and_rest(noise, correlation, 0.5)
-
-
-def independent(noise: Tensor, correlation: float) -> Tensor:
-    """Returns noise that is independent between frames, the inverse of `correlated`."""
-    return _scale_mean_and_rest(noise, correlation, -0.5)
-
-
-def _scale_mean_and_rest(x: Tensor, correlation: float, power: float) -> Tensor:
-    """Multiplies x by a power of the correlation matrix along t (eigenspaces: mean and rest)."""
-    if correlation == 0:
-        return x
-    mean = x.mean(2, keepdim=True)
-    common = 1 + (x.shape[2] - 1) * correlation
-    return common**power * mean + (1 - correlation) ** power * (x - mean)
 
 
 def predict_clean(scheduler: SchedulerMixin, output: Tensor, model_input: Tensor, timestep: Tensor) -> Tensor:

@@ -1,11 +1,13 @@
-"""Encodes pixels to scaled latents and decodes them with the VAE of a base, a few frames at a time."""
+"""Encodes pixels to scaled latents and decodes them with the VAE of a base; output types of a clip."""
 
 import copy
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from einops import rearrange
+from PIL import Image
 from torch import Tensor
 
 from lumiere.errors import GenerationError
@@ -14,6 +16,7 @@ from lumiere.sampling import memory
 from lumiere.sampling.allocator import give_back
 
 SLICE_PIXELS = 2**18  # pixels per decoder call: 16 frames of 128 x 128, or one of 512 x 512
+OUTPUT_TYPES = ("pil", "np", "pt")
 
 
 def pixels_of(vae: AutoencoderKL) -> int:
@@ -100,3 +103,28 @@ def give_back_memory() -> None:
     if torch.accelerator.is_available():
         torch.accelerator.empty_cache()
     give_back()
+
+
+@dataclass(frozen=True)
+class LumiereOutput:
+    """Clips of a call with the argument names of diffusers.
+
+    Attributes:
+        frames: a list of images per clip ("pil"), float32 `b t h w c` from 0 to 1 ("np"), or a tensor
+            `b t c h w` of the same values ("pt").
+    """
+
+    frames: list[list[Image.Image]] | np.ndarray | Tensor
+
+    @classmethod
+    def of(cls, clips: list[np.ndarray], output_type: str) -> "LumiereOutput":
+        """Converts clips to one of `OUTPUT_TYPES`.
+
+        Args:
+            clips: clips of one size, uint8 `t h w c`.
+            output_type: the type of `frames`.
+        """
+        if output_type == "pil":
+            return cls([[Image.fromarray(frame) for frame in clip] for clip in clips])
+        stack = np.stack(clips).astype(np.float32) / 255
+        return cls(stack if output_type == "np" else torch.from_numpy(stack).permute(0, 1, 4, 2, 3))

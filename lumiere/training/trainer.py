@@ -38,7 +38,7 @@ from lumiere.model.motion_files import read_json
 from lumiere.model.motion_weights import save_motion
 from lumiere.pipeline import LumierePipeline
 from lumiere.request import Request
-from lumiere.sampling.schedulers import correlated
+from lumiere.sampling.noise import correlated
 from lumiere.training.config import Settings
 from lumiere.training.latent_dataset import CAPTIONS, LATENTS, Batch, DrawOptions, LatentClips, draw_length
 from lumiere.training.loss import min_snr, noise_and_target, noise_levels, scale_common, weighted_error

@@ -26,7 +26,7 @@ from lumiere.paperworld.training.model_folder import load_vae
 from lumiere.paperworld.world.captions import canonical
 from lumiere.paperworld.world.scene import render, sample_scene
 from lumiere.sampling.allocator import keep_freed_memory
-from lumiere.sampling.schedulers import correlated
+from lumiere.sampling.noise import correlated
 from lumiere.training.config import Settings
 from lumiere.training.latent_dataset import LATENTS, DrawOptions, write_captions
 from lumiere.training.loss import noise_and_target

@@ -8,7 +8,8 @@ from diffusers import DDIMScheduler
 
 from lumiere.model.animatediff import SCHEDULE
 from lumiere.request import SCHEDULERS
-from lumiere.sampling.schedulers import CLASSES, STOCHASTIC, Schedule, correlated, independent
+from lumiere.sampling.noise import correlated, independent
+from lumiere.sampling.schedulers import CLASSES, STOCHASTIC, Schedule
 
 SHAPE = (1, 4, 4, 16, 16)
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

@@ -7,8 +7,8 @@ import pytest
 
 from lumiere.model.conditioning import Given
 from lumiere.request import Request
-from lumiere.sampling.segments import Part, plan, segments
 from lumiere.sampling.settings import Sampling
+from lumiere.sampling.temporal_windows import Part, plan, segments
 
 REQUEST = Request("a red ball", frames=32)
 SAMPLING = Sampling(segment=16, context=4)
@@ -52,3 +52,10 @@ def test_what_is_known_from_the_start_is_denoised_at_once():
     region = given()
     region.mask[:, :4] = True
     assert len(plan(REQUEST, region, SAMPLING, takes_cond=True)) == 3
+
+
+def test_short_clips_are_denoised_at_once():
+    short = replace(REQUEST, frames=4)
+    mask = np.ones((4, 8, 8), bool)
+    both = Given(np.zeros((4, 8, 8, 3), np.uint8), mask)
+    assert plan(short, both, SAMPLING, takes_cond=True) == [Part(slice(0, 4))]

@@ -16,7 +16,8 @@ from lumiere.paperworld.training.base import new_scheduler
 from lumiere.paperworld.training.fit import Schedule, fit
 from lumiere.paperworld.training.text_encoder import tokenize
 from lumiere.paperworld.world.dataset import CELL, PIXELS
-from lumiere.sampling.schedulers import correlated, predict_clean
+from lumiere.sampling.noise import correlated
+from lumiere.sampling.schedulers import predict_clean
 from lumiere.training.latent_dataset import read_captions
 from lumiere.training.loss import noise_and_target
 from lumiere.training.optimizer import faster_autocast

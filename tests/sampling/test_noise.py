@@ -5,8 +5,7 @@ from diffusers import DDIMScheduler
 from diffusers.pipelines.free_init_utils import FreeInitMixin
 from diffusers.pipelines.free_noise_utils import AnimateDiffFreeNoiseMixin
 
-from lumiere.sampling.free_init import low_pass, reinitialized
-from lumiere.sampling.free_noise import rescheduled
+from lumiere.sampling.noise import low_pass, reinitialized, rescheduled
 
 
 def test_noise_is_that_of_free_noise():
