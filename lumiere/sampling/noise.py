@@ -38,8 +38,8 @@ def _scale_mean_and_rest(x: Tensor, correlation: float, power: float) -> Tensor:
 def rescheduled(noise: Tensor, length: int, stride: int, generator: torch.Generator) -> Tensor:
     """Replaces noise after the first window by shuffled frames of earlier noise.
 
-    This is FreeNoise (Qiu et al. 2023, arXiv 2310.15169). Far frames then share their noise, which keeps the content of a long clip consistent. Within a stride the
-    order is random, so that the motion does not repeat.
+    This is FreeNoise (Qiu et al. 2023, arXiv 2310.15169). Far frames then share their noise, which keeps the
+    content of a long clip consistent. Within a stride the order is random: the motion does not repeat.
 
     Args:
         noise: independent noise `b c t h w`.
