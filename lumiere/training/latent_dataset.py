@@ -22,6 +22,7 @@ from torch import Tensor
 
 from lumiere.media.text import read_text
 from lumiere.model.conditioning import random_mask
+from lumiere.training.config import Settings
 
 Floats = NDArray[np.float32]
 LATENTS, WEIGHTS, CAPTIONS, FILES = "latents.npy", "weights.npy", "captions.jsonl", "latents"
@@ -49,34 +50,6 @@ class Batch:
     cond_mask: Tensor
     times: Tensor
     texts: list[str]
-
-
-@dataclass(frozen=True)
-class DrawOptions:
-    """Options for drawing a batch.
-
-    Attributes:
-        batch_size: clips per step.
-        frames: frames per clip.
-        seed: seed of all random streams.
-        caption_dropout: share of clips with an empty caption, 0 to 1.
-        stride: largest temporal stride. Long clips are subsampled with a random stride from 1 to `stride`.
-        cond_prob: share of clips with conditioning latents (`conditioning.random_mask`), 0 to 1.
-        continued: share of these masks that give the first frames, up to half of the clip, 0 to 1.
-        from_start: share of clips cut from the start of the stored clip, 0 to 1. Their mask gives the first
-            frame or nothing.
-        cond_noise: largest standard deviation of the noise on given latents.
-    """
-
-    batch_size: int
-    frames: int
-    seed: int = 0
-    caption_dropout: float = 0.0
-    stride: int = 1
-    cond_prob: float = 0.0
-    continued: float = 0.2
-    from_start: float = 0.0
-    cond_noise: float = 0.0
 
 
 class LatentClips:
@@ -123,26 +96,26 @@ class LatentClips:
         """Pickles the folder only; another process opens the files itself."""
         return type(self), (self.folder,)
 
-    def draw(self, step: int, clips: Sequence[int], options: DrawOptions) -> Batch:
+    def draw(self, step: int, clips: Sequence[int], settings: Settings) -> Batch:
         """Draws some clips of a step's batch.
 
-        The result depends only on the step, the options and the clip numbers. Processes may therefore
+        The result depends only on the step, the settings and the clip numbers. Processes may therefore
         divide the batch in any way, and a resumed run draws the same clips. An epoch shows each clip once
         before any repeats.
 
         Args:
             step: training step, from 0.
-            clips: clip numbers in the batch, 0 to `options.batch_size` - 1.
-            options: options for drawing.
+            clips: clip numbers in the batch, 0 to `settings.batch_size` - 1.
+            settings: `batch_size`, `frames`, `seed` and the shares of captions, strides and masks.
 
         Raises:
-            ValueError: the stored clips have fewer than `options.frames` frames.
+            ValueError: the stored clips have fewer than `settings.frames` frames.
         """
-        batch, frames = options.batch_size, options.frames
+        batch, frames = settings.batch_size, settings.frames
         if frames > self.frames:
             raise ValueError(f"The clips have {self.frames} frames; training on {frames} was asked for.")
-        times = _stratified(batch, np.random.default_rng((TIMES, options.seed, step)))
-        drawn = [self._clip(step * batch + clip, options) for clip in clips]
+        times = _stratified(batch, np.random.default_rng((TIMES, settings.seed, step)))
+        drawn = [self._clip(step * batch + clip, settings) for clip in clips]
         latents, subject, noise, cond, masks, texts = zip(*drawn, strict=True)
         return Batch(
             latents=_stack(latents),
@@ -154,18 +127,18 @@ class LatentClips:
             texts=list(texts),
         )
 
-    def _clip(self, number: int, options: DrawOptions) -> tuple[Floats, Floats, Floats, Floats, Tensor, str]:
+    def _clip(self, number: int, settings: Settings) -> tuple[Floats, Floats, Floats, Floats, Tensor, str]:
         """Returns latents, subject, noise, cond `t ...`, mask and caption of a clip, counted from step 0."""
-        seed, frames = options.seed, options.frames
+        seed, frames = settings.seed, settings.frames
         epoch, place = divmod(number, len(self))
         row = np.random.default_rng((ORDER, seed, epoch)).permutation(len(self))[place]
         random = np.random.default_rng((CLIP, seed, number))
         clip = self.latents[row]
-        most = max(1, min(options.stride, (len(clip) - 1) // max(1, frames - 1)))
-        step = 1 if options.stride == 1 else 1 + int(random.integers(most))
+        most = max(1, min(settings.stride, (len(clip) - 1) // max(1, frames - 1)))
+        step = 1 if settings.stride == 1 else 1 + int(random.integers(most))
         start = int(random.integers(len(clip) - step * (frames - 1)))
         extra = np.random.default_rng((COND, seed, number))
-        from_start = extra.random() < options.from_start
+        from_start = extra.random() < settings.from_start
         start = 0 if from_start else start
         shown = slice(start, start + step * frames, step)
         latents = clip[shown].astype(np.float32)
@@ -175,19 +148,19 @@ class LatentClips:
         else:
             subject = self.subject[row, shown].astype(np.float32) / 255
         text = self.texts[row][random.integers(len(self.texts[row]))]
-        level = np.float32(options.cond_noise * extra.random())
+        level = np.float32(settings.cond_noise * extra.random())
         cond = latents + level * extra.standard_normal(latents.shape, np.float32)
-        mask = self._mask(number, options, from_start)
-        return latents, subject, noise, cond, mask, "" if random.random() < options.caption_dropout else text
+        mask = self._mask(number, settings, from_start)
+        return latents, subject, noise, cond, mask, "" if random.random() < settings.caption_dropout else text
 
-    def _mask(self, number: int, options: DrawOptions, from_start: bool) -> Tensor:
-        random = np.random.default_rng((MASK, options.seed, number))
+    def _mask(self, number: int, settings: Settings, from_start: bool) -> Tensor:
+        random = np.random.default_rng((MASK, settings.seed, number))
         generator = torch.Generator().manual_seed(int(random.integers(2**63)))
-        frames, (height, width) = options.frames, self.size
+        frames, (height, width) = settings.frames, self.size
         if not from_start:
-            return random_mask(frames, height, width, generator, options.cond_prob, options.continued)
+            return random_mask(frames, height, width, generator, settings.cond_prob, settings.continued)
         mask = torch.zeros(frames, height, width, dtype=torch.bool)
-        mask[0] = bool(random.random() < options.cond_prob)
+        mask[0] = bool(random.random() < settings.cond_prob)
         return mask
 
 

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count
 from pathlib import Path
@@ -40,7 +40,7 @@ from lumiere.pipeline import LumierePipeline
 from lumiere.request import Request
 from lumiere.sampling.noise import correlated
 from lumiere.training.config import Settings
-from lumiere.training.latent_dataset import CAPTIONS, LATENTS, Batch, DrawOptions, LatentClips, draw_length
+from lumiere.training.latent_dataset import CAPTIONS, LATENTS, Batch, LatentClips, draw_length
 from lumiere.training.loss import min_snr, noise_and_target, noise_levels, scale_common, weighted_error
 from lumiere.training.loss_plot import plot_losses
 from lumiere.training.optimizer import MatrixOptimizer, plain_attention, relative_rate
@@ -345,8 +345,8 @@ class Trainer:
     @cached_property
     def _batches(self) -> Iterator[list[Batch]]:
         """Yields, for each step, one batch per pass; `workers` processes prefetch them."""
-        cond_prob = self.settings.cond_prob if self.lumiere.cond_channels else 0.0
-        draws = _Draws(self.clips, self._passes, self.settings, cond_prob, self.lumiere.downsample_factor)
+        settings = self.settings if self.lumiere.cond_channels else replace(self.settings, cond_prob=0.0)
+        draws = _Draws(self.clips, self._passes, settings, self.lumiere.downsample_factor)
         return iter(
             DataLoader(
                 draws,
@@ -391,23 +391,12 @@ class _Draws(Dataset[list[Batch]]):
     clips: LatentClips
     passes: list[range]
     settings: Settings
-    cond_prob: float
     factor: int
 
     def __getitem__(self, step: int) -> list[Batch]:
-        s, frames = self.settings, length_of(self.settings, step, self.factor)
-        options = DrawOptions(
-            batch_size=s.batch_size,
-            frames=frames,
-            seed=s.seed,
-            caption_dropout=s.caption_dropout,
-            stride=s.stride,
-            cond_prob=self.cond_prob,
-            continued=s.continued,
-            from_start=s.from_start,
-            cond_noise=s.cond_noise,
-        )
-        return [self.clips.draw(step, clips, options) for clips in self.passes]
+        frames = length_of(self.settings, step, self.factor)
+        settings = replace(self.settings, frames=frames, min_frames=0)
+        return [self.clips.draw(step, clips, settings) for clips in self.passes]
 
 
 def length_of(settings: Settings, step: int, factor: int) -> int:

@@ -28,9 +28,10 @@ from lumiere.paperworld.world.scene import render, sample_scene
 from lumiere.sampling.allocator import keep_freed_memory
 from lumiere.sampling.noise import correlated
 from lumiere.training.config import Settings
-from lumiere.training.latent_dataset import LATENTS, DrawOptions, write_captions
+from lumiere.training.latent_dataset import LATENTS, write_captions
 from lumiere.training.loss import noise_and_target
 from lumiere.training.trainer import Trainer
+from tests.clips import drawing
 
 MODEL = Path(__file__).resolve().parents[2] / "assets/models/paper-world"
 SD15 = {
@@ -187,7 +188,7 @@ def overfit(steps: int = 300, batch: int = 4) -> tuple[float, float]:
 @torch.no_grad()
 def one_clip_loss(trainer: Trainer, draws: int = 64) -> float:
     """Mean squared error of the averaged weights on the first clip, at fixed timesteps and noise."""
-    batch, errors = trainer.clips.draw(0, range(1), DrawOptions(1, 16)), []
+    batch, errors = trainer.clips.draw(0, range(1), drawing(1, 16)), []
     text = trainer.captions(batch.texts, trainer.accelerator.device).states
     correlation = trainer.lumiere.noise_correlation
     for draw in range(draws):

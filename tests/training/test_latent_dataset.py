@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from lumiere.training.latent_dataset import DrawOptions, LatentClips, read_captions, write_captions
+from lumiere.training.latent_dataset import LatentClips, read_captions, write_captions
+from tests.clips import drawing
 
 CLIPS, FRAMES = 5, 10
 
@@ -25,7 +26,7 @@ def folder(tmp_path):
 
 def draw(folder, step=0, clips=None, batch=4, frames=4, **options):
     clips = range(batch) if clips is None else clips
-    return LatentClips(folder).draw(step, clips, DrawOptions(batch, frames, **options))
+    return LatentClips(folder).draw(step, clips, drawing(batch, frames, **options))
 
 
 def test_another_process_is_told_the_folder_and_not_sent_its_clips(folder):
@@ -34,7 +35,7 @@ def test_another_process_is_told_the_folder_and_not_sent_its_clips(folder):
     clips = LatentClips(folder)
     sent = pickle.dumps(clips)
     assert len(sent) < 1000 < clips.latents.nbytes
-    ours, theirs = (c.draw(3, range(2), DrawOptions(2, 4)) for c in (clips, pickle.loads(sent)))
+    ours, theirs = (c.draw(3, range(2), drawing(2, 4)) for c in (clips, pickle.loads(sent)))
     assert torch.equal(ours.latents, theirs.latents) and ours.texts == theirs.texts
 
 

@@ -27,10 +27,11 @@ from lumiere.model.motion_weights import load_motion, read_facts
 from lumiere.sampling.schedulers import predict_clean
 from lumiere.train import EXAMPLES, main, parser
 from lumiere.training.config import ALIASES, CLIPS, FRESH, NOISE, RUN, STEPS, Settings, unused
-from lumiere.training.latent_dataset import DrawOptions, write_captions
+from lumiere.training.latent_dataset import write_captions
 from lumiere.training.loss import min_snr, noise_and_target, weighted_error
 from lumiere.training.optimizer import relative_rate
 from lumiere.training.trainer import Trainer, train
+from tests.clips import drawing
 
 ROOT = Path(__file__).resolve().parents[2]
 GROUPS = (CLIPS, FRESH, NOISE, STEPS, RUN)
@@ -296,7 +297,7 @@ def test_captions_are_read_once_and_kept_beside_the_latents(settings, clips, tin
         lambda *x: told.append(x[2]["encoder_hidden_states"]), with_kwargs=True
     )
     run.advance()
-    batch = run.clips.draw(0, range(2), DrawOptions(2, 8, seed=3, caption_dropout=0.1))
+    batch = run.clips.draw(0, range(2), drawing(2, 8, seed=3, caption_dropout=0.1))
     monkeypatch.undo()
     torch.testing.assert_close(told[0], encode(batch.texts, 64, 64).states, atol=2e-3, rtol=2e-3)
     monkeypatch.setattr(os, "access", lambda folder, mode: False)  # root may write anywhere

@@ -14,9 +14,10 @@ from lumiere.loading.components import load_model
 from lumiere.media.images import fit
 from lumiere.media.video import read_clip, write_clip
 from lumiere.training.config import Settings
-from lumiere.training.latent_dataset import DrawOptions, LatentClips
+from lumiere.training.latent_dataset import LatentClips
 from lumiere.training.trainer import Trainer
 from lumiere.training.video_folder import Size, captioned, encode_clips
+from tests.clips import drawing
 
 SIZE = Size(4, 64, 64)
 
@@ -169,7 +170,7 @@ def test_every_second_frame_is_seen_too(folder, vae, tmp_path):
     encode_clips(folder, cache, vae, SIZE, print)
     clips, seen = LatentClips(cache), set()
     for step in range(40):
-        batch = clips.draw(step, range(2), DrawOptions(2, 4, stride=3))
+        batch = clips.draw(step, range(2), drawing(2, 4, stride=3))
         for latents, text in zip(batch.latents, batch.texts, strict=True):
             frames = torch.from_numpy(clips.latents[text == "a clip called deep/b"].astype(np.float32))
             differences = (frames[None] - latents.transpose(0, 1)[:, None]).abs().flatten(2).sum(2)
