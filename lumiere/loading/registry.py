@@ -10,9 +10,8 @@ from typing import Any
 from lumiere.limits import ServerLimits
 from lumiere.loading.layout import HUB_ID
 from lumiere.loading.styles import Style
-from lumiere.loading.version import SAMPLING_VERSION
 from lumiere.request import Limits, Request
-from lumiere.sampling.settings import Sampling
+from lumiere.sampling.settings import SAMPLING_VERSION, Sampling
 
 
 @dataclass(frozen=True)

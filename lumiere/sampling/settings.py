@@ -1,6 +1,11 @@
-"""Sampling settings of a model (standard library only). Settings of a clip are in request.py."""
+"""Sampling settings of a model and their version (standard library only). Settings of a clip: request.py."""
 
 from dataclasses import dataclass
+
+# Raise it whenever the embedded model produces another clip for the same request: after a change of its
+# weights, of its default settings, or of the code between a request and its frames. Evaluation records
+# (`python -m lumiere.paperworld evaluate`) belong to one version. Three clips of fixed seeds check it.
+SAMPLING_VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -8,26 +8,10 @@ from diffusers import UNetMotionModel
 from diffusers.pipelines.free_noise_utils import AnimateDiffFreeNoiseMixin
 
 from lumiere.model.adapter_options import set_motion_scale, window_attention
-from lumiere.model.animatediff import load_adapter
 from lumiere.model.lumiere import Lumiere
-from tests.model.test_animatediff import POSITIONS, inputs, shaken_adapter, small_unet
+from tests.model.test_animatediff import POSITIONS, inputs
 
 FRAMES, LENGTH, STRIDE = 11, 4, 2
-
-
-@pytest.fixture(scope="module")
-def unet():
-    return small_unet("sd")
-
-
-@pytest.fixture(scope="module")
-def adapter(unet):
-    return shaken_adapter(unet, middle=True)
-
-
-@pytest.fixture
-def lumiere(unet, adapter):
-    return load_adapter(unet, adapter)
 
 
 @torch.no_grad()

@@ -10,24 +10,9 @@ from lumiere.model.adapter_options import merge_motion_loras
 from lumiere.model.animatediff import load_adapter
 from lumiere.model.lumiere import Lumiere
 from lumiere.model.motion_lora import read_motion_lora
-from tests.model.test_animatediff import inputs, same_weights, shaken_adapter, small_unet
+from tests.model.test_animatediff import inputs, same_weights
 
 RANK = 2
-
-
-@pytest.fixture(scope="module")
-def unet():
-    return small_unet("sd")
-
-
-@pytest.fixture(scope="module")
-def adapter(unet):
-    return shaken_adapter(unet, middle=True)
-
-
-@pytest.fixture
-def lumiere(unet, adapter):
-    return load_adapter(unet, adapter)
 
 
 def factors(adapter, seed: int) -> dict[str, torch.Tensor]:

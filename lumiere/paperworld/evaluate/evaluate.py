@@ -20,7 +20,6 @@ from tqdm import tqdm
 from lumiere.events import Progress, Result
 from lumiere.loading.layout import locate
 from lumiere.loading.registry import DEFAULT
-from lumiere.loading.version import SAMPLING_VERSION
 from lumiere.model.conditioning import Given
 from lumiere.paperworld.evaluate.figures import Figure, pairs, per_motion
 from lumiere.paperworld.evaluate.grid import GRID, SHEET, write_grid, write_sheet
@@ -36,6 +35,7 @@ from lumiere.paperworld.world.scene import MOTIONS
 from lumiere.pipeline import LumierePipeline
 from lumiere.request import Request
 from lumiere.runtime import model_cache
+from lumiere.sampling.settings import SAMPLING_VERSION
 
 INTERRUPTED = 130
 V = TypeVar("V")
@@ -209,7 +209,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
         if not accept(fixed_clips(studio)):
             print(
                 f"{args.results} holds records of other clips than those made now: raise SAMPLING_VERSION "
-                f"({SAMPLING_VERSION}) in lumiere/loading/version.py, or name another file.",
+                f"({SAMPLING_VERSION}) in lumiere/sampling/settings.py, or name another file.",
                 file=sys.stderr,
             )
             return 1

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lumiere.loading.version import SAMPLING_VERSION
 from lumiere.paperworld.evaluate.measures import alike
+from lumiere.sampling.settings import SAMPLING_VERSION
 
 CLIPS = "clips"
 Record = dict[str, Any]  # JSON data about one prompt or one timing round

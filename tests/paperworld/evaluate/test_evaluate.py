@@ -11,7 +11,6 @@ from PIL import Image
 
 from lumiere import models
 from lumiere.loading.registry import DEFAULT
-from lumiere.loading.version import SAMPLING_VERSION
 from lumiere.paperworld.__main__ import main
 from lumiere.paperworld.evaluate import costs, evaluate
 from lumiere.paperworld.evaluate.evaluate import Studio, fixed_clips, print_tables
@@ -20,6 +19,7 @@ from lumiere.paperworld.evaluate.measures import alike
 from lumiere.paperworld.evaluate.records import CLIPS, Records
 from lumiere.pipeline import LumierePipeline
 from lumiere.request import Request
+from lumiere.sampling.settings import SAMPLING_VERSION
 from tests.paperworld.puppet import Puppet, noisy
 
 SHIPPED = Path(__file__).parents[3] / "assets/evaluation/paper-world.json"
