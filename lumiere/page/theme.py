@@ -1,110 +1,28 @@
 """The gradio theme of the page: warm paper in light mode, ink blue in dark mode, a lacquer red accent."""
 
+import json
+
 from gradio.themes import Base, Color, LocalFont, Size
 
-PAPER = Color(
-    name="paper",
-    c50="#fffdf8",
-    c100="#f8f2e6",
-    c200="#ebe1cf",
-    c300="#d9ccb4",
-    c400="#a79d8c",
-    c500="#736c62",
-    c600="#565663",
-    c700="#3a3f52",
-    c800="#272c3d",
-    c900="#1c2131",
-    c950="#141826",
-)
-ACCENT = Color(
-    name="vermilion",
-    c50="#fff4ef",
-    c100="#ffe4d9",
-    c200="#ffc8b4",
-    c300="#ffa587",
-    c400="#fb825d",
-    c500="#e65f38",
-    c600="#c74822",
-    c700="#a63a19",
-    c800="#863017",
-    c900="#6c2815",
-    c950="#3b120a",
-)
-SPACE = Size(name="air", xxs="2px", xs="4px", sm="6px", md="10px", lg="14px", xl="18px", xxl="26px")
-ROUND = Size(name="cut", xxs="4px", xs="6px", sm="8px", md="10px", lg="14px", xl="18px", xxl="24px")
+from lumiere.page import part
 
 
 def theme() -> Base:
-    """Returns the theme. Fonts come from gradio's files or from the system, never from a third party.
+    """Returns the theme of `components/document/theme.json`, which names gradio's colours, sizes and variables.
 
-    Many font files of gradio 6.31 lack Latin letters; Source Sans Pro has them at weights 400 and 700.
+    Fonts come from gradio's files or from the system, never from a third party. Many font files of gradio
+    6.31 lack Latin letters; Source Sans Pro has them at weights 400 and 700.
     """
+    values = json.loads(part("components/document/theme.json"))
+    neutral, accent = (Color(**values["colors"][name]) for name in ("neutral", "accent"))
+    spacing, radius = (Size(**values["sizes"][name]) for name in ("spacing", "radius"))
     return Base(
-        primary_hue=ACCENT,
-        secondary_hue=ACCENT,
-        neutral_hue=PAPER,
-        spacing_size=SPACE,
-        radius_size=ROUND,
+        primary_hue=accent,
+        secondary_hue=accent,
+        neutral_hue=neutral,
+        spacing_size=spacing,
+        radius_size=radius,
         text_size="md",
         font=(LocalFont("Source Sans Pro", weights=(400, 700)), "system-ui", "sans-serif"),
         font_mono=("ui-monospace", "monospace"),
-    ).set(
-        body_background_fill="*neutral_100",
-        body_background_fill_dark="*neutral_950",
-        body_text_color="#2b2a33",
-        body_text_color_dark="#ece6da",
-        body_text_color_subdued="*neutral_500",
-        body_text_color_subdued_dark="#a3a2ad",
-        background_fill_primary="*neutral_50",
-        background_fill_primary_dark="*neutral_900",
-        background_fill_secondary="*neutral_100",
-        background_fill_secondary_dark="*neutral_900",
-        border_color_primary="*neutral_200",
-        border_color_primary_dark="*neutral_700",
-        block_background_fill="transparent",
-        block_background_fill_dark="transparent",
-        block_border_width="0px",
-        block_shadow="none",
-        block_padding="0px",
-        block_label_text_color="*body_text_color",
-        block_title_text_color="*body_text_color",
-        block_title_text_weight="700",
-        block_info_text_color="*body_text_color_subdued",
-        block_info_text_color_dark="*body_text_color_subdued",
-        input_background_fill="*neutral_50",
-        input_background_fill_dark="*neutral_900",
-        input_border_color="*neutral_300",
-        input_border_color_dark="*neutral_700",
-        input_border_color_focus="*primary_500",
-        input_border_color_focus_dark="*primary_400",
-        input_border_width="1px",
-        input_shadow="none",
-        input_shadow_focus="0 0 0 3px rgb(230 95 56 / 0.18)",
-        input_placeholder_color="*neutral_400",
-        input_placeholder_color_dark="#8b8a94",
-        slider_color="*primary_500",
-        slider_color_dark="*primary_400",
-        button_border_width="1px",
-        button_large_radius="*radius_lg",
-        button_large_text_weight="700",
-        button_small_radius="999px",
-        button_small_text_weight="400",
-        button_transition="background-color 150ms ease, border-color 150ms ease, transform 120ms ease",
-        button_primary_background_fill="*primary_600",
-        button_primary_background_fill_dark="*primary_600",
-        button_primary_background_fill_hover="*primary_700",
-        button_primary_background_fill_hover_dark="*primary_500",
-        button_primary_border_color="transparent",
-        button_primary_border_color_dark="transparent",
-        button_primary_text_color="white",
-        button_secondary_background_fill="*neutral_50",
-        button_secondary_background_fill_dark="*neutral_900",
-        button_secondary_background_fill_hover="*primary_50",
-        button_secondary_background_fill_hover_dark="*neutral_800",
-        button_secondary_border_color="*neutral_300",
-        button_secondary_border_color_dark="*neutral_700",
-        button_secondary_border_color_hover="*primary_400",
-        button_secondary_border_color_hover_dark="*primary_400",
-        button_secondary_text_color="*body_text_color",
-        button_secondary_text_color_dark="*body_text_color",
-    )
+    ).set(**values["variables"])
