@@ -10,11 +10,15 @@ from huggingface_hub import cached_assets_path
 from lumiere.loading.components import BasePipeline, load_base, load_tiny
 from lumiere.loading.layout import PREVIEW, locate, locate_autoencoder, locate_file, locate_motion
 from lumiere.loading.registry import CAMERAS, Model, published
-from lumiere.model.adapter_options import merge_motion_loras, set_motion_scale, window_attention
+from lumiere.model.adapter_options import (
+    merge_motion_loras,
+    read_motion_lora,
+    set_motion_scale,
+    window_attention,
+)
 from lumiere.model.animatediff import convert, load_weights
 from lumiere.model.lumiere import Lumiere
 from lumiere.model.motion_files import ADAPTER
-from lumiere.model.motion_lora import read_motion_lora
 from lumiere.sampling.latent_preview import TinyPreview
 from lumiere.sampling.temporal_windows import window_and_stride
 

@@ -8,7 +8,7 @@ from lumiere.page import part
 
 
 def theme() -> Base:
-    """Returns the theme of `components/document/theme.json`, which names gradio's colours, sizes and variables.
+    """Returns the theme of `components/document/theme.json`: gradio's colours, sizes and variables.
 
     Fonts come from gradio's files or from the system, never from a third party. Many font files of gradio
     6.31 lack Latin letters; Source Sans Pro has them at weights 400 and 700.

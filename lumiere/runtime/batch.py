@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lumiere.errors import GenerationError
 from lumiere.events import Result
 from lumiere.loading.registry import Model, saved_settings
 from lumiere.media.text import read_text
@@ -136,8 +137,6 @@ class Batch:
         Returns:
             The number of failed clips.
         """
-        from lumiere.errors import GenerationError
-
         failed, left = 0, [n for n in range(len(self.wanted)) if not self._done(self.lines().get(n))]
         for number in left[process::processes]:
             request, began = self.wanted[number], time.monotonic()

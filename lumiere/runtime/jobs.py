@@ -18,8 +18,6 @@ from lumiere.events import Progress, Result
 if TYPE_CHECKING:
     import numpy as np
 
-    from lumiere.events import Progress, Result
-
 UPDATE_SECONDS = 0.15  # between updates for a browser: one that cannot keep up looks like a closed tab
 PREVIEW_SECONDS = 0.4  # a preview costs device time; 2.5 per second look smooth enough
 TURN_SECONDS = 0.1  # how often a waiting job checks for a stop

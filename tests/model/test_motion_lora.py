@@ -6,10 +6,9 @@ from diffusers import UNetMotionModel
 from safetensors.torch import save_file
 
 from lumiere.loading.registry import CAMERAS
-from lumiere.model.adapter_options import merge_motion_loras
+from lumiere.model.adapter_options import merge_motion_loras, read_motion_lora
 from lumiere.model.animatediff import load_adapter
 from lumiere.model.lumiere import Lumiere
-from lumiere.model.motion_lora import read_motion_lora
 from tests.model.test_animatediff import inputs, same_weights
 
 RANK = 2

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from lumiere.errors import GenerationError
 from lumiere.events import Progress, Result
 from lumiere.loading.hub import telling
 from lumiere.page import strings
@@ -60,8 +61,6 @@ class ModelHandle:
         if required(model_cache.resident(model, self.device)).style != model.style:
             yield strings.STYLING
         pipeline = model_cache.get(model, self.device)
-        from lumiere.pipeline import GenerationError  # imported late: the page starts without torch
-
         try:
             items = pipeline.generate(request, stop, given)
         except ValueError as refusal:
@@ -90,8 +89,6 @@ class ModelHandle:
         if error is not None:
             expected = isinstance(error, OSError | ValueError)
             log.error("%s", strings.unloadable(error), exc_info=None if expected else error)
-            from lumiere.errors import GenerationError
-
             raise GenerationError(strings.no_model(self.name)) from None
         settle()
 
