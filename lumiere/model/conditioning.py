@@ -193,15 +193,15 @@ def channels(clip: Tensor, mask: Tensor) -> Tensor:
     return torch.cat([clip * mask, mask], dim=1)
 
 
-def blend(clean: Tensor, clip: Tensor, mask: Tensor) -> Tensor:
+def blend(pred_x0: Tensor, clip: Tensor, mask: Tensor) -> Tensor:
     """Replaces predicted latents by conditioning latents inside the mask.
 
     Args:
-        clean: predicted clean latents `b c t h w`.
+        pred_x0: predicted clean latents `b c t h w`.
         clip: conditioning latents `b c t h w`.
         mask: bool `t h w` or `b t h w`.
     """
-    return torch.where(mask.unsqueeze(-4), clip, clean)  # mask (b) t h w, latents b c t h w
+    return torch.where(mask.unsqueeze(-4), clip, pred_x0)  # mask (b) t h w, latents b c t h w
 
 
 def put_back(frames: np.ndarray, given: Given) -> np.ndarray:

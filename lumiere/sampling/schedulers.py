@@ -50,31 +50,31 @@ class Schedule:
             self._scheduler.set_begin_index(skipped)
         self._correlation = correlation
 
-    def start(self, noise: Tensor, clean: Tensor | None = None) -> Tensor:
+    def start(self, noise: Tensor, latents: Tensor | None = None) -> Tensor:
         """Returns the first sample.
 
         Args:
             noise: unit noise `b c t h w`, independent between frames.
-            clean: scaled latents to start from (SDEdit, Meng et al. 2022), which are noised to the first
+            latents: scaled latents to start from (SDEdit, Meng et al. 2022), which are noised to the first
                 timestep. Defaults to pure noise.
         """
         noise = correlated(noise, self._correlation)
-        if clean is None:
+        if latents is None:
             return noise * self._scheduler.init_noise_sigma
-        return self._scheduler.add_noise(clean, noise, self.timesteps[:1])
+        return self._scheduler.add_noise(latents, noise, self.timesteps[:1])
 
-    def noised(self, clean: Tensor, noise: Tensor) -> Tensor:
+    def noised(self, latents: Tensor, noise: Tensor) -> Tensor:
         """Returns clean latents noised to the last training timestep, as unit noise (FreeInit, section 4.2).
 
         Args:
-            clean: scaled latents `b c t h w`.
+            latents: scaled latents `b c t h w`.
             noise: unit noise `b c t h w`.
         """
         alpha, sigma = _alpha_sigma(self._scheduler.alphas_cumprod, torch.tensor(-1))
-        return alpha * clean + sigma * noise
+        return alpha * latents + sigma * noise
 
     def scale(self, sample: Tensor, timestep: Tensor) -> Tensor:
-        """Scales a sample to the model's input, alpha * clean + sigma * noise."""
+        """Scales a sample to the model's input, alpha * x0 + sigma * noise."""
         return self._scheduler.scale_model_input(sample, timestep)
 
     def pred_x0(self, output: Tensor, model_input: Tensor, timestep: Tensor) -> Tensor:
@@ -85,17 +85,17 @@ class Schedule:
             model_input: scaled input of the model, `b c t h w`.
             timestep: timestep of the input.
         """
-        return predict_clean(self._scheduler, output, model_input, timestep)
+        return predict_x0(self._scheduler, output, model_input, timestep)
 
-    def prediction(self, clean: Tensor, model_input: Tensor, timestep: Tensor) -> Tensor:
+    def prediction(self, pred_x0: Tensor, model_input: Tensor, timestep: Tensor) -> Tensor:
         """Returns the model's output that predicts these clean latents, the inverse of `pred_x0`.
 
         Args:
-            clean: clean latents `b c t h w`.
+            pred_x0: clean latents `b c t h w`.
             model_input: scaled input of the model, `b c t h w`.
             timestep: timestep of the input.
         """
-        return predict_output(self._scheduler, clean, model_input, timestep)
+        return predict_output(self._scheduler, pred_x0, model_input, timestep)
 
     def step(self, output: Tensor, timestep: Tensor, sample: Tensor) -> Tensor:
         """Returns the sample at the next timestep, or the clean latents after the last one.
@@ -113,10 +113,10 @@ class Schedule:
         return correlated(following, self._correlation)
 
 
-def predict_clean(scheduler: SchedulerMixin, output: Tensor, model_input: Tensor, timestep: Tensor) -> Tensor:
+def predict_x0(scheduler: SchedulerMixin, output: Tensor, model_input: Tensor, timestep: Tensor) -> Tensor:
     """Returns the clean latents (x0) predicted by a model's output, for any scheduler.
 
-    Euler's scheduler stores clean + (sigma / alpha) * noise, but its scaled model input is alpha * clean +
+    Euler's scheduler stores x0 + (sigma / alpha) * noise, but its scaled model input is alpha * x0 +
     sigma * noise, as for other schedulers. Therefore x0 is computed from the model input, not from the
     sample.
 
@@ -136,25 +136,27 @@ def predict_clean(scheduler: SchedulerMixin, output: Tensor, model_input: Tensor
     return output
 
 
-def predict_output(scheduler: SchedulerMixin, clean: Tensor, model_input: Tensor, timestep: Tensor) -> Tensor:
-    """Returns the model's output that predicts clean latents, the inverse of `predict_clean`.
+def predict_output(
+    scheduler: SchedulerMixin, pred_x0: Tensor, model_input: Tensor, timestep: Tensor
+) -> Tensor:
+    """Returns the model's output that predicts clean latents, the inverse of `predict_x0`.
 
     Sigma is never 0 at a timestep.
 
     Args:
         scheduler: a diffusers scheduler.
-        clean: clean latents.
+        pred_x0: clean latents.
         model_input: scaled input of the model.
         timestep: a scalar, or one per clip `b`.
     """
     alpha, sigma = _alpha_sigma(scheduler.alphas_cumprod, timestep)
     kind = scheduler.config.prediction_type
     if kind == "v_prediction":
-        return (alpha * model_input - clean) / sigma
+        return (alpha * model_input - pred_x0) / sigma
     if kind == "epsilon":
-        return (model_input - alpha * clean) / sigma
+        return (model_input - alpha * pred_x0) / sigma
     assert kind == "sample", f"unknown prediction type {kind}"
-    return clean
+    return pred_x0
 
 
 class ListedDDIM(DDIMScheduler):
@@ -179,13 +181,13 @@ class ListedDDIM(DDIMScheduler):
         following = self.timesteps[self.timesteps < timestep]
         product = self.alphas_cumprod[following[0]] if len(following) else self.final_alpha_cumprod
         alpha, sigma = _alpha_sigma(self.alphas_cumprod, timestep)
-        clean = predict_clean(self, model_output, sample, timestep)
+        pred_x0 = predict_x0(self, model_output, sample, timestep)
         if self.config.prediction_type == "v_prediction":
             noise = alpha * model_output + sigma * sample
         else:
-            noise = (sample - alpha * clean) / sigma
-        moved = product.sqrt().item() * clean + (1 - product).sqrt().item() * noise
-        return DDIMSchedulerOutput(prev_sample=moved, pred_original_sample=clean)
+            noise = (sample - alpha * pred_x0) / sigma
+        moved = product.sqrt().item() * pred_x0 + (1 - product).sqrt().item() * noise
+        return DDIMSchedulerOutput(prev_sample=moved, pred_original_sample=pred_x0)
 
 
 CLASSES = {

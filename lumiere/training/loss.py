@@ -27,13 +27,13 @@ def noise_levels(times: Tensor, shift: float, spread: float) -> Tensor:
 
 
 def noise_and_target(
-    scheduler: "DDIMScheduler", clean: Tensor, noise: Tensor, timesteps: Tensor
+    scheduler: "DDIMScheduler", latents: Tensor, noise: Tensor, timesteps: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Returns the noisy latents and the target of the prediction, both `b ...`.
 
     Args:
         scheduler: scheduler with prediction type "epsilon" or "v_prediction".
-        clean: clean latents `b ...`.
+        latents: clean latents `b ...`.
         noise: noise `b ...`.
         timesteps: timesteps `b`.
 
@@ -43,8 +43,8 @@ def noise_and_target(
     kind = scheduler.config.prediction_type
     if kind not in ("v_prediction", "epsilon"):
         raise ValueError(f"The base model should predict v_prediction or epsilon; its config says {kind}.")
-    target = noise if kind == "epsilon" else scheduler.get_velocity(clean, noise, timesteps)
-    return scheduler.add_noise(clean, noise, timesteps), target
+    target = noise if kind == "epsilon" else scheduler.get_velocity(latents, noise, timesteps)
+    return scheduler.add_noise(latents, noise, timesteps), target
 
 
 def weighted_error(predicted: Tensor, target: Tensor, weight: Tensor, count: Tensor | None = None) -> Tensor:

@@ -360,11 +360,11 @@ class Trainer:
     def _pass(self, batch: Batch) -> Tensor:
         """Runs forward and backward for some clips of a step; returns their part of the loss."""
         s, device = self.settings, self.accelerator.device
-        clean, noise, subject = (x.to(device) for x in (batch.latents, batch.noise, batch.subject))
+        latents, noise, subject = (x.to(device) for x in (batch.latents, batch.noise, batch.subject))
         noise = correlated(noise, self.lumiere.noise_correlation)
         times = noise_levels(batch.times, s.shift, s.spread)
         timesteps = (times * self.scheduler.config.num_train_timesteps).long().to(device)
-        noisy, target = noise_and_target(self.scheduler, clean, noise, timesteps)
+        noisy, target = noise_and_target(self.scheduler, latents, noise, timesteps)
         if self.lumiere.cond_channels:
             noisy = torch.cat([noisy, channels(batch.cond.to(device), batch.cond_mask.to(device))], dim=1)
         text = self.captions(batch.texts, device)

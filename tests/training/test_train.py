@@ -24,7 +24,7 @@ from lumiere.loading.components import load_base, load_model
 from lumiere.loading.text_encoder import TextEncoder
 from lumiere.media.video import read_clip
 from lumiere.model.motion_weights import load_motion, read_facts
-from lumiere.sampling.schedulers import predict_clean
+from lumiere.sampling.schedulers import predict_x0
 from lumiere.train import EXAMPLES, main, parser
 from lumiere.training.config import ALIASES, CLIPS, FRESH, NOISE, RUN, STEPS, Settings, unused
 from lumiere.training.latent_dataset import write_captions
@@ -376,7 +376,7 @@ def test_target_and_input_give_back_the_clean_clip(kind):
     clean, noise = torch.randn(2, 3, 4, 5, 6, 7, generator=torch.Generator().manual_seed(0))
     times = torch.tensor([0, 500, 999])
     noisy, target = noise_and_target(scheduler, clean, noise, times)
-    torch.testing.assert_close(predict_clean(scheduler, target, noisy, times), clean, atol=1e-3, rtol=0)
+    torch.testing.assert_close(predict_x0(scheduler, target, noisy, times), clean, atol=1e-3, rtol=0)
     for clip, time_ in enumerate(times):  # clip by clip and frame by frame, as the scheduler of images would
         product = scheduler.alphas_cumprod[time_]
         alpha, sigma = product.sqrt(), (1 - product).sqrt()

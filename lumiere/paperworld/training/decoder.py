@@ -17,7 +17,7 @@ from lumiere.paperworld.training.fit import Schedule, fit
 from lumiere.paperworld.training.text_encoder import tokenize
 from lumiere.paperworld.world.dataset import CELL, PIXELS
 from lumiere.sampling.noise import correlated
-from lumiere.sampling.schedulers import predict_clean
+from lumiere.sampling.schedulers import predict_x0
 from lumiere.training.latent_dataset import read_captions
 from lumiere.training.loss import noise_and_target
 from lumiere.training.optimizer import faster_autocast
@@ -134,7 +134,7 @@ def predict_clips(
             with faster_autocast(torch.device("cpu")):
                 shown = torch.cat([noisy, channels(clean, mask)], dim=1)
                 output = lumiere(shown, timestep, states, return_dict=False)[0].float()
-            found[clip] = predict_clean(scheduler, output, noisy, timestep)[0].transpose(0, 1).numpy()
+            found[clip] = predict_x0(scheduler, output, noisy, timestep)[0].transpose(0, 1).numpy()
         with open(part, "wb") as written:
             np.save(written, found)
         os.replace(part, file)

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from lumiere.model.animatediff import load_weights
 from lumiere.pipeline import LumierePipeline
-from lumiere.sampling.schedulers import predict_clean
+from lumiere.sampling.schedulers import predict_x0
 from lumiere.training.config import Settings
 from lumiere.training.latent_dataset import write_captions
 from lumiere.training.loss import noise_and_target
@@ -78,7 +78,7 @@ def test_an_adapter_is_trained_to_predict_what_the_base_predicts(folder, tmp_pat
     clean, noise = torch.randn(2, 1, 4, 8, 8, 8, generator=torch.Generator().manual_seed(0))
     timestep = torch.tensor([999])
     noisy, velocity = noise_and_target(made.scheduler, clean, noise, timestep)
-    torch.testing.assert_close(predict_clean(made.scheduler, velocity, noisy, timestep), clean)
+    torch.testing.assert_close(predict_x0(made.scheduler, velocity, noisy, timestep), clean)
 
 
 @pytest.mark.parametrize("family", ["sd", "xl"])
