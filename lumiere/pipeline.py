@@ -19,14 +19,13 @@ from lumiere.events import Progress, Result
 from lumiere.loading.loaded_model import LoadedModel
 from lumiere.model.conditioning import Cond, Given, blend, put_back, with_context
 from lumiere.model.text import Text
-from lumiere.request import Request
+from lumiere.request import Request, required
 from lumiere.sampling import memory
-from lumiere.sampling.deflicker import steady
 from lumiere.sampling.denoiser import BATCH_LATENTS, Denoiser, on_one_frame, rows_at_once
 from lumiere.sampling.loop import Step, sample
-from lumiere.sampling.noise import reinitialized, rescheduled
-from lumiere.sampling.schedulers import Schedule
-from lumiere.sampling.temporal_windows import Part, plan, window_and_stride, windows_of
+from lumiere.sampling.noise import reinitialized, rescheduled, steady
+from lumiere.sampling.plan import Part, Plan
+from lumiere.sampling.temporal_windows import window_and_stride
 from lumiere.sampling.vae import OUTPUT_TYPES, LumiereOutput, decode, encode, give_back_memory
 
 
@@ -147,8 +146,7 @@ class LumierePipeline(LoadedModel):
         latents = (request.frames or 0) * size[0] * size[1]
         if self.device.type == "cpu" and latents <= BATCH_LATENTS:
             return
-        windows = [window for part in self._plan(request, given) for window in self._windows(part)]
-        frames = max(window.stop - window.start for window in windows)
+        frames = self._plan(request, given).longest_window
         rows = rows_at_once(1 if request.guidance == 1 else 2, frames * size[0] * size[1])
         memory.check(self.cost.of(rows, frames, *size), self.device)
 
@@ -172,8 +170,8 @@ class LumierePipeline(LoadedModel):
     ) -> Iterator[Progress | Result]:
         began, generator = time.monotonic(), generator or torch.Generator().manual_seed(request.seed or 0)
         cond = self.encode_given(given, whole=request.strength < 1) if given else None
-        parts = self._plan(request, given)
-        work = [self._work(request, part) for part in parts]
+        plan = self._plan(request, given)
+        parts, work = plan.parts, list(map(plan.work, plan.parts))
         shown = list(accumulate(chain.from_iterable(work)))  # frames processed up to each step
         text, done = None, 0
         clip: Tensor | None = None
@@ -185,7 +183,7 @@ class LumierePipeline(LoadedModel):
             part_cond = with_context(cond, clip, part.frames)
             before = None if clip is None else clip[:, :, : part.frames.start]
             end, step = done + steps_of_part, None
-            steps = self._denoise(request, part, part_text, part_cond, generator)
+            steps = self._denoise(plan, part, part_text, part_cond, generator)
             while done < end and not stopped():
                 step, done = next(steps), done + 1
                 if on_step:
@@ -204,19 +202,31 @@ class LumierePipeline(LoadedModel):
             yield Result(frames, request, len(shown), done, done < len(shown), time.monotonic() - began)
 
     def _denoise(
-        self, request: Request, part: Part, text: Text, cond: Cond | None, generator: torch.Generator
+        self, plan: Plan, part: Part, text: Text, cond: Cond | None, generator: torch.Generator
     ) -> Iterator[Step]:
         """Yields the steps of one part. It starts from noise, or from noised latents below full strength."""
-        shape = (1, self.vae.config.latent_channels, part.length, *self._latent_size(request))
+        shape = (1, self.vae.config.latent_channels, part.length, *self._latent_size(plan.request))
         noise = first = self._noise(shape, generator)
-        latents = cond.latents if cond and request.strength < 1 else None
-        for number in range(self._passes(request, part)):
-            schedule = self._schedule(request, generator)
+        latents = cond.latents if cond and plan.request.strength < 1 else None
+        for number in range(plan.passes(part)):
+            schedule = plan.schedule(generator)
             if number > 0:
                 assert latents is not None, "the clip of the pass before"
                 fresh = torch.randn(shape, generator=generator).to(self.device)
                 noise, latents = reinitialized(schedule.noised(latents, first), fresh), None
-            denoise = self._denoiser(request, part, text, cond, schedule)
+            denoise = Denoiser(
+                model=on_one_frame(self._base()) if part.still else self.lumiere,
+                schedule=schedule,
+                text=text,
+                guidance=required(plan.request.guidance),
+                interval=plan.guidance_interval,
+                windows=plan.windows(part),
+                cond=cond,
+                cond_channels=self.lumiere.cond_channels > 0,
+                device=self.device,
+                dtype=self.lumiere.dtype,
+                autocast=self.autocast,
+            )
             for step in sample(denoise, schedule, schedule.start(noise, latents)):
                 yield step
             latents = step.x
@@ -228,57 +238,8 @@ class LumierePipeline(LoadedModel):
             noise = rescheduled(noise, *window_and_stride(self.sampling, self.lumiere.positions), generator)
         return noise.to(self.device)
 
-    def _denoiser(
-        self, request: Request, part: Part, text: Text, cond: Cond | None, schedule: Schedule
-    ) -> Denoiser:
-        assert request.guidance is not None
-        return Denoiser(
-            model=on_one_frame(self._base()) if part.still else self.lumiere,
-            schedule=schedule,
-            text=text,
-            guidance=request.guidance,
-            interval=self._guidance_interval(request),
-            windows=self._windows(part),
-            cond=cond,
-            cond_channels=self.lumiere.cond_channels > 0,
-            device=self.device,
-            dtype=self.lumiere.dtype,
-            autocast=self.autocast,
-        )
-
-    def _passes(self, request: Request, part: Part) -> int:
-        """Returns how often a part is denoised; more than once with FreeInit, which starts from noise."""
-        return 1 if part.still or request.strength < 1 else self.sampling.free_init
-
-    def _plan(self, request: Request, given: Given | None) -> list[Part]:
-        return plan(request, given, self.sampling, self.lumiere.cond_channels > 0)
-
-    def _windows(self, part: Part) -> list[slice]:
-        """Returns the temporal windows of a part. With FreeNoise, the attention layers have the windows."""
-        if self.sampling.free_noise:
-            return [slice(0, part.length)]
-        factor = self.lumiere.downsample_factor
-        return windows_of(part.length, self.sampling.window, self.lumiere.positions, factor)
-
-    def _schedule(self, request: Request, generator: torch.Generator) -> Schedule:
-        assert request.scheduler and request.steps
-        options = generator, self.lumiere.noise_correlation, request.steps_run
-        return Schedule(request.scheduler, self.scheduler_config, request.steps, *options)
-
-    def _guidance_interval(self, request: Request) -> tuple[float, float]:
-        """Returns the lowest and highest guided timestep."""
-        low, high = self.sampling.guidance_interval if request.strength == 1 else (0.0, 1.0)
-        timesteps = self.scheduler_config.get("num_train_timesteps", 1000)
-        return low * timesteps, high * timesteps
-
-    def _work(self, request: Request, part: Part) -> list[int]:
-        """Returns the frames processed at each step of a part, over all windows and texts."""
-        frames = sum(window.stop - window.start for window in self._windows(part))
-        low, high = self._guidance_interval(request)
-        return self._passes(request, part) * [
-            frames * (2 if request.guidance != 1 and low <= timestep <= high else 1)
-            for timestep in self._schedule(request, torch.Generator()).timesteps.tolist()
-        ]
+    def _plan(self, request: Request, given: Given | None) -> Plan:
+        return Plan(request, given, self.sampling, self.lumiere, self.scheduler_config)
 
     def _base(self) -> nn.Module:
         """Returns the text-to-image model, moved to the device if components are offloaded."""
@@ -330,7 +291,8 @@ class LumierePipeline(LoadedModel):
             given: conditioning frames and mask, or None.
         """
         request = request.filled(self.defaults)
-        return sum(sum(self._work(request, part)) for part in self._plan(request, given))
+        plan = self._plan(request, given)
+        return sum(chain.from_iterable(map(plan.work, plan.parts)))
 
     def seams(self, frames: int) -> list[int]:
         """Returns the frames at which a segment or window starts or ends, in an unconditioned clip.
@@ -338,11 +300,7 @@ class LumierePipeline(LoadedModel):
         Args:
             frames: length of the clip.
         """
-        parts = plan(Request("-", frames=frames), None, self.sampling, takes_cond=False)
-        if len(parts) > 1:
-            return [part.frames.stop for part in parts[:-1]]
-        edges = {edge for window in self._windows(parts[0]) for edge in (window.start, window.stop)}
-        return sorted(edges - {0, frames})
+        return self._plan(Request("-", frames=frames), None).seams
 
     def decode(self, latents: Tensor) -> np.ndarray:
         """Decodes latents to frames.

@@ -41,7 +41,6 @@ REMOVE = "Remove"
 BRUSH, CLEAR = "Brush", "Clear"
 AREAS = {"middle": "Middle", "upper": "Upper half", "lower": "Lower half"}
 HINT = "Draw here what should be made anew"
-NO_PICTURE = "A picture or clip comes first"
 
 MODELS = "Model"
 STYLE = "Style"

@@ -24,7 +24,7 @@ class Sampling:
         free_init: passes over the whole clip. Each further pass starts from noise with the low frequencies of
             the clip so far (FreeInit, Wu et al. 2023, arXiv 2312.07537).
         motion_scale: multiplies what the layers of AnimateDiff adapters add; 1 as trained.
-        flicker: variance of latents over time that is removed in static regions (deflicker.py).
+        flicker: variance of latents over time that is removed in static regions (`noise.steady`).
 
     Raises:
         ValueError: a value that an option sets is out of range.

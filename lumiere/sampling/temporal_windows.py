@@ -1,19 +1,15 @@
-"""Parts of a clip: a still first frame and segments in sequence, and temporal windows within each.
+"""Overlapping temporal windows for clips longer than the positional embeddings.
 
-Windows are for clips longer than the positional embeddings. Predictions are averaged at every step where
-windows overlap (MultiDiffusion, Bar-Tal et al. 2023; Lumiere, section 3.3), which makes the clip consistent
-across windows. Memory does not grow with the clip.
+Predictions are averaged at every step where windows overlap (MultiDiffusion, Bar-Tal et al. 2023; Lumiere,
+section 3.3), which makes the clip consistent across windows. Memory does not grow with the clip.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lumiere.model.conditioning import Given
-from lumiere.request import Request, required
 from lumiere.sampling.settings import Sampling
 
 WINDOW, OVERLAP = 128, 0.25  # frames of a window, and the overlapping share of two windows
@@ -96,61 +92,3 @@ def _tent(length: int) -> Tensor:
     """Returns weights `t 1 1` that rise by 1 per frame from 1 at the ends to the middle."""
     places = torch.arange(1, length + 1)
     return torch.minimum(places, places.flip(0)).view(-1, 1, 1)
-
-
-@dataclass(frozen=True)
-class Part:
-    """Frames denoised in one run of the loop.
-
-    Attributes:
-        frames: slice of the clip.
-        still: whether the base draws this single frame.
-    """
-
-    frames: slice
-    still: bool = False
-
-    @property
-    def length(self) -> int:
-        """Number of frames."""
-        return self.frames.stop - self.frames.start
-
-
-def plan(request: Request, given: Given | None, sampling: Sampling, takes_cond: bool) -> list[Part]:
-    """Returns the parts of a clip, in order.
-
-    A clip runs in one part if its whole last frame is conditioned, or if it starts from another clip
-    (`strength` below 1), because the end has to be known from the start.
-
-    Args:
-        request: the clip. With `first_frame="base"`, motion weights with conditioning channels start from a
-            still.
-        given: conditioning frames and mask, or None.
-        sampling: `segment` and `context`, in frames.
-        takes_cond: whether the motion weights take conditioning channels.
-    """
-    still = takes_cond and given is None and request.first_frame == "base"
-    whole = request.strength < 1 or (given is not None and given.mask[-1].all())
-    frames, length = required(request.frames), None if whole else sampling.segment
-    parts = [Part(part) for part in segments(frames, length or frames, sampling.context if length else 0)]
-    return [Part(slice(0, 1), still=True), *parts] if still else parts
-
-
-def segments(frames: int, length: int, context: int) -> list[slice]:
-    """Splits a clip into consecutive segments that overlap by at least `context` frames.
-
-    Args:
-        frames: length of the clip.
-        length: maximum length of a segment.
-        context: minimum overlap, 0 to `length` - 1.
-
-    Raises:
-        ValueError: `context` is out of range.
-    """
-    if not 0 <= context < length:
-        raise ValueError(f"context must be from 0 to {length - 1} frames: received {context}.")
-    found = [slice(0, min(length, frames))]
-    while found[-1].stop < frames:
-        stop = min(found[-1].stop + length - context, frames)
-        found.append(slice(stop - length, stop))
-    return found

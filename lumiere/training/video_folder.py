@@ -31,6 +31,7 @@ SUFFIXES = (
     *(".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".3gp"),
 )
 MAX_FRAMES, MAX_SIDE = 256, 2048  # read from each clip, at most 3.2 GB
+FRAMES_AT_ONCE = 16  # encoded
 WANTED = 'a line should be like {"file_name": "a.mp4", "text": "..."}, of a file inside the folder'
 
 
@@ -218,14 +219,13 @@ def _rates(counts: Counter) -> list[str]:
 
 
 @torch.inference_mode()
-def encode_clip(file: Path, vae: AutoencoderKL, size: Size, batch: int = 16) -> tuple[np.ndarray, float]:
+def encode_clip(file: Path, vae: AutoencoderKL, size: Size) -> tuple[np.ndarray, float]:
     """Encodes a video file.
 
     Args:
         file: video file.
         vae: autoencoder.
         size: frame count, size and rate of the clip.
-        batch: frames encoded at once.
 
     Returns:
         Scaled latents, float16 `t c h w`, and frames per second.
@@ -239,7 +239,7 @@ def encode_clip(file: Path, vae: AutoencoderKL, size: Size, batch: int = 16) -> 
     weight = next(vae.parameters())
     latents = [
         vae.encode(part.to(weight.device, weight.dtype) / 127.5 - 1).latent_dist.mean.float().cpu()
-        for part in frames.split(batch)
+        for part in frames.split(FRAMES_AT_ONCE)
     ]
     return (torch.cat(latents) * vae.config.scaling_factor).half().numpy(), fps
 

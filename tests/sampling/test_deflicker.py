@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lumiere.sampling.deflicker import REACH, steady
+from lumiere.sampling.noise import REACH, steady
 
 FLICKER = 0.01
 

@@ -1,14 +1,15 @@
 """Which parts of a clip are denoised one after another."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from lumiere.model.conditioning import Given
 from lumiere.request import Request
+from lumiere.sampling.plan import Part, Plan, segments
 from lumiere.sampling.settings import Sampling
-from lumiere.sampling.temporal_windows import Part, plan, segments
 
 REQUEST = Request("a red ball", frames=32)
 SAMPLING = Sampling(segment=16, context=4)
@@ -18,6 +19,10 @@ def given(*frames: int) -> Given:
     mask = np.zeros((32, 8, 8), bool)
     mask[list(frames)] = True
     return Given(np.zeros((32, 8, 8, 3), np.uint8), mask)
+
+
+def plan(request, given, sampling, takes_cond):
+    return Plan(request, given, sampling, SimpleNamespace(cond_channels=5 * takes_cond), {}).parts
 
 
 @pytest.mark.parametrize("frames, length, context", [(80, 24, 8), (16, 24, 8), (24, 24, 8), (100, 16, 0)])
