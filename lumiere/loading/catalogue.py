@@ -117,8 +117,11 @@ def _cameras() -> str:
 
 
 def _indented(text: str) -> str:
-    options = {"initial_indent": "    ", "subsequent_indent": "    ", "break_on_hyphens": False}
-    return textwrap.fill(text, WIDTH, **options, break_long_words=False)
+    indent = " " * 4
+    wrap = textwrap.TextWrapper(
+        WIDTH, indent, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
+    )
+    return wrap.fill(text)
 
 
 def _clip(model: Model) -> str:

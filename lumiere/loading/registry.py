@@ -263,8 +263,8 @@ def entry(
         return model or Model(name)
     like, base = published(motion), model or Model(name)
     if like is None:
-        unknown = {"domain_adapter": None, "download": None, "gigabytes": None, "licence": "unknown"}
-        like = replace(base, motion_revision=None, schedule=(), **unknown)
+        unknown: dict[str, Any] = {"domain_adapter": None, "download": None, "gigabytes": None}
+        like = replace(base, motion_revision=None, schedule=(), licence="unknown", **unknown)
     elif like.motion != motion:  # a local copy of the file
         like = replace(like, motion_revision=None)
     return replace(
