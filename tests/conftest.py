@@ -1,6 +1,7 @@
 """A tiny random model in the diffusers Stable-Diffusion layout, for all tests that need a whole model."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,10 @@ CLASSES = {
     "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
     "scheduler": ["diffusers", "DDIMScheduler"],
 }
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core for each worker, and for the programs that it starts
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items):

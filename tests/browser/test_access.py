@@ -4,6 +4,7 @@ import pytest
 
 from lumiere.page import strings
 from tests.browser.conftest import ask, shown, state
+from tests.marks import soak
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
 pytestmark = pytest.mark.slow
@@ -19,10 +20,12 @@ def serious(page) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("size", [(1280, 800), (390, 844)], ids=["1280", "390"])
-def test_no_serious_findings(visit, size, theme):
-    page = visit(*size, color_scheme=theme)
+@pytest.mark.parametrize(
+    "width, height, theme",
+    [(1280, 800, "light"), (390, 844, "dark"), *soak((1280, 800, "dark"), (390, 844, "light"))],
+)
+def test_no_serious_findings(visit, width, height, theme):
+    page = visit(width, height, color_scheme=theme)
     assert serious(page) == [], "idle"
     page.locator(".settings-panel .more").click()
     assert serious(page) == [], "settings"

@@ -8,6 +8,7 @@ from PIL import Image
 
 from tests.browser.conftest import fill, line, made, state
 from tests.browser.test_walk import NOTE, QUICK, choose, draw, generate
+from tests.marks import soak
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +25,7 @@ def unplayable(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", [1280, *soak(390)])
 @pytest.mark.parametrize(
     "mode, name, file",
     [

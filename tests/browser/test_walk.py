@@ -13,6 +13,7 @@ from lumiere.modes import NEEDS
 from lumiere.page import strings
 from lumiere.request import MODES
 from tests.browser.conftest import ask, fill, line, made, serving, shown, state
+from tests.marks import soak
 
 pytestmark = pytest.mark.slow
 
@@ -110,8 +111,9 @@ def type_number(page, name, value):
     page.wait_for_function(f"lumiere.now['{name}'] === {value}")
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    "size, theme", [("1280", "light"), ("390", "dark"), *soak(("1280", "dark"), ("390", "light"))]
+)
 def test_walk(visit, pictures, given, tmp_path, size, theme):
     width, height = SIZES[size]
     page = visit(width, height, color_scheme=theme, reduced_motion="no-preference")

@@ -9,6 +9,7 @@ from tests.docs.reader import ROOT, Reader, examples
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "assets/models/paper-world/README.md"]
 PAGES += sorted((ROOT / "docs").rglob("*.md"))
 CHECKED = [page for page in PAGES if examples(page)]
+NIGHTLY = {"docs/guide/first-clip.md", "docs/guide/real-bases.md"}  # of the kinds that other pages have
 
 
 def name(page: Path) -> str:
@@ -18,7 +19,11 @@ def name(page: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("desk")
-@pytest.mark.parametrize("page", CHECKED, ids=name)
+@pytest.mark.parametrize(
+    "page",
+    [x if name(x) not in NIGHTLY else pytest.param(x, marks=pytest.mark.soak) for x in CHECKED],
+    ids=name,
+)
 def test_commands_and_examples_run(page, monkeypatch):
     Reader(monkeypatch).follow(page)
 

@@ -23,6 +23,7 @@ def test_notebook_is_stored_without_outputs():
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_notebook_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])

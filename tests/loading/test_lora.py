@@ -16,6 +16,7 @@ from lumiere.loading.styles import Style, read_lora
 from lumiere.model.animatediff import convert
 from lumiere.pipeline import LumierePipeline
 from tests.bases import components, save_adapter, save_base
+from tests.marks import soak
 from tests.test_bases import BAR, SEEN, difference, frames_of, theirs, theirs_of
 
 pytestmark = pytest.mark.slow
@@ -74,7 +75,7 @@ def styled(folder: Path, family: str, file: Path, weight: float):
     return theirs_of(pipeline, REQUEST, ours(folder, family, Style()).scheduler_config)
 
 
-@pytest.mark.parametrize("family, weight", [("sd", 0.7), ("sd", -1.0), ("xl", 0.7)])
+@pytest.mark.parametrize("family, weight", [("sd", -1.0), *soak(("sd", 0.7), ("xl", 0.7))])
 def test_a_lora_looks_as_in_diffusers(folder, family, weight):
     file = folder / f"{family}.safetensors"
     found = frames_of(ours(folder, family, Style(((str(file), weight),))), REQUEST)
@@ -92,7 +93,7 @@ def reference(folder):
     return theirs(folder, "sd", "sd-adapter"), ours(folder, "sd", Style()).scheduler_config
 
 
-@pytest.mark.parametrize("layout", ["peft", "diffusers", "kohya"])
+@pytest.mark.parametrize("layout", ["kohya", *soak("peft", "diffusers")])
 def test_two_loras_with_weights_look_as_in_diffusers(folder, tmp_path, reference, layout):
     """Of the UNet and the text encoder, loaded by `restyle` and by `pipeline.base` itself."""
     first = load_file(folder / "sd.safetensors")

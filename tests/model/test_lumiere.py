@@ -9,6 +9,7 @@ from diffusers import UNet2DConditionModel
 
 from lumiere.model.lumiere import Lumiere
 from lumiere.model.placement import KINDS
+from tests.marks import soak
 
 
 def small_unet(**options) -> UNet2DConditionModel:
@@ -398,14 +399,12 @@ def test_a_layer_at_the_input_sees_what_is_given_and_nothing_of_the_base(unet, i
 
 @pytest.mark.slow
 @torch.no_grad()
-@pytest.mark.parametrize("conditioned", [False, True])
+@pytest.mark.parametrize("conditioned", [True, *soak(False)])
 def test_compiles_as_one_graph(inputs, conditioned):
     lumiere = trained(small_unet(), conditioned=conditioned)  # hooks that go meanwhile confuse the compiler
     expected = lumiere(*inputs, return_dict=False)[0]
     torch._dynamo.reset()
-    told = torch._dynamo.explain(lumiere)(*inputs, return_dict=False)
-    assert (told.graph_count, told.graph_break_count) == (1, 0), told.break_reasons
-    compiled = torch.compile(lumiere, backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(lumiere, backend="aot_eager", fullgraph=True)  # raises where a graph breaks
     torch.testing.assert_close(compiled(*inputs, return_dict=False)[0], expected, atol=1e-5, rtol=1e-5)
     shorter = inputs[0][:, :, :4], *inputs[1:]  # is compiled anew, not refused
     torch.testing.assert_close(

@@ -41,52 +41,51 @@ def test_full_at_the_start_is_refused_with_the_free_space(tiny_model, tmp_path):
             assert stranger.http.get("/health").json()["free_mb"] < 10 or not mounted
 
 
-def any_free(model, folder) -> Process:
-    return Process(model, folder, LUMIERE_FREE_MB="0")
+@pytest.fixture(scope="module")
+def any_free(surroundings, tiny_model, tmp_path_factory):
+    """A page that begins whatever is free, and whether its folder is a small disk."""
+    folder = tmp_path_factory.mktemp("disk")
+    with small_disk(folder / "clips") as mounted:
+        with Process(tiny_model, folder, LUMIERE_FREE_MB="0") as process:
+            yield process, mounted
 
 
-def test_full_midway_cleans_up_and_the_next_clip_succeeds(tiny_model, tmp_path):
+def test_full_midway_cleans_up_and_the_next_clip_succeeds(any_free):
     """The encoder itself meets the end of the disk, in the middle of a file of several hundred kB."""
     large = {"frames": 64, "height": 256, "width": 256, "steps": 1}
-    with (
-        small_disk(tmp_path / "clips") as mounted,
-        Process(tiny_model, tmp_path, LUMIERE_FREE_MB="0") as process,
-    ):
-        stranger, ballast = process.stranger(), process.folder / "ballast"
-        if mounted:
-            free = os.statvfs(process.folder)
-            ballast.write_bytes(b"x" * (free.f_bavail * free.f_frsize - 64 * 1024))
-        else:
-            process.folder.mkdir(exist_ok=True)
-            size = (64 * 1024, resource.RLIM_INFINITY)
-            resource.prlimit(process.process.pid, resource.RLIMIT_FSIZE, size)
-        told = stranger.refusal(**large)
-        assert told.startswith("Cannot write the clip: the encoder failed, with ") and "MB free" in told
-        assert stranger.make(steps=1, frames=128)["text"].startswith("Cannot write the clip")
-        left = [path for path in process.folder.rglob("*") if path != ballast and path.is_file()]
-        assert left == [] and not list(process.folder.rglob("*.part"))
-        ballast.unlink(missing_ok=True)
-        resource.prlimit(process.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
-        outcome, (file, _) = stranger.generate(**large)
-        assert outcome == "complete" and len(stranger.fetch(file["path"]).content) > 64 * 1024
+    process, mounted = any_free
+    stranger, ballast, before = process.stranger(), process.folder / "ballast", process.files()
+    if mounted:
+        free = os.statvfs(process.folder)
+        ballast.write_bytes(b"x" * (free.f_bavail * free.f_frsize - 64 * 1024))
+    else:
+        size = (64 * 1024, resource.RLIM_INFINITY)
+        resource.prlimit(process.process.pid, resource.RLIMIT_FSIZE, size)
+    told = stranger.refusal(**large)
+    assert told.startswith("Cannot write the clip: the encoder failed, with ") and "MB free" in told
+    assert stranger.make(steps=1, frames=128)["text"].startswith("Cannot write the clip")
+    assert process.files() - before <= {ballast}
+    ballast.unlink(missing_ok=True)
+    resource.prlimit(process.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+    outcome, (file, _) = stranger.generate(**large)
+    assert outcome == "complete" and len(stranger.fetch(file["path"]).content) > 64 * 1024
 
 
-def test_read_only_is_refused_in_words(tiny_model, tmp_path):
-    folder = tmp_path / "clips"
-    with small_disk(folder) as mounted, any_free(tiny_model, tmp_path) as process:
-        stranger = process.stranger()
-        assert stranger.generate()[0] == "complete"
+def test_read_only_is_refused_in_words(any_free):
+    process, mounted = any_free
+    stranger, folder = process.stranger(), process.folder
+    assert stranger.generate()[0] == "complete"
+    if mounted:
+        subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+    else:
+        folder.chmod(0o500)
+    try:
+        told = stranger.refusal()
+        assert told.startswith("Cannot write the clip: its folder cannot be made")
+        assert stranger.make()["text"] == told
+    finally:
         if mounted:
-            subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+            subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
         else:
-            folder.chmod(0o500)
-        try:
-            told = stranger.refusal()
-            assert told.startswith("Cannot write the clip: its folder cannot be made")
-            assert stranger.make()["text"] == told
-        finally:
-            if mounted:
-                subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
-            else:
-                folder.chmod(0o700)
-        assert stranger.generate()[0] == "complete"
+            folder.chmod(0o700)
+    assert stranger.generate()[0] == "complete"

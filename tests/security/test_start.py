@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import pytest
 
+from tests.marks import soak
 from tests.security.server import ROOT, Process, wait_for
 
 pytestmark = pytest.mark.slow
@@ -97,10 +98,12 @@ def online(address: str, folder) -> dict:
 @pytest.mark.parametrize(
     "name, fault, words",
     [
-        ("lumiere/tiny", "down", ("cannot fetch", "network", "local folder")),
-        ("lumiere/none", "", ("cannot fetch", "check the name")),
         ("lumiere/tiny", "half", ("cannot fetch", "network", "local folder")),
-        ("lumiere/tiny", "offline", ("cannot fetch", "network")),
+        *soak(
+            ("lumiere/tiny", "down", ("cannot fetch", "network", "local folder")),
+            ("lumiere/none", "", ("cannot fetch", "check the name")),
+            ("lumiere/tiny", "offline", ("cannot fetch", "network")),
+        ),
     ],
 )
 def test_a_hub_that_is_down_or_has_no_such_model_or_breaks_off(tiny_model, tmp_path, name, fault, words):
@@ -138,11 +141,13 @@ def test_a_wrong_revision(tiny_model, tmp_path, revision):
 @pytest.mark.parametrize(
     "damage, words",
     [
-        ("unet/diffusion_pytorch_model.safetensors", ("lacks", "diffusion_pytorch_model.safetensors")),
-        ("motion/motion.safetensors", ("motion",)),
-        ("model_index.json", ("model_index.json",)),
         ("half", ("cannot read the unet",)),
-        ("nothing", ("no model folder",)),
+        *soak(
+            ("unet/diffusion_pytorch_model.safetensors", ("lacks", "diffusion_pytorch_model.safetensors")),
+            ("motion/motion.safetensors", ("motion",)),
+            ("model_index.json", ("model_index.json",)),
+            ("nothing", ("no model folder",)),
+        ),
     ],
 )
 def test_a_folder_that_is_missing_or_not_whole(tiny_model, tmp_path, damage, words):
@@ -162,8 +167,10 @@ def test_a_folder_that_is_missing_or_not_whole(tiny_model, tmp_path, damage, wor
     "name, value, words",
     [
         ("LUMIERE_QUEUE", "many", "LUMIERE_QUEUE must be a whole number from 1 to 10000: received many."),
-        ("LUMIERE_MAX_FRAMES", "0", "LUMIERE_MAX_FRAMES must be a whole number from 4"),
-        ("LUMIERE_MAX_SIDE", "7.5", "LUMIERE_MAX_SIDE must be a whole number from 64 to 4096: received 7.5."),
+        *soak(
+            ("LUMIERE_MAX_FRAMES", "0", "LUMIERE_MAX_FRAMES must be a whole number from 4"),
+            ("LUMIERE_MAX_SIDE", "7.5", "LUMIERE_MAX_SIDE must be a whole number from 64 to 4096"),
+        ),
     ],
 )
 def test_bounds_that_cannot_be(tiny_model, tmp_path, name, value, words):

@@ -6,7 +6,9 @@ import socket
 import pytest
 
 from lumiere.page import strings
+from tests.marks import soak
 from tests.security.server import Process, wait_for
+from tests.security.stranger import PATIENCE
 
 pytestmark = pytest.mark.slow
 
@@ -16,33 +18,31 @@ def surroundings():
     """These tests set their own."""
 
 
-@pytest.mark.parametrize(
-    "environment",
-    [
-        {"http_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"},
-        {"all_proxy": "socks5h://127.0.0.1:9"},
-        {"https_proxy": "ftp://127.0.0.1:9", "HTTP_PROXY": "http://[::"},
-        {"SSL_CERT_FILE": "/none.pem", "SSL_CERT_DIR": "/none"},
-    ],
-    ids=["http", "socks", "no proxy at all", "certificates"],
-)
-def test_opens_whatever_the_proxy(tiny_model, tmp_path, environment):
-    with Process(tiny_model, tmp_path, **environment) as process:
+PROXIES = {
+    "http": {"http_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"},
+    "socks": {"all_proxy": "socks5h://127.0.0.1:9"},
+    "no proxy at all": {"https_proxy": "ftp://127.0.0.1:9", "HTTP_PROXY": "http://[::"},
+    "certificates": {"SSL_CERT_FILE": "/none.pem", "SSL_CERT_DIR": "/none"},
+}
+
+
+@pytest.mark.parametrize("name", ["no proxy at all", *soak("http", "socks", "certificates")])
+def test_opens_whatever_the_proxy(tiny_model, tmp_path, name):
+    with Process(tiny_model, tmp_path, **PROXIES[name]) as process:
         assert process.stranger().generate()[0] == "complete"
         assert "Traceback" not in process.said()
 
 
-@pytest.mark.parametrize("variable", ["GRADIO_SSR_MODE", "GRADIO_NUM_WORKERS", "GRADIO_DEBUG"])
-def test_health_and_sigterm_hold_whatever_gradio_is_told(tiny_model, tmp_path, variable):
-    value = "true" if variable == "GRADIO_SSR_MODE" else "1"
-    with Process(tiny_model, tmp_path, **{variable: value}) as process:
+def test_health_and_sigterm_hold_whatever_gradio_is_told(tiny_model, tmp_path):
+    told = {"GRADIO_SSR_MODE": "true", "GRADIO_NUM_WORKERS": "1", "GRADIO_DEBUG": "1"}
+    with Process(tiny_model, tmp_path, **told) as process:
         stranger = process.stranger()
         assert stranger.http.get("/health").json()["status"] == "ready"
         stranger.begin(steps=150)
         wait_for(lambda: stranger.http.get("/health").json()["jobs"] == 1)
         process.process.send_signal(signal.SIGTERM)
-        assert process.process.wait(60) == 0
-        assert strings.ignored([variable]) in process.said() and strings.closed(True) in process.said()
+        assert process.process.wait(PATIENCE) == 0
+        assert strings.ignored(sorted(told)) in process.said() and strings.closed(True) in process.said()
 
 
 def test_a_port_that_is_taken_is_said(tiny_model, tmp_path):

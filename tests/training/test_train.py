@@ -505,6 +505,7 @@ def test_help_is_in_groups_and_tells_every_setting():
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_the_examples_of_the_help_run(tmp_path):
     """As they stand, but for how much of everything."""
     examples = [line.strip() for line in EXAMPLES.replace("\\\n", "").splitlines()[1:]]
@@ -567,6 +568,7 @@ if run.accelerator.is_main_process:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_two_processes_have_the_gradients_of_one(settings, tiny_model, tmp_path):
     """From weights of which all matter; fresh ones have no gradient behind a projection that is zero."""
     (tmp_path / "gradients.py").write_text(GRADIENTS)

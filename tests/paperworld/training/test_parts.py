@@ -91,6 +91,7 @@ def test_autoencoder_learns_and_scales_its_latents_to_one(stills, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_text_encoder_learns_to_read_captions(tmp_path):
     train_text_encoder(tmp_path, steps=200, batch=64)
     last = (tmp_path / "metrics.jsonl").read_text().splitlines()[-1]
