@@ -14,12 +14,14 @@ from lumiere.paperworld.evaluate.rows import CHOOSING_SEED, ROWS, SEED, scene_of
 from lumiere.paperworld.judge.judge import Verdict, caption_truth, frozen
 from lumiere.paperworld.world.scene import HELD_OUT, MOTIONS, render, sample_scene
 from lumiere.request import Request
+from tests.marks import soak
 from tests.paperworld.puppet import Puppet, noisy, real
 
 CLIPS = 4
 SHORT = ["ceiling", "text16", "controls", "preview", "held-out16", "first-last16", "inpaint16", "noise16"]
-SLOW = ["text80", "paraphrased80", "first-frame80", "cinemagraph16", "still16"]
+SLOW = ["first-frame80", "cinemagraph16", "still16"]
 ALL = [*SHORT, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+ALL += soak("text80", "paraphrased80")
 
 
 def figures(name, puppet, folder, count=CLIPS):
@@ -42,7 +44,7 @@ def test_perfect_clips_meet_all_bars(name, tmp_path):
         assert set(shares(name, Puppet(), tmp_path)) <= {1.0}
 
 
-@pytest.mark.parametrize("name", ["text16", pytest.param("text80", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["text16", *soak("text80")])
 def test_frozen_clips_miss_the_bar(name, tmp_path):
     assert missed(name, Puppet(lambda clip, given: frozen(clip)), tmp_path) == ["all"]
 
