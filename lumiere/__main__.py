@@ -27,7 +27,7 @@ from lumiere.media.header import pace_note, probe
 from lumiere.media.images import read_image
 from lumiere.media.sound import copy_sound
 from lumiere.media.video import read_clip, write_clip
-from lumiere.request import FIRST_FRAMES, FPS, GUIDANCE, SCHEDULERS, SEED, STEPS, Request, required
+from lumiere.request import CLIP_SKIP, FIRST_FRAMES, FPS, GUIDANCE, SCHEDULERS, SEED, STEPS, Request, required
 from lumiere.runtime import batch, model_cache
 from lumiere.runtime.console import lenient_output, tell
 from lumiere.sampling.allocator import keep_freed_memory
@@ -88,7 +88,11 @@ def parser() -> argparse.ArgumentParser:
         epilog="python -m lumiere models lists the models: abilities, licence, size, on disk or not.",
     )
     add = text.add_argument
-    add("prompt", nargs="?", help="what should happen")
+    add(
+        "prompt",
+        nargs="?",
+        help="what should happen; (word:1.3) weights a word, 0: spring | 32: winter is a prompt in time",
+    )
     add(
         "--prompts",
         metavar="FILE",
@@ -117,6 +121,12 @@ def parser() -> argparse.ArgumentParser:
         "--first-frame",
         metavar="|".join(FIRST_FRAMES),
         help="base: drawn by the base model, none: from noise with the rest (base)",
+    )
+    add(
+        "--clip-skip",
+        type=int,
+        metavar="N",
+        help=f"last layers of CLIP that are skipped, {span(CLIP_SKIP)}; web UIs count one more (0)",
     )
     add("--seed", type=int, metavar="N", help=f"{span(SEED)}, random unless given")
     group = text.add_argument_group("given pixels", "pictures are cut and scaled to the size of the clip")
@@ -314,7 +324,7 @@ def make(
     from tqdm import tqdm
 
     request, before = prepared.request, prepared.before
-    for sentence in batch.ignored_words(pipeline, request):
+    for sentence in batch.prompt_notes(pipeline, request):
         say(sentence)
     stop = threading.Event()
     result: Result | None = None

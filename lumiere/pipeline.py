@@ -19,6 +19,7 @@ from lumiere.events import Progress, Result
 from lumiere.loading.loaded_model import LoadedModel
 from lumiere.model.conditioning import Cond, Given, blend, put_back, with_context
 from lumiere.model.text import Text
+from lumiere.prompts import keyframes, spacing
 from lumiere.request import Request, required
 from lumiere.sampling import memory
 from lumiere.sampling.denoiser import BATCH_LATENTS, Denoiser, on_one_frame, rows_at_once
@@ -27,6 +28,8 @@ from lumiere.sampling.noise import reinitialized, rescheduled, steady
 from lumiere.sampling.plan import Part, Plan
 from lumiere.sampling.temporal_windows import window_and_stride
 from lumiere.sampling.vae import OUTPUT_TYPES, LumiereOutput, decode, encode, give_back_memory
+
+TRAINED = 16  # frames of the clips that most motion weights were trained on
 
 
 class LumierePipeline(LoadedModel):
@@ -137,8 +140,21 @@ class LumierePipeline(LoadedModel):
                 raise ValueError(f"given {what} must be those asked for, {asked}: received {received}.")
         if request.strength < 1 and given is None:
             raise ValueError(f"strength {request.strength:g} needs a clip to begin with: received none.")
+        self._check_text(request)
         self._check_memory(request, given)
         return request
+
+    def _check_text(self, request: Request) -> None:
+        """Raises ValueError if the text encoder or the temporal layers do not support the prompts."""
+        most = self.text_encoder.max_clip_skip
+        if request.clip_skip > most:
+            valid = f"from 0 to {most}" if most else "0, as the text encoder was trained with the base"
+            raise ValueError(f"clip_skip of this model must be {valid}: received {request.clip_skip}.")
+        in_time = spacing(request.prompt) or spacing(request.negative_prompt)
+        if in_time and self.lumiere.conditioned:
+            raise ValueError(
+                "prompts in time need motion weights without text: these average it over all frames."
+            )
 
     def _check_memory(self, request: Request, given: Given | None) -> None:
         """Raises ValueError if a clip does not fit into memory; skips small clips on the CPU."""
@@ -177,9 +193,10 @@ class LumierePipeline(LoadedModel):
         clip: Tensor | None = None
         for part, steps_of_part in zip(parts, map(len, work), strict=True):
             if part.still:
-                part_text = self.encode_prompt(request, self.first_frame_prompt(request.prompt))
+                part_text = self.encode_prompt(request, still=True)
             else:
-                part_text = text = text or self.encode_prompt(request)  # once for all segments
+                text = text or self.encode_prompt(request)  # once for all segments
+                part_text = text.at(part.frames)
             part_cond = with_context(cond, clip, part.frames)
             before = None if clip is None else clip[:, :, : part.frames.start]
             end, step = done + steps_of_part, None
@@ -256,22 +273,45 @@ class LumierePipeline(LoadedModel):
         """
         return self.text_encoder.unknown_words(prompt)
 
+    def close_keys(self, request: Request) -> str | None:
+        """Returns a note for the user if keys of a prompt are closer than a temporal window, else None.
+
+        Args:
+            request: the requested clip.
+        """
+        length = self.sampling.window or self.lumiere.positions or TRAINED
+        closest = min(filter(None, map(spacing, (request.prompt, request.negative_prompt))), default=length)
+        if closest >= length:
+            return None
+        return (
+            f"Keys of the prompt are {closest} frames apart. These motion weights keep about {length} frames "
+            "alike, so that closer keys have little effect."
+        )
+
     @torch.inference_mode()
-    def encode_prompt(self, request: Request, prompt: str | None = None) -> Text:
+    def encode_prompt(self, request: Request, still: bool = False) -> Text:
         """Encodes the prompt, preceded by the negative prompt with guidance.
 
         Args:
-            request: provides prompts, guidance and size.
-            prompt: replaces the prompt of the request.
+            request: provides prompts, guidance, size and, for prompts in time, frames.
+            still: whether to encode the prompts of the first frame.
 
         Returns:
             One row, or two with guidance.
         """
         request = request.filled(self.defaults)
-        assert request.height and request.width
-        prompt = request.prompt if prompt is None else prompt
-        texts = [prompt] if request.guidance == 1 else [request.negative_prompt, prompt]
-        return self.text_encoder(texts, request.height, request.width, self.device)
+        assert request.frames and request.height and request.width
+        prompts = [request.prompt] if request.guidance == 1 else [request.negative_prompt, request.prompt]
+        timelines = [keyframes(prompt) for prompt in prompts]
+        if still:
+            timelines = [keys[:1] for keys in timelines]
+            timelines[-1] = [(0, self.first_frame_prompt(timelines[-1][0][1]))]
+        texts = [text for keys in timelines for _, text in keys]
+        size = request.height, request.width
+        encoded = self.text_encoder(texts, *size, self.device, clip_skip=request.clip_skip)
+        if len(texts) == len(prompts):
+            return encoded
+        return encoded.in_time([[frame for frame, _ in keys] for keys in timelines], request.frames)
 
     @torch.inference_mode()
     def encode_given(self, given: Given, whole: bool = False) -> Cond:

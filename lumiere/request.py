@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeVar
 
+from lumiere import prompts
 from lumiere.limits import ServerLimits
 
 # Inputs of a clip besides the prompt; modes.py lists the inputs of each mode.
@@ -25,7 +26,8 @@ FPS = (1, 60)  # range of browsers and screens; a higher rate only shortens the 
 GUIDANCE = (0.0, 30.0)  # far past the values at which colours saturate
 SEED = (0, 2**32 - 1)  # survives a number field, JSON and a URL without loss
 COUNT = (0, 10**6)  # frames and sides; `check` applies the range of the model
-MAX_TEXT = 2000  # characters of a prompt; text encoders accept 20 to 77 tokens
+MAX_TEXT = 2000  # characters of a prompt
+CLIP_SKIP = (0, 11)  # the smallest text encoder of Stable Diffusion has 12 layers
 MAX_STYLES = 16  # number of style weights
 MAX_SETTINGS = 65536  # characters of saved settings: two full prompts, every character escaped, fit
 GIVEN = 4  # maximum size of a continued clip, relative to a generated clip
@@ -101,6 +103,7 @@ class Request:
             weights with conditioning channels.
         style_weights: replace the operator's weights of the model's styles, all or none. The caller of the
             pipeline applies them.
+        clip_skip: number of last layers of CLIP to skip, 0 to 11, for both prompts.
 
     Raises:
         ValueError: a field is out of range.
@@ -120,12 +123,16 @@ class Request:
     mode: str = "text"
     first_frame: str = "base"
     style_weights: tuple[float, ...] = ()
+    clip_skip: int = 0
 
     def __post_init__(self) -> None:
         _check_text("prompt", self.prompt)
         _check_text("negative_prompt", self.negative_prompt)
         if all(c.isspace() or unicodedata.category(c) in ("Cc", "Cf") for c in self.prompt):
             raise ValueError(f"write a prompt: received {len(self.prompt)} characters, none of them visible.")
+        for name in ("prompt", "negative_prompt"):
+            prompts.check(name, getattr(self, name))
+        _check_whole("clip_skip", self.clip_skip, *CLIP_SKIP)
         whole = {"frames": COUNT, "height": COUNT, "width": COUNT, "fps": FPS, "steps": STEPS, "seed": SEED}
         for name, span in whole.items():
             if getattr(self, name) is not None:
@@ -195,6 +202,12 @@ class Request:
                 raise ValueError(f"style_weights must be from {low:g} to {high:g}: received {weight:g}.")
         if self.frames is None:
             return self
+        for name in ("prompt", "negative_prompt"):
+            last, _ = prompts.keyframes(getattr(self, name))[-1]
+            if last >= self.frames:
+                raise ValueError(
+                    f"frames in {name} must be from 0 to {self.frames - 1}, within the clip: received {last}."
+                )
         height, width = self.height or limits.default_height, self.width or limits.default_width
         pixels = self.frames * height * width
         if pixels > limits.max_pixels:

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = (  # each may import from those before it; folders on one floor do not import each other
-    {"request", "modes", "events", "errors", "limits"},
+    {"request", "prompts", "modes", "events", "errors", "limits"},
     {"model", "media"},
     {"sampling"},
     {"loading"},
@@ -21,7 +21,7 @@ FLOORS = (  # each may import from those before it; folders on one floor do not 
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 WITHOUT_TORCH = (
-    "request modes events errors limits media.video media.images media.animations media.sound "
+    "request prompts modes events errors limits media.video media.images media.animations media.sound "
     "loading.registry loading.layout loading.hub runtime.jobs runtime.model_cache page.widgets"
 ).split()
 

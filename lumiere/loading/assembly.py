@@ -10,6 +10,7 @@ from huggingface_hub import cached_assets_path
 from lumiere.loading.components import BasePipeline, load_base, load_tiny
 from lumiere.loading.layout import PREVIEW, locate, locate_autoencoder, locate_file, locate_motion
 from lumiere.loading.registry import CAMERAS, Model, published
+from lumiere.loading.text_encoder import load_embedding
 from lumiere.model.adapter_options import (
     merge_motion_loras,
     read_motion_lora,
@@ -36,7 +37,7 @@ def load(model: Model, dtype: torch.dtype, fresh: bool = False) -> tuple[BasePip
 
     Raises:
         OSError: a file is missing, damaged or not supported.
-        ValueError: components belong to different model families.
+        ValueError: components belong to different model families, or an embedding does not fit.
     """
     folder = locate(model.source, model.revision, half=model.half)
     if folder.is_file() and model.motion is None:
@@ -53,6 +54,8 @@ def load(model: Model, dtype: torch.dtype, fresh: bool = False) -> tuple[BasePip
             f"the motion weights {model.motion} are for another family: their bases take text that is "
             f"{model.text_width} wide; {folder} takes {unet.config.cross_attention_dim}."
         )
+    for source, token in model.embeddings:
+        load_embedding(base, source, token)
     lumiere = Lumiere.from_unet(unet) if fresh else load_weights(unet, _motion(model, folder))
     adjust(lumiere.to(dtype), model)
     return base, lumiere, folder if folder.is_dir() else None

@@ -1,4 +1,4 @@
-"""Recognises by its keys what kind of model file somebody gave as a LoRA or VAE, and renames some keys.
+"""Recognises by its keys what kind of model file somebody gave, and renames some keys of LoRAs.
 
 Only names of tensors are looked at; no file is opened here.
 """
@@ -10,6 +10,7 @@ from torch import Tensor
 
 FACTOR = re.compile(r"[._]lora[._](A|B|down|up)\b|_lora\.(down|up)\b|lora_linear_layer")
 MOTION = re.compile(r"motion_modules?\.|motion_modules_|temporal_transformer|temporal_attentions")
+LORA, INVERSION = "a LoRA", "a textual inversion embedding"
 BLOCKS = ("down_blocks.", "up_blocks.", "mid_block.")  # of the UNet, without its name before them
 # Adapters other than LoRA, by a part of their keys; then whole models. The first match counts.
 KINDS = (
@@ -26,7 +27,7 @@ KINDS = (
     (r"^(image_proj|ip_adapter)\.", "an IP-Adapter"),
     (r"double_blocks|single_transformer_blocks|joint_blocks|^transformer\.|lora_transformer_",
      "a LoRA for a diffusion transformer, such as Flux or Stable Diffusion 3"),
-    (r"^(string_to_param|emb_params|clip_[lg])\b", "a textual inversion embedding"),
+    (r"^(string_to_param|emb_params|clip_[lg])\b", INVERSION),
     (r"^(encoder|decoder)\.(conv_in|down|up|mid)", "an autoencoder"),
 )  # fmt: skip
 
@@ -40,6 +41,16 @@ def unsupported(keys: Iterable[str]) -> str | None:
     Returns:
         For example "a LoHa (LyCORIS, Hadamard products)"; None for a LoRA, and for files of no known kind.
     """
+    kind = kind_of(keys)
+    return None if kind == LORA else kind
+
+
+def kind_of(keys: Iterable[str]) -> str | None:
+    """Returns what a file is by the names of its tensors, None if they are of no known kind.
+
+    Args:
+        keys: names of all tensors in the file.
+    """
     keys = list(keys)
     moving = [key for key in keys if MOTION.search(key)]
     if len(moving) > len(keys) / 2:
@@ -49,9 +60,9 @@ def unsupported(keys: Iterable[str]) -> str | None:
     # A bundled embedding beside LoRA factors makes no other file of a LoRA.
     factors = any(FACTOR.search(key) for key in keys)
     for pattern, name in KINDS:
-        if not (factors and name.endswith("embedding")) and any(re.search(pattern, key) for key in keys):
+        if not (factors and name == INVERSION) and any(re.search(pattern, key) for key in keys):
             return name
-    return None
+    return LORA if factors else None
 
 
 def check_vae(keys: Iterable[str], source: str) -> None:
@@ -67,8 +78,7 @@ def check_vae(keys: Iterable[str], source: str) -> None:
     keys = list(keys)
     if any(re.match(r"(first_stage_model\.|vae\.)?(encoder|decoder)\.conv_in\.", key) for key in keys):
         return
-    factors = any(FACTOR.search(key) for key in keys)
-    kind = unsupported(keys) or ("a LoRA" if factors else "of a kind that is not known")
+    kind = kind_of(keys) or "of a kind that is not known"
     raise ValueError(f"{source} is {kind}; it is not supported as a VAE.")
 
 

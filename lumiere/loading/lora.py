@@ -72,7 +72,9 @@ class Styler:
             own = module.state_dict()
             for key, tensor in own.items():
                 if ".lora_" not in key:
-                    tensor.copy_(state[key.replace(".base_layer.", ".")])
+                    weight = state[key.replace(".base_layer.", ".")]
+                    # Vectors of textual inversions follow those of the vocabulary.
+                    (tensor if tensor.shape == weight.shape else tensor[: len(weight)]).copy_(weight)
         self._unload([source for source in self._adapters if source not in wanted])
         self._weigh(style)
         self.style = style

@@ -36,6 +36,8 @@ class Model:
             videos that the motion weights were trained on.
         cameras: pairs of a MotionLoRA (file, hub id or name of a camera move) and its weight, merged into the
             motion weights.
+        embeddings: pairs of a textual inversion (file, folder or hub id) and its token in prompts; None takes
+            the token of the file.
         style: LoRAs and second base, merged into the weights of the base.
         offload: keeps components on the CPU and moves each to the device when it is called.
         preview: folder or hub id of a tiny autoencoder for previews. Defaults to `preview/` in the source, or
@@ -67,6 +69,7 @@ class Model:
     side: int | None = None
     domain_adapter: tuple[str, float] | None = None
     cameras: tuple[tuple[str, float], ...] = ()
+    embeddings: tuple[tuple[str, str | None], ...] = ()
     style: Style = Style()
     offload: bool = False
     preview: str | None = None
@@ -235,9 +238,7 @@ VARIABLE = "LUMIERE_MODEL"  # registry name, folder or hub id, or several as a,b
 MOTION_VARIABLE = "LUMIERE_MOTION"  # hub id, folder or file of motion weights for the default model
 
 
-def entry(
-    name: "str | Model | None" = None, motion: str | None = None, preset: str | None = None
-) -> Model:
+def entry(name: "str | Model | None" = None, motion: str | None = None, preset: str | None = None) -> Model:
     """Returns the registry entry of a model, with other motion weights if `motion` is set.
 
     Models outside the registry get default settings. With published motion weights they get the settings of

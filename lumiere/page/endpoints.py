@@ -29,6 +29,10 @@ FILES = {
     "region": "A picture, white where the clip is made anew.",
 }
 OWN = "the model's own when none is given."
+PROMPT = (
+    "What should happen, at most 2000 characters; (word:1.3) weights a word, and 0: spring | 32: winter is a "
+    "prompt at each of these frames."
+)
 Row = tuple[str, Any, Any, str]  # name, type, default, description
 SETTINGS: tuple[Row, ...] = (
     ("frames", int | None, None, f"Length of the clip, divisible by the model's temporal factor; {OWN}"),
@@ -40,6 +44,7 @@ SETTINGS: tuple[Row, ...] = (
     ("scheduler", str | None, None, f"One of {', '.join(SCHEDULERS)}; {OWN}"),
     ("seed", int | None, None, "0 to 4294967295; a random one when none is given."),
     ("negative_prompt", str, "", "What the clip should not show."),
+    ("clip_skip", int, 0, "Last layers of CLIP to skip, 0 to 11; the embedded model takes 0 only."),
 )
 FIRST_FRAME: Row = (
     "first_frame",
@@ -84,9 +89,7 @@ def _endpoint(mode: str, run: Run, files: dict[str, str], more: tuple[Row, ...])
         settings = (*settings, FIRST_FRAME)
     elif mode == "video":
         settings = (STRENGTH, *settings)
-    rows: list[Row] = [
-        ("prompt", str, inspect.Parameter.empty, "What should happen, at most 2000 characters.")
-    ]
+    rows: list[Row] = [("prompt", str, inspect.Parameter.empty, PROMPT)]
     rows += [(file, gr.FileData, inspect.Parameter.empty, files[file]) for file in NEEDS[mode]]
     rows += settings
     names = [row[0] for row in rows]

@@ -63,8 +63,8 @@ def requests(prompts: list[str], like: Request) -> list[Request]:
     return made
 
 
-def ignored_words(pipeline: "LumierePipeline", request: Request) -> list[str]:
-    """Returns a sentence for each prompt of a request with words that the model ignores.
+def prompt_notes(pipeline: "LumierePipeline", request: Request) -> list[str]:
+    """Returns sentences about words that the model ignores, and about keys of a prompt that are too close.
 
     Args:
         pipeline: pipeline of the model.
@@ -72,11 +72,13 @@ def ignored_words(pipeline: "LumierePipeline", request: Request) -> list[str]:
     """
     texts = {"": request.prompt, " of the negative prompt": request.negative_prompt}
     found = {which: pipeline.unknown_words(text) for which, text in texts.items()}
-    return [
+    notes = [
         f"words{which} ignored, because the model does not know or cannot take them: {', '.join(words)}."
         for which, words in found.items()
         if words
     ]
+    close = pipeline.close_keys(request)
+    return [*notes, close] if close else notes
 
 
 def place(environment: Mapping[str, str] = os.environ) -> tuple[int, int, int]:
@@ -140,7 +142,7 @@ class Batch:
         failed, left = 0, [n for n in range(len(self.wanted)) if not self._done(self.lines().get(n))]
         for number in left[process::processes]:
             request, began = self.wanted[number], time.monotonic()
-            for sentence in ignored_words(pipeline, request):
+            for sentence in prompt_notes(pipeline, request):
                 told(f"{number + 1} of {len(self.wanted)}: {sentence}")
             line = {"number": number + 1, "clip": self.clip(number).name, **self._told(number)}
             try:

@@ -94,6 +94,14 @@ def add_options(parser: Any, several: bool = False) -> None:
         metavar="FILE[:WEIGHT]",
         help="a style for the base: .safetensors file or hub id; may be repeated",
     )
+    add(
+        "--embedding",
+        action="append",
+        default=[],
+        metavar="FILE[:TOKEN]",
+        help="a textual inversion, whose token (the name of the file) stands for it in prompts; may be "
+        "repeated",
+    )
     add("--style-base", metavar="BASE", help="another base of the family, blended with the model's own")
     add("--style-alpha", type=float, metavar="X", help=f"share of --style-base, 0 to 1 ({STYLE_ALPHA})")
     for old, name, kind in ALIASES:
@@ -153,7 +161,7 @@ def allowed(options: argparse.Namespace) -> dict[str, Model]:
     """
     names, found = options.model or wanted(), {}
     several = len(names) > 1
-    one = ("motion", "preset", "domain_adapter", "vae", "lora", "style_base", "camera")
+    one = ("motion", "preset", "domain_adapter", "vae", "lora", "embedding", "style_base", "camera")
     single = [f"--{name.replace('_', '-')}" for name in one if getattr(options, name)]
     if several and single:
         raise ValueError(f"{' and '.join(single)} must be given with one model: received {len(names)}.")
@@ -176,6 +184,7 @@ def _as_said(options: argparse.Namespace, model: Model) -> Model:
     for name, weight in cameras:
         if not abs(weight) <= 4:  # False for NaN
             raise ValueError(f"the weight of the camera {name} must be from -4 to 4: received {weight:g}.")
+    embeddings = tuple(map(_embedding, options.embedding))
     asked = {name: getattr(options, name) for name in ("motion_scale", "free_init")}
     asked |= {"free_noise": options.free_noise or None}
     sampling = replace(model.sampling, **{name: x for name, x in asked.items() if x is not None})
@@ -190,10 +199,18 @@ def _as_said(options: argparse.Namespace, model: Model) -> Model:
         vae=options.vae or model.vae,
         style=style,
         cameras=cameras,
+        embeddings=embeddings,
         sampling=sampling,
         offload=options.offload,
         preview=preview,
     )
+
+
+def _embedding(text: str) -> tuple[str, str | None]:
+    """Parses `FILE[:TOKEN]`; other colons belong to the file."""
+    file, _, token = text.rpartition(":")
+    is_token = file and not token.endswith(".safetensors") and not {"/", "\\"} & set(token)
+    return (file, token) if is_token else (text, None)
 
 
 def limits(model: "str | Model | None" = None) -> Limits:

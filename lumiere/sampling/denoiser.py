@@ -62,7 +62,11 @@ class Denoiser:
         low, high = self.interval
         guided = len(self.text) > 1 and low <= timestep <= high
         text = self.text if guided else self.text.last()
-        prediction = in_windows(lambda part: self._guided(part, timestep, text), shown, self.windows)
+
+        def denoise(clip: Tensor, window: slice) -> Tensor:
+            return self._guided(clip, timestep, text.at(window))
+
+        prediction = in_windows(denoise, shown, self.windows)
         pred_x0 = self.schedule.pred_x0(prediction, x, timestep)
         if self.cond:
             pred_x0 = blend(pred_x0, *self.cond)

@@ -65,11 +65,11 @@ def window_and_stride(sampling: Sampling, positions: int | None) -> tuple[int, i
     return length, max(1, int(OVERLAP * length))
 
 
-def in_windows(denoise: Callable[[Tensor], Tensor], clip: Tensor, parts: list[slice]) -> Tensor:
+def in_windows(denoise: Callable[[Tensor, slice], Tensor], clip: Tensor, parts: list[slice]) -> Tensor:
     """Averages predictions over overlapping windows, weighted towards the centre of each window.
 
     Args:
-        denoise: maps the latents of a window to a prediction with the same number of frames.
+        denoise: maps the latents of a window, and the window, to a prediction of as many frames.
         clip: latents `b c t h w`.
         parts: windows that cover all frames.
 
@@ -77,13 +77,13 @@ def in_windows(denoise: Callable[[Tensor], Tensor], clip: Tensor, parts: list[sl
         The prediction, `b c' t h w`.
     """
     if len(parts) == 1:
-        return denoise(clip)
+        return denoise(clip, parts[0])
     total: Tensor | int = 0
     weights = clip.new_zeros(clip.shape[2], 1, 1)
     for part in parts:
         weight = _tent(part.stop - part.start).to(clip)
         around = (0, 0, 0, 0, part.start, clip.shape[2] - part.stop)
-        total = total + F.pad(weight * denoise(clip[:, :, part]), around)
+        total = total + F.pad(weight * denoise(clip[:, :, part], part), around)
         weights[part] += weight
     return total / weights
 

@@ -80,7 +80,7 @@ def _fill(where: Path, texts: list[str], encode: TextEncoder, size: tuple[int, i
     part.mkdir(parents=True)
     arrays = {}
     for first in tqdm(range(0, len(texts), BATCH), desc="reading captions", unit="batch", disable=None):
-        told = encode(texts[first : first + BATCH], *size)
+        told = encode(texts[first : first + BATCH], *size, plain=True)
         for name, tensor in ({STATES: told.states} | (told.added or {})).items():
             if name not in arrays:
                 shape = (len(texts), *tensor.shape[1:])

@@ -18,6 +18,7 @@ from lumiere.media.video import write_clip
 from lumiere.paperworld.evaluate import evaluate
 from lumiere.paperworld.training import make
 from lumiere.pipeline import LumierePipeline
+from lumiere.prompts import spacing
 from tests.bases import components, save_adapter, save_base
 from tests.checkpoints import save_checkpoint
 from tests.docs.reader import ADAPTER, BASE, ROOT
@@ -40,6 +41,7 @@ def stand_ins(tmp_path_factory) -> Path:
     save_file(factors(parts), folder / "lora.safetensors")
     adapter = MotionAdapter.from_pretrained(folder / "adapter")
     save_file(motion_factors(adapter, 0), folder / "camera.safetensors")
+    save_file({"<fox-style>": torch.randn(2, 16)}, folder / "fox-style.safetensors")
     save_checkpoint(folder / "sd", folder / "dreamy.safetensors")
     weights = load_file(folder / "adapter/diffusion_pytorch_model.safetensors")
     torch.save({"state_dict": original_keys(weights)}, folder / "mm.ckpt")
@@ -68,7 +70,8 @@ def desk(tmp_path, monkeypatch, stand_ins, tiny_model):
 
     def shortened(pipeline, request, stop=None, given=None):
         request = request.filled(pipeline.defaults)
-        frames = request.frames if given else min(request.frames, MOST_FRAMES)
+        whole = given or spacing(request.prompt)
+        frames = request.frames if whole else min(request.frames, MOST_FRAMES)
         request = replace(request, steps=min(request.steps, MOST_STEPS), frames=frames)
         return generate(pipeline, request, stop, given)
 
@@ -109,6 +112,7 @@ def write_files(stand_ins: Path) -> None:
     shutil.copy(stand_ins / "mm.ckpt", "mm.ckpt")
     shutil.copy(stand_ins / "dreamy.safetensors", "dreamy.safetensors")
     shutil.copytree(stand_ins / "tokenizer", "tokenizer")
+    shutil.copy(stand_ins / "fox-style.safetensors", "fox-style.safetensors")
     for name in ("ink", "soft"):
         shutil.copy(stand_ins / "lora.safetensors", f"{name}.safetensors")
     ramp = np.linspace(0, 255, SIDE).astype(np.uint8)

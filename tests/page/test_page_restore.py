@@ -31,7 +31,8 @@ WHOLE = Request(
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"mode": "video", "strength": 0.35}, {"mode": "inpaint"}, {"first_frame": "none"}]
+    "changes",
+    [{}, {"mode": "video", "strength": 0.35}, {"mode": "inpaint"}, {"first_frame": "none"}, {"clip_skip": 2}],
 )
 def test_a_link_brings_back_every_setting(changes):
     request = dataclasses.replace(WHOLE, **changes)

@@ -131,6 +131,9 @@ def test_shares_are_apart_and_cover_all(tmp_path):
         def unknown_words(self, prompt):
             return []
 
+        def close_keys(self, request):
+            return None
+
         def generate(self, request):
             made.append(request.prompt)
             raise GenerationError("nothing is made")

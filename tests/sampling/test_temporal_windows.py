@@ -21,7 +21,7 @@ def test_windows_cover_the_clip_and_overlap(frames, length, overlap, multiple):
 def test_a_short_clip_is_one_window_and_denoised_as_it_is():
     assert windows(16, 16, 4) == [slice(0, 16)] and windows(12, 16, 4) == [slice(0, 12)]
     clip = torch.randn(1, 4, 12, 2, 2)
-    assert in_windows(lambda x: x, clip, windows(12, 16, 4)) is clip
+    assert in_windows(lambda x, _: x, clip, windows(12, 16, 4)) is clip
     for overlap in (-1, 13, 16):
         with pytest.raises(ValueError, match="overlap by 0 to 12"):
             windows(40, 16, overlap, 4)
@@ -30,12 +30,12 @@ def test_a_short_clip_is_one_window_and_denoised_as_it_is():
 def test_what_windows_agree_on_is_kept_and_differences_fade():
     clip = torch.randn(2, 4, 40, 3, 3)
     parts = windows(40, 16, 4, 4)
-    torch.testing.assert_close(in_windows(lambda x: 2 * x, clip, parts), 2 * clip)
-    halved = in_windows(lambda x: x[:, :2], clip, parts)  # other channels than the clip
+    torch.testing.assert_close(in_windows(lambda x, _: 2 * x, clip, parts), 2 * clip)
+    halved = in_windows(lambda x, _: x[:, :2], clip, parts)  # other channels than the clip
     torch.testing.assert_close(halved, clip[:, :2])
     seen = []
 
-    def numbered(x):
+    def numbered(x, window):
         seen.append(x.shape[2])
         return torch.full_like(x, len(seen))
 

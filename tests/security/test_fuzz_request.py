@@ -37,7 +37,21 @@ texts = st.one_of(
     st.text(max_size=40),
     st.text(st.characters(categories=["Cc", "Cf", "Cs", "Co", "Zl", "Zs"]), max_size=8),
     st.sampled_from(
-        ["", " ", "a red ball", "x" * 2001, "\0", "\ud800", "<b>", "${x}", "{{x}}", "%s", "ddim"]
+        [
+            "",
+            " ",
+            "a red ball",
+            "x" * 2001,
+            "\0",
+            "\ud800",
+            "<b>",
+            "${x}",
+            "{{x}}",
+            "%s",
+            "ddim",
+            "0: a | 8: (b:2",
+            "((a))",
+        ]
     ),
 )
 anything = st.recursive(
@@ -63,6 +77,7 @@ RIGHT = {  # values that a small clip can have
     "mode": st.sampled_from(MODES),
     "first_frame": st.sampled_from(FIRST_FRAMES),
     "style_weights": st.lists(st.floats(0, 2), max_size=1),
+    "clip_skip": st.integers(0, 11),
 }
 WORDS = ("prompt", "negative_prompt", "scheduler", "mode", "first_frame")
 likely = {  # often right, so that more than the first field is looked at

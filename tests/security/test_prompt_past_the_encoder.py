@@ -1,9 +1,9 @@
-"""Row 3. The tiny model's text encoder takes ten words."""
+"""Row 3. The tiny model's text encoder takes eight chunks of ten words."""
 
 from lumiere.media.video import read_settings
 from lumiere.request import Request
 
-KNOWN = "red blue green yellow ball star fish rocket over under"
+KNOWN = " ".join(["red blue green yellow ball star fish rocket over under"] * 8)
 
 
 def test_a_prompt_longer_than_the_encoder_takes_runs_and_tells_what_was_ignored(stranger):
