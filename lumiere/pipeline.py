@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lumiere.errors import GenerationError
 from lumiere.events import Progress, Result
 from lumiere.loading.loaded_model import LoadedModel
 from lumiere.model.conditioning import Cond, Given, blend, put_back, with_context
 from lumiere.model.text import Text
-from lumiere.prompts import keyframes, spacing
+from lumiere.prompts import spacing
 from lumiere.request import Request, required
 from lumiere.sampling import memory
 from lumiere.sampling.denoiser import BATCH_LATENTS, Denoiser, on_one_frame, rows_at_once
@@ -27,9 +27,7 @@ from lumiere.sampling.loop import Step, sample
 from lumiere.sampling.noise import reinitialized, rescheduled, steady
 from lumiere.sampling.plan import Part, Plan
 from lumiere.sampling.temporal_windows import window_and_stride
-from lumiere.sampling.vae import OUTPUT_TYPES, LumiereOutput, decode, encode, give_back_memory
-
-TRAINED = 16  # frames of the clips that most motion weights were trained on
+from lumiere.sampling.vae import OUTPUT_TYPES, LumiereOutput, decode, give_back_memory
 
 
 class LumierePipeline(LoadedModel):
@@ -232,7 +230,7 @@ class LumierePipeline(LoadedModel):
                 fresh = torch.randn(shape, generator=generator).to(self.device)
                 noise, latents = reinitialized(schedule.noised(latents, first), fresh), None
             denoise = Denoiser(
-                model=on_one_frame(self._base()) if part.still else self.lumiere,
+                model=on_one_frame(self._image_unet()) if part.still else self.lumiere,
                 schedule=schedule,
                 text=text,
                 guidance=required(plan.request.guidance),
@@ -257,71 +255,6 @@ class LumierePipeline(LoadedModel):
 
     def _plan(self, request: Request, given: Given | None) -> Plan:
         return Plan(request, given, self.sampling, self.lumiere, self.scheduler_config)
-
-    def _base(self) -> nn.Module:
-        """Returns the text-to-image model, moved to the device if components are offloaded."""
-        hook = getattr(self.lumiere, "_hf_hook", None)  # accelerate calls it for whole models only
-        if hook is not None:
-            hook.pre_forward(self.lumiere)
-        return self.lumiere.model
-
-    def unknown_words(self, prompt: str) -> list[str]:
-        """Returns the words that the text encoder ignores: unknown tokens, or text beyond the maximum length.
-
-        Args:
-            prompt: any prompt.
-        """
-        return self.text_encoder.unknown_words(prompt)
-
-    def close_keys(self, request: Request) -> str | None:
-        """Returns a note for the user if keys of a prompt are closer than a temporal window, else None.
-
-        Args:
-            request: the requested clip.
-        """
-        length = self.sampling.window or self.lumiere.positions or TRAINED
-        closest = min(filter(None, map(spacing, (request.prompt, request.negative_prompt))), default=length)
-        if closest >= length:
-            return None
-        return (
-            f"Keys of the prompt are {closest} frames apart. These motion weights keep about {length} frames "
-            "alike, so that closer keys have little effect."
-        )
-
-    @torch.inference_mode()
-    def encode_prompt(self, request: Request, still: bool = False) -> Text:
-        """Encodes the prompt, preceded by the negative prompt with guidance.
-
-        Args:
-            request: provides prompts, guidance, size and, for prompts in time, frames.
-            still: whether to encode the prompts of the first frame.
-
-        Returns:
-            One row, or two with guidance.
-        """
-        request = request.filled(self.defaults)
-        assert request.frames and request.height and request.width
-        prompts = [request.prompt] if request.guidance == 1 else [request.negative_prompt, request.prompt]
-        timelines = [keyframes(prompt) for prompt in prompts]
-        if still:
-            timelines = [keys[:1] for keys in timelines]
-            timelines[-1] = [(0, self.first_frame_prompt(timelines[-1][0][1]))]
-        texts = [text for keys in timelines for _, text in keys]
-        size = request.height, request.width
-        encoded = self.text_encoder(texts, *size, self.device, clip_skip=request.clip_skip)
-        if len(texts) == len(prompts):
-            return encoded
-        return encoded.in_time([[frame for frame, _ in keys] for keys in timelines], request.frames)
-
-    @torch.inference_mode()
-    def encode_given(self, given: Given, whole: bool = False) -> Cond:
-        """Encodes conditioning frames to scaled latents.
-
-        Args:
-            given: conditioning frames and mask.
-            whole: whether to encode all frames, including frames without conditioning pixels.
-        """
-        return encode(self.vae, given, self.device, whole)
 
     def frames_shown(self, request: Request, given: Given | None = None) -> int:
         """Returns the number of frames processed for a clip, over all steps, windows and texts.

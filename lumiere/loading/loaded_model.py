@@ -13,21 +13,25 @@ from torch import nn
 from lumiere.loading import assembly, components
 from lumiere.loading.assembly import find_preview, own_config, replaced
 from lumiere.loading.components import BasePipeline, best_dtype, find_device
-from lumiere.loading.first_frame import FirstFramePrompt
 from lumiere.loading.layout import model_limits
 from lumiere.loading.lora import Styler
 from lumiere.loading.registry import Model, entry, narrowed, own, within
 from lumiere.loading.styles import Style
-from lumiere.loading.text_encoder import TextEncoder
+from lumiere.loading.text_encoder import FirstFramePrompt, TextEncoder
 from lumiere.model.animatediff import schedule_for
+from lumiere.model.conditioning import Cond, Given
 from lumiere.model.lumiere import Lumiere
+from lumiere.model.text import Text
+from lumiere.prompts import keyframes, spacing
 from lumiere.request import Request
 from lumiere.sampling import memory
 from lumiere.sampling.latent_preview import LatentPreview, synthetic_pictures
-from lumiere.sampling.vae import pixels_of
+from lumiere.sampling.vae import encode, pixels_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+TRAINED = 16  # frames of the clips that most motion weights were trained on
 
 
 class LoadedModel:
@@ -242,3 +246,68 @@ class LoadedModel:
         assert request.height and request.width, "filled with the model's defaults"
         pixels = pixels_of(self.vae)
         return request.height // pixels, request.width // pixels
+
+    def _image_unet(self) -> nn.Module:
+        """Returns the text-to-image model, moved to the device if components are offloaded."""
+        hook = getattr(self.lumiere, "_hf_hook", None)  # accelerate calls it for whole models only
+        if hook is not None:
+            hook.pre_forward(self.lumiere)
+        return self.lumiere.model
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """Returns the words that the text encoder ignores: unknown tokens, or text beyond the maximum length.
+
+        Args:
+            prompt: any prompt.
+        """
+        return self.text_encoder.unknown_words(prompt)
+
+    def close_keys(self, request: Request) -> str | None:
+        """Returns a note for the user if keys of a prompt are closer than a temporal window, else None.
+
+        Args:
+            request: the requested clip.
+        """
+        length = self.sampling.window or self.lumiere.positions or TRAINED
+        closest = min(filter(None, map(spacing, (request.prompt, request.negative_prompt))), default=length)
+        if closest >= length:
+            return None
+        return (
+            f"Keys of the prompt are {closest} frames apart. These motion weights keep about {length} frames "
+            "alike, so that closer keys have little effect."
+        )
+
+    @torch.inference_mode()
+    def encode_prompt(self, request: Request, still: bool = False) -> Text:
+        """Encodes the prompt, preceded by the negative prompt with guidance.
+
+        Args:
+            request: provides prompts, guidance, size and, for prompts in time, frames.
+            still: whether to encode the prompts of the first frame.
+
+        Returns:
+            One row, or two with guidance.
+        """
+        request = request.filled(self.defaults)
+        assert request.frames and request.height and request.width
+        prompts = [request.prompt] if request.guidance == 1 else [request.negative_prompt, request.prompt]
+        timelines = [keyframes(prompt) for prompt in prompts]
+        if still:
+            timelines = [keys[:1] for keys in timelines]
+            timelines[-1] = [(0, self.first_frame_prompt(timelines[-1][0][1]))]
+        texts = [text for keys in timelines for _, text in keys]
+        size = request.height, request.width
+        encoded = self.text_encoder(texts, *size, self.device, clip_skip=request.clip_skip)
+        if len(texts) == len(prompts):
+            return encoded
+        return encoded.in_time([[frame for frame, _ in keys] for keys in timelines], request.frames)
+
+    @torch.inference_mode()
+    def encode_given(self, given: Given, whole: bool = False) -> Cond:
+        """Encodes conditioning frames to scaled latents.
+
+        Args:
+            given: conditioning frames and mask.
+            whole: whether to encode all frames, including frames without conditioning pixels.
+        """
+        return encode(self.vae, given, self.device, whole)

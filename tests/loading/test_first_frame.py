@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lumiere.loading.first_frame import FirstFramePrompt
+from lumiere.loading.text_encoder import FirstFramePrompt
 
 RULE = FirstFramePrompt({"drifting": "resting", "drifting left": "resting", "slowly": ""}, "resting")
 
