@@ -33,8 +33,9 @@ from lumiere.sampling.vae import OUTPUT_TYPES, LumiereOutput, decode, give_back_
 class LumierePipeline(LoadedModel):
     """Text-to-video pipeline: a base pipeline of diffusers, and its UNet inflated with temporal layers.
 
-    The pipeline keeps no state between runs, and threads may call it concurrently. Callers decide whether a
-    device should run several clips at once. The constructor takes the arguments of `LoadedModel`.
+    The pipeline keeps no state between runs, and threads may call it concurrently, except with other options
+    of an AnimateDiff adapter than the running clip has (`LoadedModel.adapt`). Callers decide whether a device
+    should run several clips at once. The constructor takes the arguments of `LoadedModel`.
     """
 
     def __call__(
@@ -183,6 +184,7 @@ class LumierePipeline(LoadedModel):
         on_step: Callable[[int, Tensor, dict], object] | None = None,
     ) -> Iterator[Progress | Result]:
         began, generator = time.monotonic(), generator or torch.Generator().manual_seed(request.seed or 0)
+        self.adapt(request)
         cond = self.encode_given(given, whole=request.strength < 1) if given else None
         plan = self._plan(request, given)
         parts, work = plan.parts, list(map(plan.work, plan.parts))
@@ -221,7 +223,7 @@ class LumierePipeline(LoadedModel):
     ) -> Iterator[Step]:
         """Yields the steps of one part. It starts from noise, or from noised latents below full strength."""
         shape = (1, self.vae.config.latent_channels, part.length, *self._latent_size(plan.request))
-        noise = first = self._noise(shape, generator)
+        noise = first = self._noise(plan, shape, generator)
         latents = cond.latents if cond and plan.request.strength < 1 else None
         for number in range(plan.passes(part)):
             schedule = plan.schedule(generator)
@@ -246,15 +248,15 @@ class LumierePipeline(LoadedModel):
                 yield step
             latents = step.x
 
-    def _noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    def _noise(self, plan: Plan, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Returns unit noise, drawn on the CPU: the same on any device."""
         noise = torch.randn(shape, generator=generator)
-        if self.sampling.free_noise:
-            noise = rescheduled(noise, *window_and_stride(self.sampling, self.lumiere.positions), generator)
+        if plan.sampling.free_noise:
+            noise = rescheduled(noise, *window_and_stride(plan.sampling, self.lumiere.positions), generator)
         return noise.to(self.device)
 
     def _plan(self, request: Request, given: Given | None) -> Plan:
-        return Plan(request, given, self.sampling, self.lumiere, self.scheduler_config)
+        return Plan(request, given, self.sampling_of(request), self.lumiere, self.scheduler_config)
 
     def frames_shown(self, request: Request, given: Given | None = None) -> int:
         """Returns the number of frames processed for a clip, over all steps, windows and texts.

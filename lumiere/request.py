@@ -29,6 +29,10 @@ COUNT = (0, 10**6)  # frames and sides; `check` applies the range of the model
 MAX_TEXT = 2000  # characters of a prompt
 CLIP_SKIP = (0, 11)  # the smallest text encoder of Stable Diffusion has 12 layers
 MAX_STYLES = 16  # number of style weights
+MOTION_SCALE = (0.0, 4.0)  # 1 is as trained
+FREE_INIT = (1, 10)  # passes
+MAX_CAMERAS = 16  # number of camera moves
+WEIGHT = 4  # largest weight of a style or camera move, with either sign
 MAX_SETTINGS = 65536  # characters of saved settings: two full prompts, every character escaped, fit
 GIVEN = 4  # maximum size of a continued clip, relative to a generated clip
 
@@ -51,6 +55,8 @@ class Limits:
         default_height: pixels.
         default_width: pixels.
         styles: minimum and maximum of each weight in `Request.style_weights`.
+        adapter: whether the motion weights are an AnimateDiff adapter, which has the options of one.
+        cameras: camera moves that `Request.cameras` may name.
     """
 
     downsample_factor: int = 4
@@ -64,6 +70,8 @@ class Limits:
     default_height: int = 128
     default_width: int = 128
     styles: tuple[tuple[float, float], ...] = ()
+    adapter: bool = False
+    cameras: tuple[str, ...] = ()
 
     def longest(self, height: int, width: int) -> int:
         """Returns the maximum number of frames at a height and width in pixels."""
@@ -104,6 +112,10 @@ class Request:
         style_weights: replace the operator's weights of the model's styles, all or none. The caller of the
             pipeline applies them.
         clip_skip: number of last layers of CLIP to skip, 0 to 11, for both prompts.
+        cameras: camera moves with their weights from -4 to 4, also as a dict; several add up.
+        motion_scale: amount of motion of an AnimateDiff adapter, 0 to 4; 1 as trained.
+        free_noise: whether an AnimateDiff adapter makes a long clip by FreeNoise.
+        free_init: passes of FreeInit, 1 to 10. Each runs all steps.
 
     Raises:
         ValueError: a field is out of range.
@@ -124,6 +136,10 @@ class Request:
     first_frame: str = "base"
     style_weights: tuple[float, ...] = ()
     clip_skip: int = 0
+    cameras: tuple[tuple[str, float], ...] | None = None
+    motion_scale: float | None = None
+    free_noise: bool | None = None
+    free_init: int | None = None
 
     def __post_init__(self) -> None:
         _check_text("prompt", self.prompt)
@@ -134,14 +150,16 @@ class Request:
             prompts.check(name, getattr(self, name))
         _check_whole("clip_skip", self.clip_skip, *CLIP_SKIP)
         whole = {"frames": COUNT, "height": COUNT, "width": COUNT, "fps": FPS, "steps": STEPS, "seed": SEED}
+        whole |= {"free_init": FREE_INIT}
         for name, span in whole.items():
             if getattr(self, name) is not None:
                 _check_whole(name, getattr(self, name), *span)
-        low, high = GUIDANCE
-        if self.guidance is not None and (not _is_number(self.guidance) or not low <= self.guidance <= high):
-            raise ValueError(
-                f"guidance must be a number from {low:g} to {high:g}: received {_received(self.guidance)}."
-            )
+        for name, (low, high) in {"guidance": GUIDANCE, "motion_scale": MOTION_SCALE}.items():
+            value = getattr(self, name)
+            if value is not None and (not _is_number(value) or not low <= value <= high):
+                raise ValueError(
+                    f"{name} must be a number from {low:g} to {high:g}: received {_received(value)}."
+                )
         if not _is_number(self.strength) or not 0 < self.strength <= 1:
             raise ValueError(
                 f"strength must be a number above 0 and at most 1: received {_received(self.strength)}."
@@ -154,10 +172,14 @@ class Request:
                 raise ValueError(f"{name} must be one of {', '.join(known)}: received {_received(value)}.")
         _check_weights("style_weights", self.style_weights)
         object.__setattr__(self, "style_weights", tuple(map(float, self.style_weights)))
-        # Equal requests serialise identically: convert ints to floats.
-        if self.guidance is not None:
-            object.__setattr__(self, "guidance", float(self.guidance))
-        object.__setattr__(self, "strength", float(self.strength))
+        if self.cameras is not None:
+            object.__setattr__(self, "cameras", _checked_cameras(self.cameras))
+        if self.free_noise is not None and type(self.free_noise) is not bool:
+            raise ValueError(f"free_noise must be true or false: received {_received(self.free_noise)}.")
+        for name in ("guidance", "motion_scale", "strength"):
+            # Equal requests serialise identically: convert ints to floats.
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, float(getattr(self, name)))
 
     @property
     def steps_run(self) -> int:
@@ -200,6 +222,7 @@ class Request:
         for weight, (low, high) in zip(self.style_weights, limits.styles, strict=False):
             if not low <= weight <= high:
                 raise ValueError(f"style_weights must be from {low:g} to {high:g}: received {weight:g}.")
+        self._check_adapter(limits)
         if self.frames is None:
             return self
         for name in ("prompt", "negative_prompt"):
@@ -217,14 +240,33 @@ class Request:
             )
         return self
 
+    def _check_adapter(self, limits: Limits) -> None:
+        """Checks the options of AnimateDiff adapters; values without effect pass for other models."""
+        for move, _ in self.cameras or ():
+            if move not in limits.cameras:
+                known = f"one of {', '.join(limits.cameras)}" if limits.cameras else "left out for this model"
+                raise ValueError(f"cameras must be {known}: received text of length {len(move)}.")
+        if not limits.adapter and (self.motion_scale not in (None, 1.0) or self.free_noise):
+            name = "free_noise" if self.free_noise else "motion_scale"
+            raise ValueError(f"{name} needs motion weights of AnimateDiff: this model has others.")
+        runs = (self.steps or 1) * (self.free_init or 1)
+        if self.free_init != 1 and runs > limits.max_steps:
+            raise ValueError(
+                f"steps x free_init must be at most {limits.max_steps}: {self.steps or 1} x {self.free_init} "
+                f"is {runs}."
+            )
+
     def with_seed(self) -> "Request":
         """Returns this request with its own seed, or with a uniformly random seed."""
         return self if self.seed is not None else replace(self, seed=secrets.randbelow(SEED[1] + 1))
 
     def saved(self) -> dict[str, Any]:
         """Returns all fields by name, without empty `style_weights` and fields left to the model."""
-        fields = asdict(self).items()
-        return {n: x for n, x in fields if (x if n == "style_weights" else x is not None or n == "seed")}
+        values = asdict(self)
+        if self.cameras is not None:
+            values["cameras"] = dict(self.cameras)
+        empty = {"style_weights": (), "seed": ...}  # a seed of None is kept
+        return {name: value for name, value in values.items() if value != empty.get(name)}
 
     def to_json(self) -> str:
         """Serialises the request to JSON."""
@@ -298,8 +340,26 @@ def _check_weights(name: str, value: object) -> None:
     if not isinstance(value, list | tuple) or len(value) > MAX_STYLES:
         raise ValueError(f"{name} must be {MAX_STYLES} numbers at most: received {_received(value)}.")
     for weight in value:
-        if not _is_number(weight) or abs(weight) > 4:
+        if not _is_number(weight) or abs(weight) > WEIGHT:
             raise ValueError(f"{name} must be numbers from -4 to 4: received {_received(weight)}.")
+
+
+def _checked_cameras(value: Any) -> tuple[tuple[str, float], ...]:
+    """Returns camera moves as pairs in the order of their names, without those of weight 0."""
+    given = list(value.items()) if type(value) is dict else value
+    if not isinstance(given, list | tuple) or len(given) > MAX_CAMERAS:
+        raise ValueError(f"cameras must be {MAX_CAMERAS} moves at most: received {_received(value)}.")
+    weights: dict[str, float] = {}
+    for pair in given:
+        if not isinstance(pair, list | tuple) or len(pair) != 2 or type(pair[0]) is not str:
+            raise ValueError("cameras must be moves with their weights, as in zoom-in: 0.8.")
+        move, weight = pair
+        if not _is_number(weight) or abs(weight) > WEIGHT:
+            raise ValueError(f"cameras must have weights from -4 to 4: received {_received(weight)}.")
+        if move in weights:
+            raise ValueError("cameras must name each move once: received one twice.")
+        weights[move] = float(weight)
+    return tuple(sorted((move, weight) for move, weight in weights.items() if weight))
 
 
 def _is_number(value: object) -> bool:

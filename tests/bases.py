@@ -4,6 +4,8 @@ File names, config fields and schedulers are those of the published ones; channe
 """
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,8 +13,10 @@ from diffusers import MotionAdapter, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from lumiere import models
 from tests.conftest import tiny_vae
 from tests.model.test_animatediff import original_keys, shaken_adapter, small_unet
+from tests.model.test_motion_lora import factors
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 TOKENS = 16  # that a text encoder takes, 77 in the published ones
@@ -133,6 +137,17 @@ def save_tokenizer(folder: Path, padding: str) -> None:
     config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": TOKENS, "do_lower_case": True}
     (folder / "tokenizer_config.json").write_text(json.dumps(config | special))
     (folder / "special_tokens_map.json").write_text(json.dumps(special))
+
+
+def camera_model(folder: Path, moves: Sequence[str], positions: int = 8) -> models.Model:
+    """Stable Diffusion 1.5 with an adapter and a MotionLoRA for each move, all of them off."""
+    save_base(folder / "base", "sd")
+    adapter = save_adapter(folder / "motion", components("sd")["unet"], positions=positions)
+    files = [folder / f"{move}.safetensors" for move in moves]
+    for seed, file in enumerate(files):
+        save_file(factors(adapter, seed), file)
+    entry = models.entry(str(folder / "base"), str(folder / "motion"))
+    return replace(entry, cameras=tuple((str(file), 0.0) for file in files))
 
 
 def save_adapter(

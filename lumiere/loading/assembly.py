@@ -8,20 +8,13 @@ from diffusers import SchedulerMixin
 from huggingface_hub import cached_assets_path
 
 from lumiere.loading.components import BasePipeline, load_base, load_tiny
-from lumiere.loading.layout import PREVIEW, locate, locate_autoencoder, locate_file, locate_motion
-from lumiere.loading.registry import CAMERAS, Model, published
+from lumiere.loading.layout import PREVIEW, locate, locate_autoencoder, locate_motion
+from lumiere.loading.registry import Model, published
 from lumiere.loading.text_encoder import load_embedding
-from lumiere.model.adapter_options import (
-    merge_motion_loras,
-    read_motion_lora,
-    set_motion_scale,
-    window_attention,
-)
 from lumiere.model.animatediff import convert, load_weights
 from lumiere.model.lumiere import Lumiere
 from lumiere.model.motion_files import ADAPTER
 from lumiere.sampling.latent_preview import TinyPreview
-from lumiere.sampling.temporal_windows import window_and_stride
 
 
 def load(model: Model, dtype: torch.dtype, fresh: bool = False) -> tuple[BasePipeline, Lumiere, Path | None]:
@@ -57,30 +50,7 @@ def load(model: Model, dtype: torch.dtype, fresh: bool = False) -> tuple[BasePip
     for source, token in model.embeddings:
         load_embedding(base, source, token)
     lumiere = Lumiere.from_unet(unet) if fresh else load_weights(unet, _motion(model, folder))
-    adjust(lumiere.to(dtype), model)
-    return base, lumiere, folder if folder.is_dir() else None
-
-
-def adjust(lumiere: Lumiere, model: Model) -> None:
-    """Applies the options of a model that concern AnimateDiff adapters.
-
-    Args:
-        lumiere: inflated UNet.
-        model: `cameras` and `sampling`.
-
-    Raises:
-        OSError: a MotionLoRA is missing or damaged.
-        ValueError: the motion weights are not an AnimateDiff adapter, or a MotionLoRA does not fit.
-    """
-    sampling = model.sampling
-    if model.cameras:
-        files = [locate_file(CAMERAS.get(name, name), "MotionLoRA", ADAPTER[1]) for name, _ in model.cameras]
-        weights = (weight for _, weight in model.cameras)
-        merge_motion_loras(lumiere, list(zip(map(read_motion_lora, files), weights, strict=True)))
-    if sampling.motion_scale != 1:
-        set_motion_scale(lumiere, sampling.motion_scale)
-    if sampling.free_noise:
-        window_attention(lumiere, *window_and_stride(sampling, lumiere.positions))
+    return base, lumiere.to(dtype), folder if folder.is_dir() else None
 
 
 def domain_adapter(model: Model) -> tuple[tuple[str, float], ...]:

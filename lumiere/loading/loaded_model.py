@@ -10,7 +10,9 @@ from diffusers import AutoencoderKL
 from diffusers.hooks import apply_group_offloading
 from torch import nn
 
+from lumiere.errors import GenerationError
 from lumiere.loading import assembly, components
+from lumiere.loading.adapter import Adapter
 from lumiere.loading.assembly import find_preview, own_config, replaced
 from lumiere.loading.components import BasePipeline, best_dtype, find_device
 from lumiere.loading.layout import model_limits
@@ -23,9 +25,10 @@ from lumiere.model.conditioning import Cond, Given
 from lumiere.model.lumiere import Lumiere
 from lumiere.model.text import Text
 from lumiere.prompts import keyframes, spacing
-from lumiere.request import Request
+from lumiere.request import Request, required
 from lumiere.sampling import memory
 from lumiere.sampling.latent_preview import LatentPreview, synthetic_pictures
+from lumiere.sampling.settings import Sampling
 from lumiere.sampling.vae import encode, pixels_of
 
 if TYPE_CHECKING:
@@ -65,10 +68,11 @@ class LoadedModel:
         self.model = model or Model(str(folder or "custom"))
         self.sampling, self.device = self.model.sampling, device or base.vae.device
         self.text_encoder, self.styler = TextEncoder(base), Styler(base, folder)
+        self.adapter = Adapter(lumiere)
         self.first_frame_prompt = FirstFramePrompt.load(folder) if folder else FirstFramePrompt({})
         self._check_unet()
         limits = model_limits(base.unet.config, base.vae.config, lumiere.downsample_factor)
-        self.limits = narrowed(limits, self.model)
+        self.limits = narrowed(replace(limits, adapter=self.adapter.exists), self.model)
         preview, notes = find_preview(
             self.model.preview, folder, base.vae.config.latent_channels, lumiere.dtype
         )
@@ -116,6 +120,7 @@ class LoadedModel:
         pipeline = cls(base, lumiere, model, folder=folder, device=rest, autocast=autocast).to(rest)
         pipeline.styler.own = assembly.domain_adapter(model)
         pipeline.restyle(model.style)
+        pipeline.adapter.apply(model.cameras, model.sampling, frames=pipeline.limits.max_frames)
         if model.offload:
             pipeline.enable_model_cpu_offload(device)
         return pipeline
@@ -211,6 +216,32 @@ class LoadedModel:
         """
         with self.text_encoder.lock, torch.no_grad():
             self.notes += self.styler.apply(style)
+
+    def adapt(self, request: Request) -> None:
+        """Applies the options of an AnimateDiff adapter that a clip has. No other clip may be running.
+
+        Args:
+            request: the requested clip, with the model's defaults.
+
+        Raises:
+            GenerationError: a MotionLoRA is missing or damaged, or does not fit.
+        """
+        options = self.cameras_of(request), self.sampling_of(request), required(request.frames)
+        try:
+            self.adapter.apply(*options)
+        except (OSError, ValueError) as error:
+            raise GenerationError("the camera moves of this clip cannot be loaded.") from error
+
+    def sampling_of(self, request: Request) -> Sampling:
+        """Returns the sampling settings of a clip: the model's, with the options that the request sets."""
+        options = {name: getattr(request, name) for name in ("motion_scale", "free_noise", "free_init")}
+        return replace(self.sampling, **{name: x for name, x in options.items() if x is not None})
+
+    def cameras_of(self, request: Request) -> tuple[tuple[str, float], ...]:
+        """Returns the MotionLoRAs of a clip and their weights; they default to the model's."""
+        if request.cameras is None:
+            return self.model.cameras
+        return tuple((self.model.moves[name], weight) for name, weight in request.cameras)
 
     def enable_vae_slicing(self) -> None:
         """Decodes one frame at a time, with less memory."""

@@ -84,9 +84,11 @@ class Model:
         return {name: getattr(self, name) for name in ("frames", "fps", "steps", "guidance", "scheduler")}
 
     @property
-    def moves(self) -> tuple[str, ...]:
-        """Camera moves that were published for the motion weights."""
-        return tuple(CAMERAS) if self.motion == MODELS[CAMERA_MODEL].motion else ()
+    def moves(self) -> dict[str, str]:
+        """Camera moves that a request may name: name -> MotionLoRA. Each of `cameras` is one."""
+        like = published(self.motion) if self.motion else None
+        known = CAMERAS if like and like.motion == MODELS[CAMERA_MODEL].motion else {}
+        return known | {camera_name(source): source for source, _ in self.cameras}
 
     @property
     def name(self) -> str:
@@ -227,8 +229,9 @@ ORIGINAL_FILES = {  # file in the original layout, without extension -> registry
     "hsxl_temporal_layers": "sdxl-hotshot",
 }
 PRESETS = {"fast": "sd15-lcm", "quality": "sd15-animatediff"}  # motion weights and settings for a base of 1.5
+CAMERA_PREFIX = "animatediff-motion-lora-"
 CAMERAS = {  # camera move -> hub id of the MotionLoRA for CAMERA_MODEL, 77 MB each
-    move: f"guoyww/animatediff-motion-lora-{move}"
+    move: f"guoyww/{CAMERA_PREFIX}{move}"
     for move in (
         "zoom-in zoom-out pan-left pan-right tilt-up tilt-down rolling-clockwise rolling-anticlockwise"
     ).split()
@@ -292,7 +295,7 @@ def _motion_of_preset(preset: str, name: str, motion: str | None) -> str | None:
 
 
 def narrowed(known: Limits, model: Model) -> Limits:
-    """Narrows limits to the registry entry of a model, and adds the ranges of its style weights.
+    """Narrows limits to the registry entry of a model, and adds its camera moves and style weights.
 
     The entry's upper limits apply only where the operator keeps the default bound.
 
@@ -303,6 +306,7 @@ def narrowed(known: Limits, model: Model) -> Limits:
     most = {"max_frames": model.longest, "max_side": model.longest_side, "max_pixels": model.pixels}
     kept = [name for name in most if getattr(known, name) == getattr(ServerLimits, name)]
     own: dict[str, Any] = {name: most[name] for name in kept if most[name]}
+    own["cameras"] = tuple(model.moves) if known.adapter else ()
     shortest = max(known.min_frames, model.shortest)
     own["styles"] = model.style.ranges
     if model.side and model.side <= known.max_side:
@@ -317,8 +321,18 @@ def within(model: Model, limits: Limits) -> Model:
 
 
 def own(model: Model, limits: Limits) -> dict:
-    """Returns the default fields of a `Request`, including height and width."""
-    return model.usual | {"height": limits.default_height, "width": limits.default_width}
+    """Returns the default fields of a `Request`, with height, width and the options of adapters."""
+    size = {"height": limits.default_height, "width": limits.default_width}
+    if not limits.adapter:
+        return model.usual | size
+    options = {name: getattr(model.sampling, name) for name in ("motion_scale", "free_noise", "free_init")}
+    cameras = {camera_name(source): weight for source, weight in model.cameras if weight}
+    return model.usual | size | options | {"cameras": tuple(cameras.items())}
+
+
+def camera_name(source: str) -> str:
+    """Returns the name of a MotionLoRA in requests: the move, or the name of the file without its ending."""
+    return short_name(source).removesuffix(".safetensors").removeprefix(CAMERA_PREFIX)
 
 
 def short_name(source: str) -> str:

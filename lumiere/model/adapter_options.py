@@ -38,73 +38,101 @@ def set_motion_scale(lumiere: Lumiere, scale: float) -> None:
     Raises:
         ValueError: the motion weights are not an AnimateDiff adapter.
     """
-    for layer in _adapter_layers(lumiere, "a motion scale"):
+    for layer in _needed_layers(lumiere, "a motion scale"):
         layer.motion_scale = scale
 
 
 @torch.no_grad()
-def merge_motion_loras(lumiere: Lumiere, loras: Sequence[tuple[Changes, float]]) -> None:
+def merge_motion_loras(lumiere: Lumiere, loras: Sequence[tuple[Changes, float]]) -> dict[str, Tensor]:
     """Adds MotionLoRAs to the weights of an AnimateDiff adapter.
 
     Args:
         lumiere: inflated UNet with an AnimateDiff adapter.
         loras: changes from `read_motion_lora`, each with its weight; several add up.
 
+    Returns:
+        Copies of the changed weights on the CPU, as they were, for `restore`.
+
     Raises:
         ValueError: the motion weights are not an AnimateDiff adapter, or a MotionLoRA has other layers.
             The weights are unchanged.
     """
-    _adapter_layers(lumiere, "a MotionLoRA")
-    weights = lumiere.state_dict()
-    named = {name: weights[key] for key, name in adapter_keys(lumiere).items()}
+    _needed_layers(lumiere, "a MotionLoRA")
+    named = _named(lumiere)
     for changes, _ in loras:
         check_fit(changes, named)
-    for changes, scale in loras:
-        for name, change in changes.items():
-            named[name].add_(change.to(named[name]), alpha=scale)
+    changed = {name for changes, _ in loras for name in changes}
+    trained = {name: named[name].to("cpu", copy=True) for name in changed}
+    for name in trained:
+        change = sum(scale * changes[name] for changes, scale in loras if name in changes)
+        named[name].copy_(named[name].float() + torch.as_tensor(change).to(named[name].device))
+    return trained
 
 
-def window_attention(lumiere: Lumiere, length: int, stride: int) -> None:
+@torch.no_grad()
+def restore(lumiere: Lumiere, weights: Mapping[str, Tensor]) -> None:
+    """Puts back the weights that `merge_motion_loras` returned."""
+    named = _named(lumiere) if weights else {}
+    for name, weight in weights.items():
+        named[name].copy_(weight)
+
+
+def _named(lumiere: Lumiere) -> dict[str, Tensor]:
+    """Returns the weights of the adapter by diffusers' names."""
+    weights = lumiere.state_dict()
+    return {name: weights[key] for key, name in adapter_keys(lumiere).items()}
+
+
+def window_attention(lumiere: Lumiere, window: tuple[int, int] | None) -> None:
     """Applies temporal attention in overlapping windows (FreeNoise, Qiu et al. 2023, arXiv 2310.15169).
 
     Each transformer block averages its windows, weighted towards their centres (section 3.2). Clips then have
-    any length. The new blocks share the weights of the old ones.
+    any length. The new blocks share the modules of the old ones.
 
     Args:
         lumiere: inflated UNet with an AnimateDiff adapter.
-        length: frames per window, at most the number of positional embeddings.
-        stride: frames between the starts of two windows, 1 to `length`.
+        window: frames per window, at most the number of positional embeddings, and frames between the starts
+            of two windows, 1 to the frames of one. None restores attention over all frames.
 
     Raises:
         ValueError: the motion weights are not an AnimateDiff adapter, or a window is too long.
     """
-    layers = _adapter_layers(lumiere, "FreeNoise")
+    layers = _needed_layers(lumiere, "FreeNoise")
+    length, stride = window or (1, 1)
     if not 1 <= stride <= length or length > layers[0].positions:
         raise ValueError(
             f"a window has 1 to {layers[0].positions} frames, and a stride of at most its length: "
             f"received {length} and {stride}."
         )
     for layer in layers:
-        blocks = layer.motion_module.transformer_blocks
-        layer.motion_module.transformer_blocks = nn.ModuleList(_windowed(x, length, stride) for x in blocks)
-        layer.windowed = True
+        plain = layer.plain_blocks[0] if layer.plain_blocks else layer.motion_module.transformer_blocks
+        blocks = plain if window is None else nn.ModuleList(_windowed(block, *window) for block in plain)
+        layer.motion_module.transformer_blocks = blocks
+        layer.plain_blocks = () if window is None else (plain,)
 
 
-def _adapter_layers(lumiere: Lumiere, option: str) -> list[AnimateDiffBlock]:
-    layers = [layer for layer in lumiere.attns if isinstance(layer, AnimateDiffBlock)]
+def adapter_layers(lumiere: Lumiere) -> list[AnimateDiffBlock]:
+    """Returns the layers of an AnimateDiff adapter; an empty list for Lumiere's own motion weights."""
+    return [layer for layer in lumiere.attns if isinstance(layer, AnimateDiffBlock)]
+
+
+def _needed_layers(lumiere: Lumiere, option: str) -> list[AnimateDiffBlock]:
+    layers = adapter_layers(lumiere)
     if not layers:
         raise ValueError(f"{option} needs motion weights of AnimateDiff; these are Lumiere's own.")
     return layers
 
 
 def _windowed(block: BasicTransformerBlock, length: int, stride: int) -> FreeNoiseTransformerBlock:
+    """Returns a block with windows and the modules of another block."""
     options = {name: getattr(block, name) for name in SHARED}
     with torch.device("meta"):
         windowed = FreeNoiseTransformerBlock(
             **options, context_length=length, context_stride=stride, weighting_scheme="pyramid"
         )
-    windowed.load_state_dict(block.state_dict(), assign=True)
-    return windowed.requires_grad_(False).eval()
+    for name, module in block.named_children():
+        setattr(windowed, name, module)
+    return windowed.train(block.training)
 
 
 def read_motion_lora(file: str | os.PathLike) -> Changes:

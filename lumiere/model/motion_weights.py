@@ -14,7 +14,7 @@ from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from lumiere.model.layers import (
     AttentionInflationBlock,
@@ -49,11 +49,9 @@ class AnimateDiffBlock(TemporalLayer):
     """
 
     motion_scale = 1.0  # see `adapter_options.set_motion_scale`
-    windowed = False  # whether attention has windows, see `adapter_options.window_attention`
+    plain_blocks: tuple[nn.ModuleList, ...] = ()  # while attention has windows: the blocks without
 
-    def __init__(
-        self, *, dim: int, heads: int = 8, depth: int = 1, positions: int = 32, groups: int = 32
-    ):
+    def __init__(self, *, dim: int, heads: int = 8, depth: int = 1, positions: int = 32, groups: int = 32):
         super().__init__()
         if dim % heads:
             raise ValueError(f"`heads` must divide the {dim} channels; received {heads}.")
@@ -80,7 +78,7 @@ class AnimateDiffBlock(TemporalLayer):
             ValueError: t exceeds `positions`.
         """
         frames = x.shape[0] // b
-        if frames > self.positions and not self.windowed:
+        if frames > self.positions and not self.plain_blocks:
             raise ValueError(f"These motion weights know {self.positions} frames at most; received {frames}.")
         moved = self.motion_module(x, num_frames=frames)
         return moved if self.motion_scale == 1 else torch.lerp(x, moved, self.motion_scale)

@@ -120,7 +120,12 @@ def add_options(parser: Any, several: bool = False) -> None:
         metavar="X",
         help="amount of motion of an AnimateDiff adapter, 0 to 4 (the model's own, usually 1)",
     )
-    add("--free-noise", action="store_true", help="long clips of an AnimateDiff adapter by FreeNoise")
+    add(
+        "--free-noise",
+        action="store_true",
+        default=None,
+        help="long clips of an AnimateDiff adapter by FreeNoise",
+    )
     add(
         "--free-init",
         type=int,
@@ -185,8 +190,7 @@ def _as_said(options: argparse.Namespace, model: Model) -> Model:
         if not abs(weight) <= 4:  # False for NaN
             raise ValueError(f"the weight of the camera {name} must be from -4 to 4: received {weight:g}.")
     embeddings = tuple(map(_embedding, options.embedding))
-    asked = {name: getattr(options, name) for name in ("motion_scale", "free_init")}
-    asked |= {"free_noise": options.free_noise or None}
+    asked = {name: getattr(options, name) for name in ("motion_scale", "free_init", "free_noise")}
     sampling = replace(model.sampling, **{name: x for name, x in asked.items() if x is not None})
     if options.domain_adapter is not None:
         if model.domain_adapter is None:
@@ -226,8 +230,10 @@ def limits(model: "str | Model | None" = None) -> Limits:
     model = entry(model)
     folder, where = small_files(model)
     ours = model.motion is None or (where / MOTION[0]).is_file()  # AnimateDiff does not downsample time
-    factor: Any = read_description(where).get("downsample_factor") if ours else 1
-    return narrowed(read_limits(folder, factor), model)
+    described: Any = read_description(where) if ours else {"downsample_factor": 1}
+    adapter = not ours or described.get("classes", {}).get("attns") == "AnimateDiffBlock"
+    known = replace(read_limits(folder, described.get("downsample_factor")), adapter=adapter)
+    return narrowed(known, model)
 
 
 def small_files(model: "str | Model | None" = None) -> tuple[Path, Path]:

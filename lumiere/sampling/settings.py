@@ -1,6 +1,8 @@
-"""Sampling settings of a model and their version (standard library only). Settings of a clip: request.py."""
+"""Sampling settings of a model and their version (no torch). Settings of a clip: request.py."""
 
 from dataclasses import dataclass
+
+from lumiere.request import FREE_INIT, MOTION_SCALE
 
 # Raise it whenever the embedded model produces another clip for the same request: after a change of its
 # weights, of its default settings, or of the code between a request and its frames. Evaluation records
@@ -40,7 +42,10 @@ class Sampling:
     flicker: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.motion_scale <= 4:
-            raise ValueError(f"the motion scale must be from 0 to 4: received {self.motion_scale:g}.")
-        if not 1 <= self.free_init <= 10:
-            raise ValueError(f"FreeInit takes 1 to 10 passes: received {self.free_init}.")
+        (least, most), (fewest, highest) = MOTION_SCALE, FREE_INIT
+        if not least <= self.motion_scale <= most:
+            raise ValueError(
+                f"the motion scale must be from {least:g} to {most:g}: received {self.motion_scale:g}."
+            )
+        if not fewest <= self.free_init <= highest:
+            raise ValueError(f"FreeInit takes {fewest} to {highest} passes: received {self.free_init}.")

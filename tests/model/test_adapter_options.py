@@ -48,7 +48,7 @@ def test_windows_are_those_of_free_noise(unet, adapter, lumiere):
     with pytest.raises(ValueError, match=f"know {POSITIONS} frames at most"):
         lumiere(video, time, text)
     before = {key: weight.data_ptr() for key, weight in lumiere.state_dict().items()}
-    window_attention(lumiere, LENGTH, STRIDE)
+    window_attention(lumiere, (LENGTH, STRIDE))
     assert (lumiere(video, time, text).sample - expected).abs().max() <= 1e-5
     assert before == {key: weight.data_ptr() for key, weight in lumiere.state_dict().items()}
 
@@ -56,7 +56,7 @@ def test_windows_are_those_of_free_noise(unet, adapter, lumiere):
 @pytest.mark.parametrize("length, stride", [(POSITIONS + 1, 2), (4, 5), (4, 0)])
 def test_refuses_windows_that_do_not_fit(lumiere, length, stride):
     with pytest.raises(ValueError, match=f"received {length} and {stride}"):
-        window_attention(lumiere, length, stride)
+        window_attention(lumiere, (length, stride))
 
 
 def test_refuses_motion_weights_of_lumiere(unet):
