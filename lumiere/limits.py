@@ -54,6 +54,13 @@ class ServerLimits:
     disk_mb: int = limit(2048, 8, 10**8, "of clips and uploads at once; past that the oldest go first")
     free_mb: int = limit(128, 0, 10**8, "of free disk below which no clip is begun: the largest takes less")
     grace_seconds: int = limit(30, 0, 3600, "for the clip in the making, at the end of the server")
+    fetch: int = limit(
+        -1,
+        -1,
+        2,
+        "who may download models on the page: 0 nobody, 1 every visitor, 2 those from this machine; -1: 2 if "
+        "only this machine reaches the page, else 0",
+    )
     log_prompts: int = limit(0, 0, 1, "1 writes prompts to the log, escaped; else nobody's words are kept")
 
     def __post_init__(self) -> None:

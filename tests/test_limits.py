@@ -39,5 +39,5 @@ def test_they_reach_the_limits_of_a_model(tiny_model, monkeypatch):
 
 def test_the_docs_list_all_with_their_values():
     text = (ROOT / "docs/security.md").read_text("utf-8")
-    told = dict(re.findall(r"^\| `(LUMIERE_[A-Z_]+)` \| (\d+) \|", text, re.MULTILINE))
+    told = dict(re.findall(r"^\| `(LUMIERE_[A-Z_]+)` \| (-?\d+) \|", text, re.MULTILINE))
     assert told == {variable(each.name): str(each.default) for each in fields(ServerLimits)}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lumiere.loading.hub import offline
 from lumiere.loading.layout import check, locate, locate_autoencoder, locate_file, locate_motion
-from lumiere.loading.registry import CAMERAS, MODELS, PRESETS, Model
+from lumiere.loading.registry import CAMERA_MODEL, CAMERAS, MODELS, PRESETS, Model
 from lumiere.model.motion_files import ADAPTER, MOTION
 
 WIDTH = 100  # characters of a line
@@ -64,30 +64,53 @@ def on_disk(model: Model) -> bool:
     """
     with offline():
         try:
-            base = locate(model.source, model.revision, half=model.half)
-            if base.is_dir():
-                check(base)
-            motion = locate_motion(model.motion, model.motion_revision) if model.motion else base / "motion"
-            names = (MOTION[0], ADAPTER[1], f"{ADAPTER[1].removesuffix('.safetensors')}.fp16.safetensors")
-            found = motion.is_file() or any((motion / name).is_file() for name in names)
-            if model.domain_adapter and model.domain_adapter[1]:
-                locate_file(model.domain_adapter[0], "LoRA", ADAPTER[1])
-            if model.vae:
-                locate_autoencoder(model.vae, "VAE")
+            _locate(model)
         except OSError:
             return False
-    return found
+    return True
 
 
-def camera_on_disk(move: str) -> bool:
-    """Returns whether the MotionLoRA of a camera move is on disk.
+def fetch(model: Model) -> None:
+    """Downloads what a model lacks; `hub.telling` reports the progress.
 
     Args:
-        move: one of `CAMERAS`.
+        model: registry entry.
+
+    Raises:
+        OSError: the download failed, or files are missing on the hub.
     """
+    _locate(model)
+    if model.preview:
+        locate_autoencoder(model.preview, "preview")
+
+
+def _locate(model: Model) -> None:
+    base = locate(model.source, model.revision, half=model.half)
+    if base.is_dir():
+        check(base)
+    motion = locate_motion(model.motion, model.motion_revision) if model.motion else base / "motion"
+    names = (MOTION[0], ADAPTER[1], f"{ADAPTER[1].removesuffix('.safetensors')}.fp16.safetensors")
+    if not motion.is_file() and not any((motion / name).is_file() for name in names):
+        raise FileNotFoundError(f"there are no motion weights in {motion}.")
+    if model.domain_adapter and model.domain_adapter[1]:
+        locate_file(model.domain_adapter[0], "LoRA", ADAPTER[1])
+    if model.vae:
+        locate_autoencoder(model.vae, "VAE")
+
+
+def camera_on_disk(move: str, model: Model = MODELS[CAMERA_MODEL]) -> bool:
+    """Returns whether the MotionLoRA of a camera move is on disk, or will be at the start.
+
+    Args:
+        move: one of the model's `moves`.
+        model: registry entry. Its own `cameras` come with it.
+    """
+    source = model.moves[move]
+    if source in dict(model.cameras):
+        return True
     with offline():
         try:
-            return locate_file(CAMERAS[move], "MotionLoRA", ADAPTER[1]).is_file()
+            return locate_file(CAMERAS.get(source, source), "MotionLoRA", ADAPTER[1]).is_file()
         except OSError:
             return False
 

@@ -24,6 +24,13 @@ def offline() -> Iterator[None]:
         _offline.reset(token)
 
 
+def is_offline() -> bool:
+    """Returns whether the environment rules downloads out (HF_HUB_OFFLINE)."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
 @contextmanager
 def telling(told: Callable[[str], None]) -> Iterator[None]:
     """Reports downloads on this thread to `told` as sentences, instead of the hub's progress bars.

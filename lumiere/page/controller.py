@@ -17,7 +17,7 @@ from lumiere import modes
 from lumiere.errors import GenerationError, UserError
 from lumiere.limits import ServerLimits
 from lumiere.loading.registry import saved_settings
-from lumiere.page import restore, results, strings, widgets
+from lumiere.page import models, restore, results, strings, widgets
 from lumiere.page.results import status
 from lumiere.page.server import files
 from lumiere.page.server.model_handle import ModelHandle
@@ -84,8 +84,8 @@ class Controller:
 
     def make(self, http: gr.Request, given: object, *form: object) -> Iterator[list]:
         """Generates a clip for the page; yields at least every `HEARTBEAT` s and ends with an idle page."""
-        names = [*widgets.FORM, "style_weights"]  # a page without styles omits the last
-        fields = dict(zip(names, form, strict=False))
+        names = widgets.names(self.limits) + widgets.extra_names(self.limits)
+        fields = dict(zip(names, form, strict=True))
         if fields.pop("randomise"):
             fields["seed"] = None
         for name, mode in (("strength", "video"), ("first_frame", "text")):
@@ -245,6 +245,11 @@ class Controller:
     def export(self, sent: object) -> dict:
         """Returns a clip in another format (see `results.export`)."""
         return results.export(sent, self.limits, self.service)
+
+    def models(self, http: gr.Request, sent: object) -> Iterator[dict]:
+        """Yields the table of models, and the progress of a download (see `models.panel`)."""
+        limits = self.service.limits
+        yield from models.panel(sent, models.may_fetch(limits, http), self.addresses, limits.free_mb)
 
     async def stop(self, http: gr.Request) -> gr.Button:
         """Stops the session's own job; waits up to `STOP_SECONDS` for a job that has not arrived yet."""

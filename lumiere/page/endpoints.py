@@ -53,6 +53,11 @@ FIRST_FRAME: Row = (
     f"One of {', '.join(FIRST_FRAMES)}; base: drawn by the base model, none: from noise with the rest. "
     "Without effect for motion weights that take no given pixels.",
 )
+OF_ADAPTERS: tuple[Row, ...] = (
+    ("motion_scale", float | None, None, f"Amount of motion of an AnimateDiff adapter, 0 to 4; {OWN}"),
+    ("free_noise", bool | None, None, f"Whether an adapter makes a long clip by FreeNoise; {OWN}"),
+    ("free_init", int | None, None, f"Passes of FreeInit, 1 to 10, each of which runs all steps; {OWN}"),
+)
 STRENGTH: Row = ("strength", float, 0.6, "How much is made anew, above 0 to 1.")
 
 Answer = tuple[gr.FileData, dict]
@@ -62,8 +67,10 @@ Run = Callable[[dict, dict], Iterator[tuple]]
 def endpoints(
     run: Run,
     models: Collection[str],
-    styles: Collection[str],
     video_side: int,
+    styles: Collection[str] = (),
+    cameras: Collection[str] = (),
+    adapter: bool = False,
 ) -> list[Callable]:
     """Returns generator functions for `gr.api`, named after their endpoints.
 
@@ -71,12 +78,17 @@ def endpoints(
         run: generates a clip from {`Request` field: value} and {`Sources` field: file}. Its last item is the
             result.
         models: model names. With two or more, the endpoints take an optional `model`.
-        styles: style names. If not empty, the endpoints take optional `style_weights`.
         video_side: maximum height and width of an uploaded clip, in pixels.
+        styles: style names. If not empty, the endpoints take optional `style_weights`.
+        cameras: camera moves. If not empty, the endpoints take optional `cameras`.
+        adapter: whether a model has an AnimateDiff adapter, so that the endpoints take its options.
     """
     which = f"One of {', '.join(models)}; the first when none is given."
     weights = f"Weights of {', '.join(styles)}, in this order; {OWN}"
     more: tuple[Row, ...] = (("model", str | None, None, which),) if len(models) > 1 else ()
+    moves = f'Weights from -4 to 4 of {", ".join(cameras)}, as in {{"zoom-in": 0.8}}; {OWN}'
+    more += (("cameras", dict[str, float] | None, None, moves),) if cameras else ()
+    more += OF_ADAPTERS if adapter else ()
     more += (("style_weights", list[float] | None, None, weights),) if styles else ()
     files = FILES | {"clip": FILES["clip"].format(side=video_side)}
     return [_endpoint(mode, run, files, more) for mode in MODES]

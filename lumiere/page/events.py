@@ -24,10 +24,8 @@ class Concurrency(TypedDict):
 
 DEVICE: Concurrency = {"concurrency_id": "device", "concurrency_limit": PLACES}
 
-# Client-side handlers: CHANGED runs at every form change, BEGIN on Generate before the request is sent, LOST
-# and UNANSWERED when the server cannot be reached.
-NAMES = json.dumps(widgets.FORM)
-CHANGED = f"(...form) => {{ lumiere.changed({NAMES}, ...form) }}"
+# Client-side handlers: BEGIN runs on Generate before the request is sent, LOST and UNANSWERED when the server
+# cannot be reached.
 BEGIN = f"now => now?.state === 'busy' ? now : ({json.dumps(status('busy', strings.STARTING))})"
 LOST = f"() => ({json.dumps(status('refused', strings.LOST))})"
 UNANSWERED = f"() => ({json.dumps({'sentence': strings.LOST})})"
@@ -44,7 +42,17 @@ def blocks(controllers: Mapping[str, Controller]) -> gr.Blocks:
     with gr.Blocks(title=strings.TITLE, analytics_enabled=False) as demo:
         bind(first)
         styles = first.entry.style.names if first.limits.styles else ()
-        for endpoint in endpoints(first.answer, controllers, styles, first.service.limits.video_side):
+        limits = [controller.limits for controller in controllers.values()]
+        cameras = dict.fromkeys(move for each in limits for move in each.cameras)
+        made = endpoints(
+            first.answer,
+            controllers,
+            first.service.limits.video_side,
+            styles=styles,
+            cameras=cameras,
+            adapter=any(each.adapter for each in limits),
+        )
+        for endpoint in made:
             gr.api(endpoint, **DEVICE)
     for controller in others:
         with demo.route(controller.name, controller.name):
@@ -57,18 +65,19 @@ def bind(controller: Controller) -> None:
     page = widgets.page(
         controller.limits,
         controller.entry,
-        controller.service.limits.upload_mb,
+        controller.service.limits,
         controller.name,
         controller.addresses,
     )
+    names = json.dumps(widgets.names(controller.limits))
     start = [page.generate.click, page.prompt.submit]
     gr.on(start, None, page.status, page.status, js=BEGIN, **QUIET)
     made = gr.on(
         start,
         controller.make,
-        [page.given, *page.inputs, *page.style],
+        [page.given, *page.inputs, *page.extra],
         [getattr(page, name) for name in widgets.OUTPUTS],
-        js=f"(given, ...form) => [given, ...lumiere.ask({NAMES}, ...form)]",
+        js=f"(given, ...form) => [given, ...lumiere.ask({names}, ...form)]",
         **DEVICE,
         **QUIET,
     )
@@ -77,14 +86,18 @@ def bind(controller: Controller) -> None:
     page.prompt.change(
         controller.note, page.prompt, page.note, trigger_mode="always_last", queue=False, **QUIET
     )
-    merge = f"(filled, ...form) => lumiere.merge(filled, {NAMES}, ...form)"
+    merge = f"(filled, ...form) => lumiere.merge(filled, {names}, ...form)"
     filled = page.form.submit(None, [page.form, *page.inputs], page.inputs, js=merge, queue=False, **QUIET)
     filled.then(None, js="() => lumiere.begin()", queue=False, **QUIET)
-    gr.on([widget.change for widget in page.inputs], None, page.inputs, js=CHANGED, queue=False, **QUIET)
+    changed = f"(...form) => {{ lumiere.changed({names}, ...form) }}"
+    gr.on([widget.change for widget in page.inputs], None, page.inputs, js=changed, queue=False, **QUIET)
     asked = page.deep_link.submit(
         controller.deep_link, page.deep_link, page.deep_link, concurrency_limit=2, **QUIET
     )
     asked.failure(None, None, page.deep_link, js=UNANSWERED, **QUIET)
+    if page.models:
+        asked = page.models.submit(controller.models, page.models, page.models, concurrency_limit=4, **QUIET)
+        asked.failure(None, None, page.models, js=UNANSWERED, **QUIET)
     asked = page.export.submit(
         controller.export, page.export, page.export, concurrency_limit=1, concurrency_id="export", **QUIET
     )

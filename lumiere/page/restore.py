@@ -28,9 +28,11 @@ def link(request: Request) -> str:
 
 
 def _written(value: object) -> object:
-    """Formats a field for a query string; style weights become `0.8,0.5`."""
+    """Formats a field for a query string: style weights as `0.8,0.5`, cameras as `zoom-in:0.8`."""
     if type(value) is tuple:
-        return ",".join(f"{weight:g}" for weight in value)
+        return ",".join(f"{each[0]}:{each[1]:g}" if type(each) is tuple else f"{each:g}" for each in value)
+    if type(value) is bool:
+        return str(value).lower()
     return f"{value:g}" if type(value) is float else value
 
 
@@ -133,6 +135,11 @@ def _shown(version: object) -> str:
 def _value(name: str, text: str) -> object:
     """Parses a query value as the type of its field; invalid text is kept for `Request` to refuse."""
     kind = str(KINDS[name])
+    if name == "cameras":
+        pairs = [each.rpartition(":")[::2] for each in text.split(",") if each]
+        return [(move, _value("strength", weight)) for move, weight in pairs]
+    if "bool" in kind and text in ("true", "false"):
+        return text == "true"
     if "tuple" in kind:
         return [_value("strength", each) for each in text.split(",")]
     if "int" in kind and re.fullmatch(r"-?\d{1,20}", text):

@@ -61,7 +61,7 @@ def progress(request: Request, update: jobs.Update) -> dict:
     else:
         pace = required(update.seconds_per_step)
         text = strings.working(update.step, update.steps, pace, update.seconds_left)
-        work = request.steps_run * required(request.frames)
+        work = request.steps_run * required(request.frames) * (request.free_init or 1)
         pace = update.seconds_left / (1 - update.share) / work
     return status("busy", text, strings.facts(request), update.step, update.steps, pace)
 

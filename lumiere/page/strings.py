@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 from lumiere.request import Request, required
 
-if TYPE_CHECKING:  # which imports this module
+if TYPE_CHECKING:  # which import this module, or torch
+    from lumiere.loading.catalogue import Row
     from lumiere.page.architecture import Architecture
 
 TITLE = "Lumiere"
@@ -46,6 +47,25 @@ MODELS = "Model"
 STYLE = "Style"
 STYLE_HELP = "How much of each style is in the pictures; 0 is none of it."
 STYLING = "The style is put into the model …"
+
+CAMERA = "Camera"
+CAMERA_HELP = "Moves of the camera, several at once."
+MOVING = "The camera moves are put into the model …"
+CAMERAS = {
+    "": "Still",
+    "zoom-in": "Zoom in",
+    "zoom-out": "Zoom out",
+    "pan-left": "Pan left",
+    "pan-right": "Pan right",
+    "tilt-up": "Tilt up",
+    "tilt-down": "Tilt down",
+    "rolling-clockwise": "Roll right",
+    "rolling-anticlockwise": "Roll left",
+}
+MOTION_SCALE, MOTION_SCALE_HELP = "Motion", "Amount of motion; 1 is as trained, 0 is a still."
+FREE_INIT = "FreeInit"
+FREE_INIT_HELP = "Passes over the clip; each makes frames more consistent and takes as long as the first."
+FREE_NOISE, FREE_NOISE_HELP = "FreeNoise", "For clips longer than a window: their content stays the same."
 
 PROMPT = "What should happen?"
 PLACEHOLDER = "a red ball bouncing over green hills"
@@ -146,9 +166,18 @@ GALLERY = {
         "width": WIDTH,
         "strength": STRENGTH,
         "style_weights": STYLE,
+        "cameras": CAMERA,
+        "motion_scale": MOTION_SCALE,
+        "free_noise": FREE_NOISE,
+        "free_init": FREE_INIT,
         "mode": "Mode",
     },
 }
+
+MODEL_PANEL = {"title": "Models", "fetch": "Fetch", "open": "Open its page"}
+ON_DISK, NOT_ON_DISK = "on disk", "not on disk"
+NO_FETCH = "Models are fetched by whoever runs this page."
+FETCHING = "Another model is being fetched: try again when it is there."
 
 SHOWCASE_KEYS = "space: next · left: back · p: hold · f: whole screen"
 
@@ -234,6 +263,29 @@ def note(unknown: list[str]) -> dict:
         return {"text": TIP, "words": []}
     more = f" and {len(unknown) - 4} more" if len(unknown) > 4 else ""
     return {"text": f"New to this model, so left out: {', '.join(shown)}{more}.", "words": unknown[:24]}
+
+
+def model_facts(row: "Row") -> list[str]:
+    """Returns lines about a model of the table."""
+    size = f"{row.download:g} GB to download" if row.download else "part of the package"
+    memory = f", {row.gigabytes:g} GB of GPU memory" if row.gigabytes else ""
+    lines = (row.clip, "; ".join(row.abilities), f"{size}{memory}; licence: {row.licence}")
+    return [f"{line[:1].upper()}{line[1:]}." for line in lines]
+
+
+def fetching(name: str) -> str:
+    """Returns the status when a download begins."""
+    return f"Fetching {name} …"
+
+
+def fetched(name: str) -> str:
+    """Returns the status of a finished download."""
+    return f"The model {name} is on disk."
+
+
+def not_fetched(name: str) -> str:
+    """Returns the status of a failed download."""
+    return f"The model {name} could not be fetched. Whoever runs this page finds the reason in its log."
 
 
 def unknown_model(names: Iterable[str]) -> str:
@@ -350,6 +402,10 @@ def facts(request: Request) -> str:
     first_frame = (f"first frame {FIRST_FRAMES['none']}",) if from_noise else ()
     weights = ", ".join(f"{weight:g}" for weight in request.style_weights)
     style = (f"style {weights}",) if weights else ()
+    cameras = ", ".join(f"{name} {weight:g}" for name, weight in request.cameras or ())
+    motion = () if request.motion_scale in (None, 1) else (f"motion {request.motion_scale:g}",)
+    free_noise = (FREE_NOISE,) if request.free_noise else ()
+    free_init = (f"FreeInit {request.free_init}",) if (request.free_init or 1) > 1 else ()
     return " · ".join(
         (
             *mode,
@@ -361,6 +417,10 @@ def facts(request: Request) -> str:
             *strength,
             *first_frame,
             *style,
+            *((f"camera {cameras}",) if cameras else ()),
+            *motion,
+            *free_noise,
+            *free_init,
             f"seed {request.seed}",
         )
     )

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypedDict
 
 import gradio as gr
 
+from lumiere.limits import ServerLimits
 from lumiere.loading.layout import VOCABULARY
 from lumiere.loading.registry import DEFAULT
 from lumiere.loading.styles import Style
@@ -15,13 +16,24 @@ from lumiere.model.motion_files import read_json
 from lumiere.modes import NEEDS
 from lumiere.page import architecture, examples, part, strings
 from lumiere.page.server import files
-from lumiere.request import FIRST_FRAMES, FPS, GUIDANCE, SCHEDULERS, STEPS, Limits
+from lumiere.request import (
+    FIRST_FRAMES,
+    FPS,
+    FREE_INIT,
+    GUIDANCE,
+    MOTION_SCALE,
+    SCHEDULERS,
+    STEPS,
+    Limits,
+)
 from lumiere.runtime import model_cache
 
 LONGEST = 128  # maximum frames on the slider; the API accepts every length that the model supports
+MOST_PASSES, MOST_MOTION = 5, 2.0  # maxima on the sliders of FreeInit and of the amount of motion, too
 SETTINGS = """negative_prompt frames fps steps guidance scheduler first_frame seed randomise height width
 strength""".split()
 FORM = ["prompt", "mode", *SETTINGS]  # inputs that can be restored
+OF_ADAPTERS = ["free_init", "free_noise", "motion_scale"]  # further ones, for AnimateDiff adapters
 OUTPUTS = ("player", "status", "result", "seed", "stop", "note")
 
 plain_html = partial(gr.HTML, apply_default_css=False)  # only our own margins
@@ -40,7 +52,7 @@ QUIET: Quiet = {"show_progress": "hidden", "api_visibility": "private", "preproc
 
 @dataclass
 class Page:
-    """The components that events refer to. `settings` are the inputs after the mode, in `SETTINGS` order."""
+    """The components that events refer to. `settings` are the inputs after the mode, in `names` order."""
 
     prompt: gr.Textbox
     mode: gr.Radio
@@ -56,17 +68,28 @@ class Page:
     export: gr.HTML
     thumbnail: gr.HTML
     settings: list
-    style: list  # one component if the model has styles, else empty
+    extra: list  # in the order of `extra_names`
+    models: gr.HTML | None
 
     @property
     def inputs(self) -> list:
-        """The inputs in the order of `FORM`."""
+        """The inputs in the order of `names`."""
         return [self.prompt, self.mode, *self.settings]
 
     @property
     def seed(self) -> gr.Number:
         """The seed input."""
         return self.settings[SETTINGS.index("seed")]
+
+
+def names(limits: Limits) -> list[str]:
+    """Returns the names of the inputs on the page of a model: `FORM`, then `OF_ADAPTERS` for adapters."""
+    return [*FORM, *(OF_ADAPTERS if limits.adapter else ())]
+
+
+def extra_names(limits: Limits) -> list[str]:
+    """Returns the fields of inputs that only some models have, which are components of our own."""
+    return ["style_weights"] * bool(limits.styles) + ["cameras"] * bool(limits.cameras)
 
 
 def component(name: str, value: Any = None, **props: Any) -> gr.HTML:
@@ -98,17 +121,22 @@ def header(name: str, addresses: Mapping[str, str]) -> str:
 
 
 def page(
-    limits: Limits, model: model_cache.Model, upload_mb: int, name: str, addresses: Mapping[str, str]
+    limits: Limits,
+    model: model_cache.Model,
+    server_limits: ServerLimits,
+    name: str,
+    addresses: Mapping[str, str],
 ) -> Page:
     """Builds the whole page of a model inside the current `gr.Blocks`.
 
     Args:
         limits: limits of the model.
         model: registry entry of the model.
-        upload_mb: maximum size of an upload.
+        server_limits: limits of the server.
         name: name of the model.
         addresses: model name -> address of its page.
     """
+    upload_mb = server_limits.upload_mb
     told = {"most_bytes": upload_mb * 2**20, "too_large": strings.too_large(upload_mb), "lost": strings.LOST}
     store = f"lumiere-{name}"  # localStorage key: settings are saved per model
     plain_html(header(name, addresses))
@@ -139,15 +167,21 @@ def page(
             )
             with gr.Column(elem_id="settings"):
                 made = settings(limits, model, strength)
-            style = [styles(model.style, limits)] if limits.styles else []
+                made += consistency(model) if limits.adapter else []
+            made += [motion(model)] if limits.adapter else []
+            extra = [styles(model.style, limits)] if limits.styles else []
+            extra += [camera(limits, model)] if limits.cameras else []
             component("examples", title=strings.TRY, examples=shelf(limits, model, known), elem_id="shelf")
     component("gallery", strings=strings.GALLERY, elem_id="gallery")
     drawing = architecture.drawing(architecture.read(*model_cache.small_files(model)), model.frames)
     script = part("components/architecture/script.js")
     plain_html(html_template=drawing, js_on_load=script, elem_id="architecture")
+    panel = None
+    if server_limits.fetch > 0 or not known:
+        panel = component("models", strings=strings.MODEL_PANEL, elem_id="model-panel")
     with gr.Column(elem_id="unseen"):
-        form = component("form", store=store, names=FORM)
-        deep_link = component("deep_link", names=FORM, **told)
+        form = component("form", store=store, names=names(limits))
+        deep_link = component("deep_link", names=names(limits), **told)
         export = component("export")
         thumbnail = component("thumbnail")
     return Page(
@@ -159,7 +193,8 @@ def page(
         export=export,
         thumbnail=thumbnail,
         settings=made,
-        style=style,
+        extra=extra,
+        models=panel,
     )
 
 
@@ -223,6 +258,52 @@ def styles(style: Style, limits: Limits) -> gr.HTML:
         names=style.names,
         ranges=limits.styles,
         elem_id="style",
+    )
+
+
+def camera(limits: Limits, model: model_cache.Model) -> gr.HTML:
+    """Builds the pad of the camera moves, with the operator's own as they are set."""
+    return component(
+        "camera",
+        dict(model_cache.own(model, limits)["cameras"]),
+        title=strings.CAMERA,
+        help=strings.CAMERA_HELP,
+        labels=strings.CAMERAS,
+        moves=limits.cameras,
+        elem_id="camera",
+    )
+
+
+def consistency(model: model_cache.Model) -> list:
+    """Builds the inputs for FreeInit and FreeNoise."""
+    sampling, (least, _) = model.sampling, FREE_INIT
+    free_init = gr.Slider(
+        least,
+        max(MOST_PASSES, sampling.free_init),
+        sampling.free_init,
+        step=1,
+        precision=0,
+        label=strings.FREE_INIT,
+        info=strings.FREE_INIT_HELP,
+        elem_id="free-init",
+    )
+    free_noise = gr.Checkbox(
+        sampling.free_noise, label=strings.FREE_NOISE, info=strings.FREE_NOISE_HELP, elem_id="free-noise"
+    )
+    return [free_init, free_noise]
+
+
+def motion(model: model_cache.Model) -> gr.Slider:
+    """Builds the slider for the amount of motion."""
+    scale = model.sampling.motion_scale
+    return gr.Slider(
+        MOTION_SCALE[0],
+        max(MOST_MOTION, scale),
+        scale,
+        step=0.05,
+        label=strings.MOTION_SCALE,
+        info=strings.MOTION_SCALE_HELP,
+        elem_id="motion-scale",
     )
 
 

@@ -138,7 +138,7 @@ def test_a_switch_waits_for_its_turn_and_is_told(site, monkeypatch):
         fields = SETTINGS | {"negative_prompt": "", "fps": 8, "guidance": 4, "scheduler": "ddim"}
         form = [
             (fields | {"mode": "text", "randomise": False, "strength": 1, "first_frame": "base"}).get(n)
-            for n in widgets.FORM
+            for n in widgets.names(apps[name].limits)
         ]
         for values in apps[name].make(SimpleNamespace(session_hash=session), None, *form):
             news = dict(zip(widgets.OUTPUTS, values, strict=True))["status"]

@@ -14,7 +14,7 @@ from lumiere.page.restore import MOST_QUERY, link, read_clip_settings, read_link
 from lumiere.page.server import files
 from lumiere.request import Limits, Request
 
-LIMITS = Limits(styles=((0.0, 2.0),))
+LIMITS = Limits(styles=((0.0, 2.0),), adapter=True, cameras=("zoom-in",))
 WHOLE = Request(
     "a blue fish & a red ball, 50% <b>",
     negative_prompt="noise",
@@ -27,6 +27,10 @@ WHOLE = Request(
     scheduler="euler a",
     seed=2**32 - 1,
     style_weights=(0.5,),
+    cameras={"zoom-in": 0.8},
+    motion_scale=1.15,
+    free_noise=True,
+    free_init=3,
 )
 
 
@@ -40,7 +44,7 @@ def test_a_link_brings_back_every_setting(changes):
     found = told["settings"]
     assert found.pop("randomise") is False
     usual = Request("-")
-    for name, value in vars(request).items():
+    for name, value in request.saved().items():
         assert found.get(name, getattr(usual, name)) == value, name
     assert ("sentence" in told) == (request.mode != "text")  # given pixels do not fit in a link
 
@@ -95,7 +99,7 @@ def clip(tmp_path, monkeypatch):
 
 def test_a_clip_brings_back_the_settings_that_made_it(clip):
     told = read_clip_settings(clip(WHOLE.to_json()), LIMITS)
-    assert told == {"settings": vars(WHOLE) | {"randomise": False}}
+    assert told == {"settings": WHOLE.saved() | {"randomise": False}}
 
 
 @pytest.mark.parametrize(
@@ -124,13 +128,13 @@ def settings_of(**changes) -> str:
 
 def test_same_version_says_nothing(clip):
     told = read_clip_settings(clip(settings_of()), LIMITS, **HERE)
-    assert told == {"settings": vars(WHOLE) | {"randomise": False}}
+    assert told == {"settings": WHOLE.saved() | {"randomise": False}}
 
 
 @pytest.mark.parametrize("made_by", ["1", "451f4fe+449d899/1", "9.0-b"])
 def test_other_version_is_told(clip, made_by):
     told = read_clip_settings(clip(settings_of(model_version=made_by)), LIMITS, **HERE)
-    assert told["settings"] == vars(WHOLE) | {"randomise": False}
+    assert told["settings"] == WHOLE.saved() | {"randomise": False}
     assert told["sentence"] == strings.other_version(made_by, OURS.version)
     assert f"({made_by}; now {OURS.version})" in told["sentence"]
 

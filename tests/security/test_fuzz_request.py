@@ -19,6 +19,8 @@ LIMITS = Limits(
     default_height=64,
     default_width=64,
     styles=((0.0, 2.0),),
+    adapter=True,
+    cameras=("zoom-in", "pan-left"),
 )
 SLOW = settings(
     max_examples=CASES,
@@ -78,6 +80,10 @@ RIGHT = {  # values that a small clip can have
     "first_frame": st.sampled_from(FIRST_FRAMES),
     "style_weights": st.lists(st.floats(0, 2), max_size=1),
     "clip_skip": st.integers(0, 11),
+    "cameras": st.dictionaries(st.sampled_from(["zoom-in", "pan-left"]), st.floats(-4, 4)),
+    "motion_scale": st.floats(0, 4),
+    "free_noise": st.booleans(),
+    "free_init": st.integers(1, 10),
 }
 WORDS = ("prompt", "negative_prompt", "scheduler", "mode", "first_frame")
 likely = {  # often right, so that more than the first field is looked at

@@ -10,9 +10,10 @@ import logging
 import os
 import signal
 import sys
+from dataclasses import replace
 
 from lumiere.limits import ServerLimits
-from lumiere.loading.hub import telling
+from lumiere.loading.hub import is_offline, telling
 from lumiere.page import css, strings
 from lumiere.page.server.site import Site, ignore_others, without_proxies
 from lumiere.runtime import model_cache
@@ -70,6 +71,12 @@ def end(sentence: str) -> None:
     sys.exit(sentence)
 
 
+def fetching(limits: ServerLimits, site: Site) -> ServerLimits:
+    """Returns the limits with `fetch` decided: unless it is set, nobody downloads from a public page."""
+    decided = limits.fetch if limits.fetch >= 0 else 2 if site.local else 0
+    return replace(limits, fetch=0 if is_offline() else decided)
+
+
 def serve(options: argparse.Namespace) -> None:
     """Builds and serves the page, loads the first model, waits for a signal and closes.
 
@@ -80,7 +87,8 @@ def serve(options: argparse.Namespace) -> None:
         OSError: no model can be read, or the address or the folder for files cannot be used.
         ValueError: an option or an environment variable is not valid.
     """
-    limits, site, ignored = ServerLimits.read(), Site.read(), ignore_others()
+    site, ignored = Site.read(), ignore_others()
+    limits = fetching(ServerLimits.read(), site)
     if ignored:
         print(strings.ignored(ignored), file=sys.stderr, flush=True)
     with without_proxies():  # gradio creates HTTP clients at import
@@ -93,7 +101,7 @@ def serve(options: argparse.Namespace) -> None:
 
     own_folder()
     controllers: dict[str, Controller] = {}
-    for name, (model, its_limits) in there(model_cache.allowed(options)).items():
+    for name, (model, its_limits) in there(model_cache.allowed(options), limits.fetch > 0).items():
         Controller(model, its_limits, limits, name, controllers)
     first, *others = controllers.values()
     demo = (showcase if options.showcase else events).blocks(controllers)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from lumiere.errors import GenerationError
 from lumiere.events import Progress, Result
+from lumiere.loading import catalogue
 from lumiere.loading.hub import telling
 from lumiere.page import strings
 from lumiere.request import Limits, Request, required
@@ -61,6 +62,8 @@ class ModelHandle:
         if required(model_cache.resident(model, self.device)).style != model.style:
             yield strings.STYLING
         pipeline = model_cache.get(model, self.device)
+        if pipeline.cameras_of(request) != pipeline.adapter.cameras:
+            yield strings.MOVING
         try:
             items = pipeline.generate(request, stop, given)
         except ValueError as refusal:
@@ -93,11 +96,14 @@ class ModelHandle:
         settle()
 
 
-def there(allowed: dict[str, model_cache.Model]) -> dict[str, tuple[model_cache.Model, Limits]]:
+def there(
+    allowed: dict[str, model_cache.Model], fetches: bool = False
+) -> dict[str, tuple[model_cache.Model, Limits]]:
     """Returns the available models with their limits; skips models whose config files cannot be read.
 
     Args:
         allowed: model name -> registry entry.
+        fetches: whether visitors may cause downloads. If not, camera moves are left out that need one.
 
     Returns:
         model name -> (registry entry, limits).
@@ -114,6 +120,9 @@ def there(allowed: dict[str, model_cache.Model]) -> dict[str, tuple[model_cache.
             limits = model_cache.limits(model)
             if zerogpu.HERE and model.style.base:  # blending would load both bases in every call
                 limits = replace(limits, styles=())
+            if not fetches:
+                kept = tuple(move for move in limits.cameras if catalogue.camera_on_disk(move, model))
+                limits = replace(limits, cameras=kept)
             found[name] = model_cache.within(model, limits), limits
         except OSError as error:
             if number == len(allowed) and not found:

@@ -77,13 +77,19 @@ function add(value) {
   compare.hidden = list.children.length < 2;
 }
 
+// A setting in words: camera moves are an object.
+function worded(value) {
+  const pairs = value && typeof value === "object" && !Array.isArray(value) ? Object.entries(value) : null;
+  return pairs ? pairs.map((pair) => pair.join(" ")).join(", ") : String(value);
+}
+
 function differences(one, other) {
-  return Object.keys(one.settings).filter((name) => String(one.settings[name]) !== String(other.settings[name]));
+  return Object.keys(one.settings).filter((name) => worded(one.settings[name]) !== worded(other.settings[name]));
 }
 
 function side(value, names) {
   const table = make("dl");
-  for (const name of names) table.append(make("dt", { textContent: strings.names[name] || name }), make("dd", { textContent: String(value.settings[name]) }));
+  for (const name of names) table.append(make("dt", { textContent: strings.names[name] || name }), make("dd", { textContent: worded(value.settings[name]) }));
   return make("div", {}, film(value), table);
 }
 
