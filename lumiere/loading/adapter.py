@@ -8,6 +8,8 @@ from lumiere.loading.layout import locate_file
 from lumiere.loading.registry import CAMERAS
 from lumiere.model.adapter_options import (
     adapter_layers,
+    adapter_weights,
+    check_fit,
     merge_motion_loras,
     read_motion_lora,
     restore,
@@ -66,8 +68,15 @@ class Adapter:
             self._window = window
 
     def _merge(self, cameras: tuple[tuple[str, float], ...]) -> None:
-        files = [locate_file(CAMERAS.get(name, name), "MotionLoRA", ADAPTER[1]) for name, _ in cameras]
-        loras = list(zip(map(read_motion_lora, files), (weight for _, weight in cameras), strict=True))
+        loras = []
+        for name, weight in cameras:
+            file = locate_file(CAMERAS.get(name, name), "MotionLoRA", ADAPTER[1])
+            changes = read_motion_lora(file)
+            try:
+                check_fit(changes, adapter_weights(self._lumiere))
+            except ValueError as error:
+                raise ValueError(f"{file} does not fit: {error}") from error
+            loras.append((changes, weight))
         restore(self._lumiere, self._trained)
         self._trained, self.cameras = {}, ()
         self._trained = merge_motion_loras(self._lumiere, loras)

@@ -57,8 +57,7 @@ def merge_motion_loras(lumiere: Lumiere, loras: Sequence[tuple[Changes, float]])
         ValueError: the motion weights are not an AnimateDiff adapter, or a MotionLoRA has other layers.
             The weights are unchanged.
     """
-    _needed_layers(lumiere, "a MotionLoRA")
-    named = _named(lumiere)
+    named = adapter_weights(lumiere)
     for changes, _ in loras:
         check_fit(changes, named)
     changed = {name for changes, _ in loras for name in changes}
@@ -72,13 +71,18 @@ def merge_motion_loras(lumiere: Lumiere, loras: Sequence[tuple[Changes, float]])
 @torch.no_grad()
 def restore(lumiere: Lumiere, weights: Mapping[str, Tensor]) -> None:
     """Puts back the weights that `merge_motion_loras` returned."""
-    named = _named(lumiere) if weights else {}
+    named = adapter_weights(lumiere) if weights else {}
     for name, weight in weights.items():
         named[name].copy_(weight)
 
 
-def _named(lumiere: Lumiere) -> dict[str, Tensor]:
-    """Returns the weights of the adapter by diffusers' names."""
+def adapter_weights(lumiere: Lumiere) -> dict[str, Tensor]:
+    """Returns the weights of an AnimateDiff adapter by diffusers' names.
+
+    Raises:
+        ValueError: the motion weights are not an AnimateDiff adapter.
+    """
+    _needed_layers(lumiere, "a MotionLoRA")
     weights = lumiere.state_dict()
     return {name: weights[key] for key, name in adapter_keys(lumiere).items()}
 
