@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from lumiere import __main__ as command
 from lumiere import models
+from lumiere.loading.assembly import FREE_U
 from lumiere.loading.registry import MODELS
 from lumiere.model.animatediff import convert, load_weights
 from lumiere.pipeline import LumierePipeline
@@ -265,6 +266,19 @@ def test_free_noise_is_that_of_diffusers(folder):
     found = frames_of(our, request)
     assert difference(found, theirs_of(their, request, our.scheduler_config)) <= BAR
     assert difference(found, frames_of(adjusted(folder), request)) > BAR
+
+
+@pytest.mark.parametrize("family", ["sd", "xl"])
+def test_free_u_is_that_of_diffusers(folder, family):
+    model = models.entry(str(folder / family), str(folder / f"{family}-adapter"))
+    our = LumierePipeline.from_pretrained(replace(model, sampling=Sampling(free_u=True)), device="cpu")
+    their = theirs(folder, family, f"{family}-adapter")
+    their.enable_freeu(*FREE_U["sd15" if family == "sd" else "sdxl"])
+    request = replace(SEEN, guidance=7.5)
+    found = frames_of(our, request)
+    assert difference(found, theirs_of(their, request, our.scheduler_config)) <= BAR
+    their.disable_freeu()
+    assert difference(found, theirs_of(their, request, our.scheduler_config)) > BAR
 
 
 def test_two_camera_moves_are_those_of_diffusers(folder, tmp_path):

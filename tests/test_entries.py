@@ -1,6 +1,6 @@
 """Entries of the table of models, with small random models in the place of the published weights.
 
-Frames must be those of diffusers' own pipelines, as in test_bases.py.
+Frames must equal the frames of diffusers' own pipelines, as in test_bases.py.
 """
 
 from dataclasses import replace

@@ -16,6 +16,9 @@ from lumiere.model.lumiere import Lumiere
 from lumiere.model.motion_files import ADAPTER
 from lumiere.sampling.latent_preview import TinyPreview
 
+# s1, s2, b1, b2 as FreeU's authors recommend for each family
+FREE_U = {"sd15": (0.9, 0.2, 1.5, 1.6), "sdxl": (0.9, 0.2, 1.3, 1.4)}
+
 
 def load(model: Model, dtype: torch.dtype, fresh: bool = False) -> tuple[BasePipeline, Lumiere, Path | None]:
     """Loads the base pipeline and the motion weights of a model onto the CPU, from safetensors.
@@ -50,6 +53,9 @@ def load(model: Model, dtype: torch.dtype, fresh: bool = False) -> tuple[BasePip
     for source, token in model.embeddings:
         load_embedding(base, source, token)
     lumiere = Lumiere.from_unet(unet) if fresh else load_weights(unet, _motion(model, folder))
+    if model.sampling.free_u:
+        xl = unet.config.addition_embed_type == "text_time"
+        unet.enable_freeu(*FREE_U["sdxl" if xl else "sd15"])
     return base, lumiere.to(dtype), folder if folder.is_dir() else None
 
 

@@ -53,7 +53,7 @@ def load_base(
 
     Raises:
         OSError: a file is missing, damaged or of a class that is not supported.
-        ValueError: the latents of `vae` are not those of the base.
+        ValueError: the latents of `vae` differ from the base's.
     """
     if folder.is_file():
         return load_checkpoint(folder, dtype, vae)
@@ -96,7 +96,7 @@ def load_checkpoint(file: Path, dtype: torch.dtype, vae: Path | None = None) -> 
 
     Raises:
         OSError: the file is damaged, lacks weights or is of another family, or there are no tokenizer files.
-        ValueError: the latents of `vae` are not those of the base.
+        ValueError: the latents of `vae` differ from the base's.
     """
     folder = config_folder(file)
     klass = StableDiffusionXLPipeline if is_xl(folder) else StableDiffusionPipeline
@@ -123,8 +123,8 @@ def load_vae(place: Path, base: Path, dtype: torch.dtype) -> AutoencoderKL:
 
     Raises:
         OSError: a file is missing, damaged, or lacks weights.
-        ValueError: it is no `AutoencoderKL`, or its latents are not those of the base: they have other
-            channels, another size, or another scale.
+        ValueError: it is no `AutoencoderKL`, or its latents differ from the base's in channels, size or
+            scale.
     """
     if place.is_dir():
         kind = read_json(place / "config.json").get("_class_name")

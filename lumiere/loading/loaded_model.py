@@ -3,11 +3,12 @@
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import AutoencoderKL
-from diffusers.hooks import apply_group_offloading
+from diffusers.hooks import apply_group_offloading, apply_layerwise_casting
+from diffusers.models.attention import BasicTransformerBlock
 from torch import nn
 
 from lumiere.errors import GenerationError
@@ -22,13 +23,14 @@ from lumiere.loading.styles import Style
 from lumiere.loading.text_encoder import FirstFramePrompt, TextEncoder
 from lumiere.model.animatediff import schedule_for
 from lumiere.model.conditioning import Cond, Given
+from lumiere.model.layers import AttentionInflationBlock
 from lumiere.model.lumiere import Lumiere
 from lumiere.model.text import Text
 from lumiere.prompts import keyframes, spacing
 from lumiere.request import Request, required
 from lumiere.sampling import memory
 from lumiere.sampling.latent_preview import LatentPreview, synthetic_pictures
-from lumiere.sampling.settings import Sampling
+from lumiere.sampling.settings import STORAGE, Sampling, Speed
 from lumiere.sampling.vae import encode, pixels_of
 
 if TYPE_CHECKING:
@@ -70,6 +72,7 @@ class LoadedModel:
         self.text_encoder, self.styler = TextEncoder(base), Styler(base, folder)
         self.adapter = Adapter(lumiere)
         self.first_frame_prompt = FirstFramePrompt.load(folder) if folder else FirstFramePrompt({})
+        self._cast = False  # see `enable_layerwise_casting`
         self._check_unet()
         limits = model_limits(base.unet.config, base.vae.config, lumiere.downsample_factor)
         self.limits = narrowed(replace(limits, adapter=self.adapter.exists), self.model)
@@ -116,14 +119,25 @@ class LoadedModel:
         device = find_device(device)
         autocast = dtype is None and device.type == "cpu" and components.multiplies_in_bf16()
         base, lumiere, folder = assembly.load(model, dtype or best_dtype(device), fresh)
-        rest = torch.device("cpu") if model.offload else device
+        rest = torch.device("cpu") if model.offload or model.speed.group_offload else device
         pipeline = cls(base, lumiere, model, folder=folder, device=rest, autocast=autocast).to(rest)
         pipeline.styler.own = assembly.domain_adapter(model)
         pipeline.restyle(model.style)
         pipeline.adapter.apply(model.cameras, model.sampling, frames=pipeline.limits.max_frames)
+        pipeline._speed_up(model.speed)
         if model.offload:
             pipeline.enable_model_cpu_offload(device)
+        elif model.speed.group_offload:
+            pipeline.enable_group_offload(device)
         return pipeline
+
+    def _speed_up(self, speed: Speed) -> None:
+        if speed.channels_last:
+            self.enable_channels_last()
+        if speed.storage:
+            self.enable_layerwise_casting(getattr(torch, STORAGE[speed.storage]))
+        if speed.compile:
+            self.enable_compile()
 
     @property
     def vae(self) -> AutoencoderKL:
@@ -168,8 +182,48 @@ class LoadedModel:
     @property
     def _modules(self) -> list[nn.Module]:
         """Modules in the order of their calls. `lumiere` moves the UNet with its own layers."""
-        encoders = [part for name, part in self.base.components.items() if name.startswith("text_encoder")]
-        return [*encoders, self.lumiere, self.vae]
+        return [*self._encoders, self.lumiere, self.vae]
+
+    @property
+    def _encoders(self) -> list[nn.Module]:
+        return [part for name, part in self.base.components.items() if name.startswith("text_encoder")]
+
+    def enable_compile(self, **options: Any) -> None:
+        """Compiles the transformer blocks of the base and of the temporal layers at their first call.
+
+        Regional compilation takes a fraction of the time that the whole UNet would.
+
+        Args:
+            options: arguments of `torch.compile`, such as `backend` or `dynamic`.
+        """
+        self.cost = self.cost  # measured before: fake tensors would be compiled, too
+        for model in (self.base.unet, self.lumiere):
+            for block in model.modules():
+                if isinstance(block, BasicTransformerBlock | AttentionInflationBlock):
+                    block.compile(**options)
+
+    def enable_layerwise_casting(self, storage_dtype: torch.dtype = torch.float8_e4m3fn) -> None:
+        """Stores weights of UNet and text encoders in another dtype; each layer is cast while it runs.
+
+        Norms, embeddings of tokens and the VAE keep their dtype. Load LoRAs before.
+
+        Args:
+            storage_dtype: dtype at rest, for example `torch.float8_e4m3fn`.
+        """
+        self.cost = self.cost  # measured before there are hooks
+        dtype = self.lumiere.dtype
+        self.base.unet.enable_layerwise_casting(storage_dtype, dtype)
+        kept = ("norm", "pos_embed")
+        # Convolutions over time run as matrix products and read their weights without a call of the layer.
+        apply_layerwise_casting(self.lumiere, storage_dtype, dtype, kept, (nn.Conv1d, nn.ConvTranspose1d))
+        for encoder in self._encoders:
+            apply_layerwise_casting(encoder, storage_dtype, dtype, kept, (nn.Embedding,))
+        self._cast = True
+
+    def enable_channels_last(self) -> None:
+        """Stores the weights of convolutions with the channels last, which is faster on most devices."""
+        for model in (self.lumiere, self.vae):  # `lumiere` converts the UNet with its own layers
+            nn.Module.to(model, memory_format=torch.channels_last)
 
     def enable_model_cpu_offload(self, device: str | torch.device | None = None) -> None:
         """Keeps all modules on the CPU and moves each to a device when it is called.
@@ -212,8 +266,11 @@ class LoadedModel:
 
         Raises:
             OSError: files are missing or unreadable. The weights are unchanged.
-            ValueError: the style does not fit the model. The weights are unchanged.
+            ValueError: the style does not fit the model, or has another LoRA after
+                `enable_layerwise_casting`. The weights are unchanged.
         """
+        if self._cast and set(dict(style.loras)) - set(dict(self.style.loras)):
+            raise ValueError("weights in another storage take no further LoRA: give LoRAs at loading.")
         with self.text_encoder.lock, torch.no_grad():
             self.notes += self.styler.apply(style)
 

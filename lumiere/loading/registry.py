@@ -11,7 +11,7 @@ from lumiere.limits import ServerLimits
 from lumiere.loading.layout import HUB_ID
 from lumiere.loading.styles import Style
 from lumiere.request import Limits, Request
-from lumiere.sampling.settings import SAMPLING_VERSION, Sampling
+from lumiere.sampling.settings import SAMPLING_VERSION, Sampling, Speed
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Model:
             the token of the file.
         style: LoRAs and second base, merged into the weights of the base.
         offload: keeps components on the CPU and moves each to the device when it is called.
+        speed: compilation, storage of the weights and group offloading.
         preview: folder or hub id of a tiny autoencoder for previews. Defaults to `preview/` in the source, or
             to a linear map if the source has none.
         text_width: text embedding width of bases that fit the motion weights, whose files do not store it.
@@ -72,6 +73,7 @@ class Model:
     embeddings: tuple[tuple[str, str | None], ...] = ()
     style: Style = Style()
     offload: bool = False
+    speed: Speed = Speed()
     preview: str | None = None
     text_width: int | None = None
     download: float | None = None

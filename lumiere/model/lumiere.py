@@ -307,8 +307,9 @@ class Lumiere(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Dtype of the base."""
-        return next(self.model.parameters()).dtype
+        """Dtype in which the base computes. Layerwise casting of diffusers stores weights in another one."""
+        dtype = getattr(self.model, "dtype", None)
+        return dtype if isinstance(dtype, torch.dtype) else next(self.model.parameters()).dtype
 
     @property
     def device(self) -> torch.device:

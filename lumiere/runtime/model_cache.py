@@ -28,6 +28,7 @@ from lumiere.loading.registry import (
 from lumiere.loading.styles import Style, read_lora
 from lumiere.model.motion_files import MOTION, read_description
 from lumiere.request import Limits
+from lumiere.sampling.settings import STORAGE, Speed
 
 if TYPE_CHECKING:  # torch and diffusers take seconds to import; a refusal needs neither
     from lumiere.pipeline import LumierePipeline
@@ -126,6 +127,7 @@ def add_options(parser: Any, several: bool = False) -> None:
         default=None,
         help="long clips of an AnimateDiff adapter by FreeNoise",
     )
+    add("--free-u", action="store_true", default=None, help="more detail and contrast by FreeU")
     add(
         "--free-init",
         type=int,
@@ -138,6 +140,10 @@ def add_options(parser: Any, several: bool = False) -> None:
         help=f"another tiny autoencoder for previews: {', '.join(PREVIEWS)}, a folder or hub id",
     )
     add("--offload", action="store_true", help="parts of the model leave the device while others work")
+    add("--group-offload", action="store_true", help="weights are on the device only while their layer runs")
+    add("--storage", choices=STORAGE, help="dtype of the weights of UNet and text encoders at rest")
+    add("--channels-last", action="store_true", help="convolutions with the channels last")
+    add("--compile", action="store_true", help="compiles the transformer blocks: faster from the second clip")
     add("--device", metavar="NAME", help="cuda, mps or cpu; the first there is unless given")
 
 
@@ -190,7 +196,7 @@ def _as_said(options: argparse.Namespace, model: Model) -> Model:
         if not abs(weight) <= 4:  # False for NaN
             raise ValueError(f"the weight of the camera {name} must be from -4 to 4: received {weight:g}.")
     embeddings = tuple(map(_embedding, options.embedding))
-    asked = {name: getattr(options, name) for name in ("motion_scale", "free_init", "free_noise")}
+    asked = {name: getattr(options, name) for name in ("motion_scale", "free_init", "free_noise", "free_u")}
     sampling = replace(model.sampling, **{name: x for name, x in asked.items() if x is not None})
     if options.domain_adapter is not None:
         if model.domain_adapter is None:
@@ -198,6 +204,8 @@ def _as_said(options: argparse.Namespace, model: Model) -> Model:
         if not 0 <= options.domain_adapter <= 2:
             raise ValueError(f"--domain-adapter must be from 0 to 2: received {options.domain_adapter:g}.")
         model = replace(model, domain_adapter=(model.domain_adapter[0], options.domain_adapter))
+    if options.offload and options.group_offload:
+        raise ValueError("--offload and --group-offload exclude each other: received both.")
     return replace(
         model,
         vae=options.vae or model.vae,
@@ -206,6 +214,7 @@ def _as_said(options: argparse.Namespace, model: Model) -> Model:
         embeddings=embeddings,
         sampling=sampling,
         offload=options.offload,
+        speed=Speed(options.compile, options.channels_last, options.storage, options.group_offload),
         preview=preview,
     )
 

@@ -1,4 +1,4 @@
-"""Sampling settings of a model and their version (no torch). Settings of a clip: request.py."""
+"""Settings of sampling and speed of a model, and their version (standard library only). Clips: request.py."""
 
 from dataclasses import dataclass
 
@@ -25,6 +25,8 @@ class Sampling:
             the first window (FreeNoise, Qiu et al. 2023, arXiv 2310.15169). For AnimateDiff adapters.
         free_init: passes over the whole clip. Each further pass starts from noise with the low frequencies of
             the clip so far (FreeInit, Wu et al. 2023, arXiv 2312.07537).
+        free_u: amplifies the backbone features of the base and attenuates its skip features (FreeU, Si et al.
+            2023, arXiv 2309.11497).
         motion_scale: multiplies what the layers of AnimateDiff adapters add; 1 as trained.
         flicker: variance of latents over time that is removed in static regions (`noise.steady`).
 
@@ -38,6 +40,7 @@ class Sampling:
     window: int | None = None
     free_noise: bool = False
     free_init: int = 1
+    free_u: bool = False
     motion_scale: float = 1.0
     flicker: float = 0.0
 
@@ -49,3 +52,30 @@ class Sampling:
             )
         if not fewest <= self.free_init <= highest:
             raise ValueError(f"FreeInit takes {fewest} to {highest} passes: received {self.free_init}.")
+
+
+STORAGE = {"fp8": "float8_e4m3fn", "bf16": "bfloat16"}  # name of an option -> dtype of torch
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a model gives for speed and memory. The frames stay the same, except with `storage`.
+
+    Attributes:
+        compile: compiles the transformer blocks at their first call (regional compilation).
+        channels_last: stores the weights of convolutions with the channels last.
+        storage: dtype of the weights at rest, one of `STORAGE`; each layer is converted while it runs.
+        group_offload: keeps weights on the CPU and moves each layer to the device while it runs.
+
+    Raises:
+        ValueError: the storage does not exist.
+    """
+
+    compile: bool = False
+    channels_last: bool = False
+    storage: str | None = None
+    group_offload: bool = False
+
+    def __post_init__(self) -> None:
+        if self.storage is not None and self.storage not in STORAGE:
+            raise ValueError(f"storage must be one of {', '.join(STORAGE)}: received {self.storage}.")

@@ -1,4 +1,7 @@
-"""Parts that do not belong together and files that are broken: each one an error in words at loading."""
+"""Parts that do not belong together and files that are broken: each one an error in words at loading.
+
+More of a VAE: tests/loading/test_vae.py. More kinds of LoRA files: tests/loading/test_file_kinds.py.
+"""
 
 import json
 import shutil
@@ -8,12 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import MotionAdapter
 from safetensors.torch import load_file, save_file
 
-from lumiere.loading.registry import MODELS, Model
+from lumiere.loading.registry import MODELS, Model, entry
 from lumiere.loading.styles import Style
 from lumiere.pipeline import LumierePipeline
 from tests.bases import components, save_adapter, save_base
+from tests.model.test_motion_lora import factors as camera_factors
 
 pytestmark = pytest.mark.slow
 
@@ -33,6 +38,9 @@ def make(folder: Path) -> Path:
     block = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
     factors = {f"{block}.lora_A.weight": torch.ones(2, 32), f"{block}.lora_B.weight": torch.ones(32, 2)}
     save_file(factors, folder / "lora.safetensors")
+    adapter = MotionAdapter.from_pretrained(folder / "sd-adapter")
+    save_file(camera_factors(adapter, 0), folder / "camera.safetensors")
+    save_file(load_file(folder / "sd" / "vae" / WEIGHTS), folder / "vae.safetensors")
     return folder
 
 
@@ -48,6 +56,18 @@ def usual(folder: Path) -> Model:
 
 def with_lora(folder: Path) -> Model:
     return replace(usual(folder), style=Style(((str(folder / "lora.safetensors"), 1.0),)))
+
+
+def with_camera(folder: Path) -> Model:
+    return replace(usual(folder), cameras=((str(folder / "camera.safetensors"), 1.0),))
+
+
+def with_vae(folder: Path) -> Model:
+    return replace(usual(folder), vae=str(folder / "vae.safetensors"))
+
+
+def with_domain_adapter(folder: Path) -> Model:
+    return replace(usual(folder), domain_adapter=(str(folder / "lora.safetensors"), 0.5))
 
 
 def edit(file: Path, change: Callable[[dict], None]) -> None:
@@ -196,6 +216,93 @@ def style_of_another_family(folder):
     return replace(usual(folder), style=Style(base=str(folder / "xl"), alpha=0.7))
 
 
+def adapter_in_two_variants(folder):
+    (folder / "sd-adapter" / WEIGHTS).rename(
+        folder / "sd-adapter" / "diffusion_pytorch_model.fp16.safetensors"
+    )
+    shutil.copy(
+        folder / "lora.safetensors", folder / "sd-adapter" / "diffusion_pytorch_model.ema.safetensors"
+    )
+    return usual(folder)
+
+
+def camera_of_another_adapter(folder):
+    model = with_camera(folder)
+    return replace(model, source=str(folder / "xl"), motion=str(folder / "xl-adapter"))
+
+
+def camera_on_motion_weights_of_lumiere(folder):
+    return replace(entry("paper-world"), cameras=with_camera(folder).cameras)
+
+
+def camera_that_is_a_lora_of_the_base(folder):
+    return replace(usual(folder), cameras=((str(folder / "lora.safetensors"), 1.0),))
+
+
+def camera_that_is_an_adapter(folder):
+    return replace(usual(folder), cameras=((str(folder / "sd-adapter" / WEIGHTS), 1.0),))
+
+
+def camera_that_lacks_a_factor(folder):
+    edit(folder / "camera.safetensors", lambda t: t.pop(key(t, "down.weight")))
+    return with_camera(folder)
+
+
+def camera_with_nan(folder):
+    edit(folder / "camera.safetensors", lambda t: t[key(t, "up.weight")].fill_(torch.nan))
+    return with_camera(folder)
+
+
+def camera_cut_short(folder):
+    file = folder / "camera.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    return with_camera(folder)
+
+
+def camera_that_is_nowhere(folder):
+    return replace(usual(folder), cameras=(("zoom-sideways", 1.0),))
+
+
+def lora_that_is_a_camera(folder):
+    return replace(usual(folder), style=Style(((str(folder / "camera.safetensors"), 1.0),)))
+
+
+def domain_adapter_of_another_family(folder):
+    model = with_domain_adapter(folder)
+    return replace(model, source=str(folder / "xl"), motion=str(folder / "xl-adapter"))
+
+
+def domain_adapter_as_a_pickle(folder):
+    torch.save(load_file(folder / "lora.safetensors"), folder / "v3_sd15_adapter.ckpt")
+    return replace(usual(folder), domain_adapter=(str(folder / "v3_sd15_adapter.ckpt"), 0.5))
+
+
+def domain_adapter_that_is_nowhere(folder):
+    return replace(usual(folder), domain_adapter=(str(folder / "elsewhere.safetensors"), 0.5))
+
+
+def vae_of_another_scale(folder):
+    return replace(usual(folder), vae=str(folder / "xl" / "vae"))
+
+
+def vae_cut_short(folder):
+    file = folder / "vae.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    return with_vae(folder)
+
+
+def vae_that_is_a_lora(folder):
+    return replace(usual(folder), vae=str(folder / "lora.safetensors"))
+
+
+def vae_that_is_an_adapter(folder):
+    return replace(usual(folder), vae=str(folder / "sd-adapter"))
+
+
+def vae_that_is_nowhere(folder):
+    return replace(usual(folder), vae=str(folder / "elsewhere.safetensors"))
+
+
 CASES = {  # and what the sentence must say
     adapter_of_xl_on_sd: "is for another family of UNets: its levels have 32, 32, 64 channels",
     adapter_of_sd_on_xl: "is for another family of UNets: its levels have 32, 32, 64, 64 channels",
@@ -223,11 +330,31 @@ CASES = {  # and what the sentence must say
     lora_that_lacks_a_factor: "the LoRA .* lacks factors of unet.down_blocks",
     lora_that_is_an_adapter: "is a motion adapter of AnimateDiff: .* it is not supported as a LoRA",
     style_of_another_family: "the style .* is of another family",
+    adapter_in_two_variants: "sd-adapter holds several variants of one adapter",
+    camera_of_another_adapter: "camera.safetensors does not fit: the MotionLoRA is for another adapter",
+    camera_on_motion_weights_of_lumiere: "camera.safetensors does not fit: a MotionLoRA needs motion weights",
+    camera_that_is_a_lora_of_the_base: "lora.safetensors is no MotionLoRA: it has no keys of motion modules",
+    camera_that_is_an_adapter: f"{WEIGHTS} is no MotionLoRA of a known kind: unknown key",
+    camera_that_lacks_a_factor: "camera.safetensors has no matching pair of low-rank matrices",
+    camera_with_nan: "camera.safetensors does not fit: the MotionLoRA holds values that are not finite",
+    camera_cut_short: "cannot read the MotionLoRA .*camera.safetensors: it is damaged",
+    camera_that_is_nowhere: "cannot find the MotionLoRA zoom-sideways",
+    lora_that_is_a_camera: "camera.safetensors is a motion LoRA of AnimateDiff, .* not supported as a LoRA",
+    domain_adapter_of_another_family: "the LoRA .*lora.safetensors is for another family",
+    domain_adapter_as_a_pickle: r"v3_sd15_adapter.ckpt v3_sd15_adapter.safetensors converts",
+    domain_adapter_that_is_nowhere: "cannot find the LoRA .*elsewhere.safetensors",
+    vae_of_another_scale: "the VAE .*xl/vae is for another family: its scaling factor is 0.13025",
+    vae_cut_short: "cannot read the VAE .*vae.safetensors: it is damaged",
+    vae_that_is_a_lora: "lora.safetensors is a LoRA; it is not supported as a VAE",
+    vae_that_is_an_adapter: "the VAE .*sd-adapter is of class MotionAdapter: supported is AutoencoderKL",
+    vae_that_is_nowhere: "cannot find the VAE .*elsewhere.safetensors",
 }
 
 
 def test_what_is_damaged_here_loads_when_it_is_whole(folder):
-    for model in (usual(folder), with_lora(folder), Model(str(folder / "xl"), str(folder / "xl-adapter"))):
+    xl = Model(str(folder / "xl"), str(folder / "xl-adapter"))
+    models = [make(folder) for make in (usual, with_lora, with_camera, with_vae, with_domain_adapter)]
+    for model in (*models, xl):
         LumierePipeline.from_pretrained(model, device="cpu")
 
 
@@ -239,5 +366,5 @@ def test_wrong_pairings_and_broken_files_are_errors_in_words(folder, case):
     assert "\n" not in told and told.endswith((".", ")"))
 
 
-def test_twenty_cases_and_more():
-    assert len(CASES) >= 20
+def test_thirty_cases_and_more():
+    assert len(CASES) >= 30
