@@ -6,6 +6,7 @@ Requests are validated in request.py, models are loaded in `lumiere.loading`.
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import accumulate, chain
 from typing import Any
@@ -22,8 +23,8 @@ from lumiere.model.text import Text
 from lumiere.prompts import spacing
 from lumiere.request import Request, required
 from lumiere.sampling import memory
-from lumiere.sampling.denoiser import BATCH_LATENTS, Denoiser, on_one_frame, rows_at_once
-from lumiere.sampling.loop import Step, sample
+from lumiere.sampling.denoiser import BATCH_LATENTS, Denoiser, Looped, on_one_frame, rows_at_once
+from lumiere.sampling.loop import Denoise, Step, sample
 from lumiere.sampling.noise import reinitialized, rescheduled, steady
 from lumiere.sampling.plan import Part, Plan
 from lumiere.sampling.temporal_windows import window_and_stride
@@ -137,6 +138,10 @@ class LumierePipeline(LoadedModel):
             if has != shape:
                 asked, received = (" x ".join(map(str, x)) for x in (shape, has))
                 raise ValueError(f"given {what} must be those asked for, {asked}: received {received}.")
+        if self.sampling.loop:
+            if request.mode == "continue":
+                raise ValueError("a loop cannot continue a clip: leave out the clip, or the loop.")
+            request = replace(request, first_frame="none")  # a fixed still shows at the seam
         if request.strength < 1 and given is None:
             raise ValueError(f"strength {request.strength:g} needs a clip to begin with: received none.")
         self._check_text(request)
@@ -231,7 +236,7 @@ class LumierePipeline(LoadedModel):
                 assert latents is not None, "the clip of the pass before"
                 fresh = torch.randn(shape, generator=generator).to(self.device)
                 noise, latents = reinitialized(schedule.noised(latents, first), fresh), None
-            denoise = Denoiser(
+            denoiser = Denoiser(
                 model=on_one_frame(self._image_unet()) if part.still else self.lumiere,
                 schedule=schedule,
                 text=text,
@@ -244,6 +249,9 @@ class LumierePipeline(LoadedModel):
                 dtype=self.lumiere.dtype,
                 autocast=self.autocast,
             )
+            denoise: Denoise = denoiser
+            if self.sampling.loop and not part.still:
+                denoise = Looped(denoiser, part.length, self.lumiere.downsample_factor)
             for step in sample(denoise, schedule, schedule.start(noise, latents)):
                 yield step
             latents = step.x

@@ -16,7 +16,7 @@ from lumiere.loading.text_encoder import TextEncoder
 from lumiere.model.conditioning import Given
 from lumiere.pipeline import LumierePipeline
 from lumiere.request import SCHEDULERS, Request
-from lumiere.sampling.denoiser import Denoiser
+from lumiere.sampling.denoiser import Denoiser, Looped
 from lumiere.sampling.settings import Sampling
 from tests.clips import REQUEST, last, with_unet
 
@@ -53,6 +53,20 @@ def test_a_seed_gives_the_same_bits_whatever_happened_before(pipeline, scheduler
     torch.manual_seed(123)
     assert np.array_equal(last(pipeline, request).frames, expected)
     assert not np.array_equal(last(pipeline, replace(request, seed=8)).frames, expected)
+
+
+def test_a_loop_is_made_in_one_part(pipeline, monkeypatch):
+    looped = copy.copy(pipeline)
+    looped.sampling = replace(pipeline.sampling, loop=True, segment=8)
+    starts = []
+    call = Looped.__call__
+    monkeypatch.setattr(Looped, "__call__", lambda self, x, t: starts.append(x.shape[2]) or call(self, x, t))
+    clip = last(looped, replace(REQUEST, frames=16)).frames
+    assert len(clip) == 16 and starts == [16] * REQUEST.steps  # in one part
+    assert not np.array_equal(clip, last(pipeline, replace(REQUEST, frames=16)).frames)
+    assert looped.check(replace(REQUEST, first_frame="base")).first_frame == "none"
+    with pytest.raises(ValueError, match="a loop cannot continue a clip"):
+        looped.check(replace(REQUEST, mode="continue"))
 
 
 def test_two_runs_at_once_do_not_touch_each_other(pipeline):

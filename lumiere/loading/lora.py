@@ -83,6 +83,8 @@ class Styler:
     def _weigh(self, style: Style) -> None:
         weights: dict[str, float] = defaultdict(float)
         for source, weight in self.own + style.loras:
+            if source not in self._adapters:  # `own`, when the first style failed
+                continue
             weights[self._adapters[source]] += weight
         if weights:
             self.base.set_adapters(list(weights), list(weights.values()))

@@ -51,6 +51,10 @@ class Cond(NamedTuple):
         """Returns the conditioning of a slice of frames."""
         return Cond(self.latents[:, :, frames], self.mask[frames])
 
+    def rolled(self, shift: int) -> "Cond":
+        """Returns the conditioning of a clip whose frames are rolled by `shift` (`torch.roll`)."""
+        return Cond(self.latents.roll(shift, 2), self.mask.roll(shift, 0))
+
 
 def with_context(cond: Cond | None, clip: Tensor | None, frames: slice) -> Cond | None:
     """Conditions a segment on the frames generated so far, in addition to the conditioning of the clip.

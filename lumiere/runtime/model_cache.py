@@ -121,6 +121,7 @@ def add_options(parser: Any, several: bool = False) -> None:
         metavar="X",
         help="amount of motion of an AnimateDiff adapter, 0 to 4 (the model's own, usually 1)",
     )
+    add("--loop", action="store_true", default=None, help="a clip whose last frame leads to its first one")
     add(
         "--free-noise",
         action="store_true",
@@ -196,7 +197,8 @@ def _as_said(options: argparse.Namespace, model: Model) -> Model:
         if not abs(weight) <= 4:  # False for NaN
             raise ValueError(f"the weight of the camera {name} must be from -4 to 4: received {weight:g}.")
     embeddings = tuple(map(_embedding, options.embedding))
-    asked = {name: getattr(options, name) for name in ("motion_scale", "free_init", "free_noise", "free_u")}
+    options_of_sampling = ("motion_scale", "free_init", "free_noise", "free_u", "loop")
+    asked = {name: getattr(options, name) for name in options_of_sampling}
     sampling = replace(model.sampling, **{name: x for name, x in asked.items() if x is not None})
     if options.domain_adapter is not None:
         if model.domain_adapter is None:

@@ -1,7 +1,8 @@
 """Denoiser: a model's forward pass with guidance, temporal windows and conditioning."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from lumiere.model.text import Text
 from lumiere.sampling.schedulers import Schedule
 from lumiere.sampling.temporal_windows import in_windows
 
+GOLDEN = 0.618034  # share of the clip between the shifts of two steps: near each other only after many steps
 BATCH_LATENTS = 2**16  # largest clip for a batch of two: 16 frames of 64 x 64 latents
 
 
@@ -90,6 +92,31 @@ class Denoiser:
             predictions.append(prediction.float())
         negative, *positive = torch.cat(predictions).split(1)
         return negative + self.guidance * (positive[0] - negative) if positive else negative
+
+
+class Looped:
+    """Denoises a clip as a loop: each step starts the clip at another frame (latent shift of Mobius).
+
+    Bi et al. 2025, arXiv 2502.20307. At almost all steps the model sees the last frame before the first one.
+
+    Args:
+        denoiser: the denoiser of the clip.
+        frames: length of the clip.
+        factor: temporal downsample factor. Shifts are a multiple of it.
+    """
+
+    def __init__(self, denoiser: Denoiser, frames: int, factor: int):
+        self.denoiser, self.frames, self.factor = denoiser, frames, factor
+        self._step = count()
+
+    def __call__(self, x: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        """Predicts clean latents at a timestep, see `Denoiser`."""
+        places = self.frames // self.factor
+        shift = self.factor * (round(next(self._step) * places * GOLDEN) % places)
+        cond = self.denoiser.cond
+        denoiser = replace(self.denoiser, cond=cond and cond.rolled(-shift))
+        prediction, pred_x0 = (clip.roll(shift, 2) for clip in denoiser(x.roll(-shift, 2), timestep))
+        return prediction, pred_x0
 
 
 def rows_at_once(texts: int, latents: int) -> int:

@@ -53,11 +53,11 @@ class Plan:
     def parts(self) -> list[Part]:
         """The parts of the clip, in order.
 
-        A clip runs in one part if its whole last frame is conditioned, or if it starts from another clip
-        (`strength` below 1), because the end has to be known from the start.
+        Three kinds of clips run in one part, because their end has to be known from the start: clips whose
+        whole last frame is conditioned, clips that start from another clip (`strength` below 1), and loops.
         """
         request, given = self.request, self.given
-        whole = request.strength < 1 or (given is not None and given.mask[-1].all())
+        whole = self.sampling.loop or request.strength < 1 or (given is not None and given.mask[-1].all())
         frames, length = required(request.frames), None if whole else self.sampling.segment
         found = segments(frames, length or frames, self.sampling.context if length else 0)
         still = self.lumiere.cond_channels > 0 and given is None and request.first_frame == "base"

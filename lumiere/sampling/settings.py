@@ -28,6 +28,7 @@ class Sampling:
         free_u: amplifies the backbone features of the base and attenuates its skip features (FreeU, Si et al.
             2023, arXiv 2309.11497).
         motion_scale: multiplies what the layers of AnimateDiff adapters add; 1 as trained.
+        loop: makes the last frame lead to the first one. Clips are not split into segments.
         flicker: variance of latents over time that is removed in static regions (`noise.steady`).
 
     Raises:
@@ -42,6 +43,7 @@ class Sampling:
     free_init: int = 1
     free_u: bool = False
     motion_scale: float = 1.0
+    loop: bool = False
     flicker: float = 0.0
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from lumiere.model.conditioning import Cond
 from lumiere.sampling import denoiser
-from lumiere.sampling.denoiser import Denoiser, on_one_frame
+from lumiere.sampling.denoiser import Denoiser, Looped, on_one_frame
 from lumiere.sampling.schedulers import Schedule
 from tests.clips import REQUEST, last
 
@@ -109,3 +109,29 @@ def test_without_guidance_the_negative_prompt_is_moot(pipeline):
     assert np.array_equal(last(pipeline, request).frames, last(pipeline, other).frames)
     guided = replace(other, guidance=4.0)
     assert not np.array_equal(last(pipeline, guided).frames, last(pipeline, replace(REQUEST)).frames)
+
+
+@torch.inference_mode()
+def test_a_loop_starts_each_step_at_another_frame(denoise):
+    """Given pixels roll with the clip, and the prediction is rolled back."""
+    cond, seen = Cond(noise(16), torch.zeros(16, 8, 8, dtype=torch.bool)), []
+    cond.mask[0] = True
+
+    def model(clip, timestep, return_dict, **text):
+        seen.append((int(clip[0, 0, :, 0, 0].argmax()), int(clip[0, -1, :, 0, 0].argmax())))
+        return (clip[:, :4],)
+
+    x = noise(16)
+    x[0, 0, 5] = 9.0
+    one = replace(
+        denoise, model=model, text=denoise.text.last(), cond=cond, cond_channels=True, windows=[slice(0, 16)]
+    )
+    looped = Looped(one, frames=16, factor=4)
+    expected = one(x, TIMESTEP)
+    seen.clear()
+    for _ in range(5):
+        for found, same in zip(looped(x, TIMESTEP), expected, strict=True):
+            torch.testing.assert_close(found, same)
+    marks, given = zip(*seen, strict=True)
+    assert {mark % 4 for mark in marks} == {5 % 4} and len(set(marks)) == 4
+    assert [(5 - mark) % 16 for mark in marks] == [-place % 16 for place in given]
