@@ -62,6 +62,10 @@ class Text:
         """Returns the text of some frames, the same for all unless it is a prompt in time."""
         return self._map(lambda x: x[:, frames]) if self._is_in_time else self
 
+    def rolled(self, shift: int) -> "Text":
+        """Returns the text of a clip whose frames are rolled by `shift` (`torch.roll`)."""
+        return self._map(lambda x: x.roll(shift, 1)) if self._is_in_time else self
+
     @property
     def arguments(self) -> dict[str, Tensor | dict[str, Tensor]]:
         """Keyword arguments of the UNet's forward pass; rows of prompts in time are `(n t)`."""

@@ -113,8 +113,8 @@ class Looped:
         """Predicts clean latents at a timestep, see `Denoiser`."""
         places = self.frames // self.factor
         shift = self.factor * (round(next(self._step) * places * GOLDEN) % places)
-        cond = self.denoiser.cond
-        denoiser = replace(self.denoiser, cond=cond and cond.rolled(-shift))
+        text, cond = self.denoiser.text.rolled(-shift), self.denoiser.cond
+        denoiser = replace(self.denoiser, text=text, cond=cond and cond.rolled(-shift))
         prediction, pred_x0 = (clip.roll(shift, 2) for clip in denoiser(x.roll(-shift, 2), timestep))
         return prediction, pred_x0
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lumiere.model.conditioning import Cond
+from lumiere.model.text import Text
 from lumiere.sampling import denoiser
 from lumiere.sampling.denoiser import Denoiser, Looped, on_one_frame
 from lumiere.sampling.schedulers import Schedule
@@ -135,3 +136,10 @@ def test_a_loop_starts_each_step_at_another_frame(denoise):
     marks, given = zip(*seen, strict=True)
     assert {mark % 4 for mark in marks} == {5 % 4} and len(set(marks)) == 4
     assert [(5 - mark) % 16 for mark in marks] == [-place % 16 for place in given]
+
+
+def test_prompts_in_time_roll_with_a_loop():
+    states = torch.arange(8.0).view(1, 8, 1, 1)
+    assert torch.equal(Text(states).rolled(-3).states, states.roll(-3, 1))
+    still = Text(states[:, 0])
+    assert still.rolled(-3) is still
