@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -27,8 +28,7 @@ class Text:
     def split(self, rows: int) -> Iterator["Text"]:
         """Yields chunks of up to `rows` rows, in order."""
         for first in range(0, len(self), rows):
-            part = slice(first, first + rows)
-            yield self._map(lambda x, part=part: x[part])
+            yield self._map(itemgetter(slice(first, first + rows)))
 
     def last(self) -> "Text":
         """Returns the last row."""
