@@ -223,7 +223,7 @@ class LoadedModel:
     def enable_channels_last(self) -> None:
         """Stores the weights of convolutions with the channels last, which is faster on most devices."""
         for model in (self.lumiere, self.vae):  # `lumiere` converts the UNet with its own layers
-            nn.Module.to(model, memory_format=torch.channels_last)
+            nn.Module.to(model, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in stubs
 
     def enable_model_cpu_offload(self, device: str | torch.device | None = None) -> None:
         """Keeps all modules on the CPU and moves each to a device when it is called.
