@@ -62,10 +62,6 @@ CAMERAS = {
     "rolling-clockwise": "Roll right",
     "rolling-anticlockwise": "Roll left",
 }
-MOTION_SCALE, MOTION_SCALE_HELP = "Motion", "Amount of motion; 1 is as trained, 0 is a still."
-FREE_INIT = "FreeInit"
-FREE_INIT_HELP = "Passes over the clip; each makes frames more consistent and takes as long as the first."
-FREE_NOISE, FREE_NOISE_HELP = "FreeNoise", "For clips longer than a window: their content stays the same."
 
 PROMPT = "What should happen?"
 PLACEHOLDER = "a red ball bouncing over green hills"
@@ -85,19 +81,27 @@ PRESET_HELP = {
     "long": "A longer clip, of five seconds.",
 }
 LENGTH, TAKES = "@ s of film", "takes about @ s"  # @ is a number
-NEGATIVE, NEGATIVE_HELP = "Leave out", "What the clip should not show."
-FRAMES, FRAMES_HELP = "Frames", "More frames make a longer clip and take longer."
-FPS, FPS_HELP = "Frames per second", "How fast they are shown; @ is what the model learnt."
-STEPS, STEPS_HELP = "Steps", "More steps refine the clip; fewer are a quick draft."
-GUIDANCE, GUIDANCE_HELP = "Guidance", "How closely to follow the prompt; 1 switches it off."
-SCHEDULER, SCHEDULER_HELP = "Scheduler", "The way from noise to clip."
-FIRST_FRAME, FIRST_FRAME_HELP = "First frame", "The base model can draw it before the clip is made."
+FIELDS = {  # field of the form -> its label and help
+    "negative_prompt": ("Leave out", "What the clip should not show."),
+    "frames": ("Frames", "More frames make a longer clip and take longer."),
+    "fps": ("Frames per second", "How fast they are shown; @ is what the model learnt."),
+    "steps": ("Steps", "More steps refine the clip; fewer are a quick draft."),
+    "guidance": ("Guidance", "How closely to follow the prompt; 1 switches it off."),
+    "scheduler": ("Scheduler", "The way from noise to clip."),
+    "first_frame": ("First frame", "The base model can draw it before the clip is made."),
+    "seed": ("Seed", "The same seed and settings give the same clip."),
+    "randomise": ("New seed for every clip", "Off: the seed above is used again."),
+    "height": ("Height", "In pixels; the model is at its best with its own."),
+    "width": ("Width", "In pixels; the model is at its best with its own."),
+    "strength": ("Strength", "How far the clip is made anew: little keeps it, 1 keeps nothing."),
+    "motion_scale": ("Motion", "Amount of motion; 1 is as trained, 0 is a still."),
+    "free_noise": ("FreeNoise", "For clips longer than a window: their content stays the same."),
+    "free_init": (
+        "FreeInit",
+        "Passes over the clip; each makes frames more consistent and takes as long as the first.",
+    ),
+}
 FIRST_FRAMES = {"base": "drawn by the base model", "none": "from noise with the rest"}
-SEED, SEED_HELP = "Seed", "The same seed and settings give the same clip."
-RANDOMISE, RANDOMISE_HELP = "New seed for every clip", "Off: the seed above is used again."
-HEIGHT, HEIGHT_HELP = "Height", "In pixels; the model is at its best with its own."
-WIDTH, WIDTH_HELP = "Width", "In pixels; the model is at its best with its own."
-STRENGTH, STRENGTH_HELP = "Strength", "How far the clip is made anew: little keeps it, 1 keeps nothing."
 
 PROGRESS_LABEL = "Progress of your clip"
 STAGE_LABEL = "The clip, coming into focus"
@@ -154,22 +158,9 @@ GALLERY = {
     "restore_help": "Put the settings of this clip back into the form",
     "names": {
         "prompt": PROMPT.rstrip("?"),
-        "negative_prompt": NEGATIVE,
-        "frames": FRAMES,
-        "fps": FPS,
-        "steps": STEPS,
-        "guidance": GUIDANCE,
-        "scheduler": SCHEDULER,
-        "first_frame": FIRST_FRAME,
-        "seed": SEED,
-        "height": HEIGHT,
-        "width": WIDTH,
-        "strength": STRENGTH,
+        **{name: label for name, (label, _) in FIELDS.items() if name != "randomise"},
         "style_weights": STYLE,
         "cameras": CAMERA,
-        "motion_scale": MOTION_SCALE,
-        "free_noise": FREE_NOISE,
-        "free_init": FREE_INIT,
         "mode": "Mode",
     },
 }
@@ -404,7 +395,7 @@ def facts(request: Request) -> str:
     style = (f"style {weights}",) if weights else ()
     cameras = ", ".join(f"{name} {weight:g}" for name, weight in request.cameras or ())
     motion = () if request.motion_scale in (None, 1) else (f"motion {request.motion_scale:g}",)
-    free_noise = (FREE_NOISE,) if request.free_noise else ()
+    free_noise = ("FreeNoise",) if request.free_noise else ()
     free_init = (f"FreeInit {request.free_init}",) if (request.free_init or 1) > 1 else ()
     return " · ".join(
         (

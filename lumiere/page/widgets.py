@@ -104,6 +104,17 @@ def component(name: str, value: Any = None, **props: Any) -> gr.HTML:
     return plain_html(value, html_template=template, js_on_load=script, **props)
 
 
+def labels(name: str, number: float | None = None) -> dict[str, str]:
+    """Returns the label, the help and the element id of an input.
+
+    Args:
+        name: key of `strings.FIELDS`.
+        number: replaces @ in the help.
+    """
+    label, help = strings.FIELDS[name]
+    return {"label": label, "info": help.replace("@", f"{number}"), "elem_id": name.replace("_", "-")}
+
+
 def header(name: str, addresses: Mapping[str, str]) -> str:
     """Returns the header: the title and, with two or more models, links to their pages.
 
@@ -220,9 +231,7 @@ def ask(kinds: list[dict], told: dict) -> tuple[dict, gr.Slider]:
         **told,
         elem_id="given",
     )
-    strength = gr.Slider(
-        0.05, 1, 0.6, step=0.05, label=strings.STRENGTH, info=strings.STRENGTH_HELP, elem_id="strength"
-    )
+    strength = gr.Slider(0.05, 1, 0.6, step=0.05, **labels("strength"))
     prompt = gr.Textbox(
         examples.EXAMPLES[0][0],
         label=strings.PROMPT,
@@ -283,28 +292,16 @@ def consistency(model: model_cache.Model) -> list:
         sampling.free_init,
         step=1,
         precision=0,
-        label=strings.FREE_INIT,
-        info=strings.FREE_INIT_HELP,
-        elem_id="free-init",
+        **labels("free_init"),
     )
-    free_noise = gr.Checkbox(
-        sampling.free_noise, label=strings.FREE_NOISE, info=strings.FREE_NOISE_HELP, elem_id="free-noise"
-    )
+    free_noise = gr.Checkbox(sampling.free_noise, **labels("free_noise"))
     return [free_init, free_noise]
 
 
 def motion(model: model_cache.Model) -> gr.Slider:
     """Builds the slider for the amount of motion."""
     scale = model.sampling.motion_scale
-    return gr.Slider(
-        MOTION_SCALE[0],
-        max(MOST_MOTION, scale),
-        scale,
-        step=0.05,
-        label=strings.MOTION_SCALE,
-        info=strings.MOTION_SCALE_HELP,
-        elem_id="motion-scale",
-    )
+    return gr.Slider(MOTION_SCALE[0], max(MOST_MOTION, scale), scale, step=0.05, **labels("motion_scale"))
 
 
 def film() -> dict:
@@ -380,53 +377,26 @@ def settings(limits: Limits, model: model_cache.Model, strength: gr.Slider) -> l
         model.frames,
         step=limits.downsample_factor,
         precision=0,
-        label=strings.FRAMES,
-        info=strings.FRAMES_HELP,
-        elem_id="frames",
+        **labels("frames"),
     )
-    learnt = strings.FPS_HELP.replace("@", str(model.fps))
-    fps = gr.Slider(*FPS, model.fps, step=1, precision=0, label=strings.FPS, info=learnt, elem_id="fps")
-    steps = gr.Slider(
-        STEPS[0],
-        limits.max_steps,
-        model.steps,
-        step=1,
-        precision=0,
-        label=strings.STEPS,
-        info=strings.STEPS_HELP,
-        elem_id="steps",
-    )
-    guidance = gr.Slider(
-        *GUIDANCE,
-        model.guidance,
-        step=0.5,
-        label=strings.GUIDANCE,
-        info=strings.GUIDANCE_HELP,
-        elem_id="guidance",
-    )
-    negative_prompt = gr.Textbox(
-        "", label=strings.NEGATIVE, info=strings.NEGATIVE_HELP, max_lines=3, elem_id="negative-prompt"
-    )
+    fps = gr.Slider(*FPS, model.fps, step=1, precision=0, **labels("fps", model.fps))
+    steps = gr.Slider(STEPS[0], limits.max_steps, model.steps, step=1, precision=0, **labels("steps"))
+    guidance = gr.Slider(*GUIDANCE, model.guidance, step=0.5, **labels("guidance"))
+    negative_prompt = gr.Textbox("", max_lines=3, **labels("negative_prompt"))
     scheduler = gr.Dropdown(
-        [(strings.scheduler(name), name) for name in SCHEDULERS],
-        value=model.scheduler,
-        label=strings.SCHEDULER,
-        info=strings.SCHEDULER_HELP,
-        elem_id="scheduler",
+        [(strings.scheduler(name), name) for name in SCHEDULERS], value=model.scheduler, **labels("scheduler")
     )
     first_frame = gr.Dropdown(
         [(strings.FIRST_FRAMES[name], name) for name in FIRST_FRAMES],
         value=FIRST_FRAMES[0],
-        label=strings.FIRST_FRAME,
-        info=strings.FIRST_FRAME_HELP,
         visible=model_cache.takes_given_pixels(model) or "hidden",
-        elem_id="first-frame",
+        **labels("first_frame"),
     )
-    seed = gr.Number(label=strings.SEED, info=strings.SEED_HELP, precision=0, elem_id="seed")
-    randomise = gr.Checkbox(True, label=strings.RANDOMISE, info=strings.RANDOMISE_HELP, elem_id="randomise")
+    seed = gr.Number(precision=0, **labels("seed"))
+    randomise = gr.Checkbox(True, **labels("randomise"))
     side = partial(gr.Slider, limits.min_side, limits.max_side, step=limits.size_multiple, precision=0)
-    height = side(limits.default_height, label=strings.HEIGHT, info=strings.HEIGHT_HELP, elem_id="height")
-    width = side(limits.default_width, label=strings.WIDTH, info=strings.WIDTH_HELP, elem_id="width")
+    height = side(limits.default_height, **labels("height"))
+    width = side(limits.default_width, **labels("width"))
     return [
         negative_prompt,
         frames,

@@ -153,7 +153,7 @@ def settings_are_typed(page, picture):
     type_number(page, "frames", 8)
     page.wait_for_function("document.querySelector('.estimate').textContent.startsWith('0.5 s of film')")
     picture("settings", full_page=True)
-    page.locator("#settings").get_by_label(strings.RANDOMISE).uncheck()
+    page.locator("#settings").get_by_label(strings.FIELDS["randomise"][0]).uncheck()
     page.locator("#seed input").fill("7")
     page.locator("#seed input").blur()
     page.wait_for_function("lumiere.now.seed === 7 && lumiere.now.randomise === false")

@@ -12,13 +12,7 @@ from lumiere.page import strings
 
 PATIENCE = 600  # s; only a failing test waits that long, and a busy machine takes minutes to start a page
 CLIP = {"prompt": "a red ball bouncing", "frames": 8, "steps": 2, "seed": 7}  # unless a test says otherwise
-LABELS = {
-    "guidance": strings.GUIDANCE,
-    "fps": strings.FPS,
-    "scheduler": strings.SCHEDULER,
-    "negative_prompt": strings.NEGATIVE,
-    "randomise": strings.RANDOMISE,
-}
+LABELS = {name: label for name, (label, _) in strings.FIELDS.items()}
 
 
 class Stranger:
