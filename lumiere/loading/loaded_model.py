@@ -13,8 +13,7 @@ from torch import nn
 
 from lumiere.errors import GenerationError
 from lumiere.loading import assembly, components
-from lumiere.loading.adapter import Adapter
-from lumiere.loading.assembly import find_preview, own_config, replaced
+from lumiere.loading.assembly import Adapter, find_preview, own_config, replaced
 from lumiere.loading.components import BasePipeline, best_dtype, find_device
 from lumiere.loading.layout import model_limits
 from lumiere.loading.lora import Styler
