@@ -44,7 +44,6 @@ SETTINGS: tuple[Row, ...] = (
     ("scheduler", str | None, None, f"One of {', '.join(SCHEDULERS)}; {OWN}"),
     ("seed", int | None, None, "0 to 4294967295; a random one when none is given."),
     ("negative_prompt", str, "", "What the clip should not show."),
-    ("clip_skip", int, 0, "Last layers of CLIP to skip, 0 to 11; the embedded model takes 0 only."),
 )
 FIRST_FRAME: Row = (
     "first_frame",
@@ -57,6 +56,7 @@ OF_ADAPTERS: tuple[Row, ...] = (
     ("motion_scale", float | None, None, f"Amount of motion of an AnimateDiff adapter, 0 to 4; {OWN}"),
     ("free_noise", bool | None, None, f"Whether an adapter makes a long clip by FreeNoise; {OWN}"),
     ("free_init", int | None, None, f"Passes of FreeInit, 1 to 10, each of which runs all steps; {OWN}"),
+    ("clip_skip", int, 0, "Last layers of CLIP to skip, 0 to 11; the embedded model takes 0 only."),
 )
 STRENGTH: Row = ("strength", float, 0.6, "How much is made anew, above 0 to 1.")
 

@@ -1,6 +1,6 @@
 """Parts that do not belong together and files that are broken: each one an error in words at loading.
 
-More of a VAE: tests/loading/test_vae.py. More kinds of LoRA files: tests/loading/test_file_kinds.py.
+More of a VAE: tests/loading/test_own_vae.py. More kinds of LoRA files: tests/loading/test_file_kinds.py.
 """
 
 import json

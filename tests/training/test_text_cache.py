@@ -72,11 +72,11 @@ def test_what_was_interrupted_is_begun_anew(bases, tmp_path, monkeypatch):
     monkeypatch.setattr(textcache, "BATCH", 1)
     calls, encode = [], TextEncoder.__call__
 
-    def fails(self, texts, *size):
+    def fails(self, texts, *size, **options):
         calls.append(texts)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return encode(self, texts, *size)
+        return encode(self, texts, *size, **options)
 
     monkeypatch.setattr(TextEncoder, "__call__", fails)
     with pytest.raises(KeyboardInterrupt):
