@@ -104,7 +104,7 @@ def component(name: str, value: Any = None, **props: Any) -> gr.HTML:
     return plain_html(value, html_template=template, js_on_load=script, **props)
 
 
-def labels(name: str, number: float | None = None) -> dict[str, str]:
+def labels(name: str, number: float | None = None) -> dict[str, Any]:
     """Returns the label, the help and the element id of an input.
 
     Args:
