@@ -138,10 +138,8 @@ class LumierePipeline(LoadedModel):
             if has != shape:
                 asked, received = (" x ".join(map(str, x)) for x in (shape, has))
                 raise ValueError(f"given {what} must be those asked for, {asked}: received {received}.")
-        if self.sampling.loop:
-            if request.mode == "continue":
-                raise ValueError("a loop cannot continue a clip: leave out the clip, or the loop.")
-            request = replace(request, first_frame="none")  # a fixed still shows at the seam
+        if request.loop or self.sampling.loop:  # a fixed first frame would show at the seam
+            request = replace(request, loop=True, first_frame="none")
         if request.strength < 1 and given is None:
             raise ValueError(f"strength {request.strength:g} needs a clip to begin with: received none.")
         self._check_text(request)
@@ -250,7 +248,7 @@ class LumierePipeline(LoadedModel):
                 autocast=self.autocast,
             )
             denoise: Denoise = denoiser
-            if self.sampling.loop and not part.still:
+            if plan.request.loop and not part.still:
                 denoise = Looped(denoiser, part.length, self.lumiere.downsample_factor)
             for step in sample(denoise, schedule, schedule.start(noise, latents)):
                 yield step

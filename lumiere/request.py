@@ -116,6 +116,8 @@ class Request:
         motion_scale: amount of motion of an AnimateDiff adapter, 0 to 4; 1 as trained.
         free_noise: whether an AnimateDiff adapter makes a long clip by FreeNoise.
         free_init: passes of FreeInit, 1 to 10. Each runs all steps.
+        loop: whether the last frame leads to the first one. A loop has no first frame of the base and is not
+            split into segments. Mode "continue" has no loops.
 
     Raises:
         ValueError: a field is out of range.
@@ -140,6 +142,7 @@ class Request:
     motion_scale: float | None = None
     free_noise: bool | None = None
     free_init: int | None = None
+    loop: bool = False
 
     def __post_init__(self) -> None:
         _check_text("prompt", self.prompt)
@@ -174,8 +177,12 @@ class Request:
         object.__setattr__(self, "style_weights", tuple(map(float, self.style_weights)))
         if self.cameras is not None:
             object.__setattr__(self, "cameras", _checked_cameras(self.cameras))
-        if self.free_noise is not None and type(self.free_noise) is not bool:
-            raise ValueError(f"free_noise must be true or false: received {_received(self.free_noise)}.")
+        for name in ("free_noise", "loop"):
+            value = getattr(self, name)
+            if type(value) is not bool and not (name == "free_noise" and value is None):
+                raise ValueError(f"{name} must be true or false: received {_received(value)}.")
+        if self.loop and self.mode == "continue":
+            raise ValueError("a loop cannot continue a clip: leave out the clip, or the loop.")
         for name in ("guidance", "motion_scale", "strength"):
             # Equal requests serialise identically: convert ints to floats.
             if getattr(self, name) is not None:

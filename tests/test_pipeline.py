@@ -57,14 +57,17 @@ def test_a_seed_gives_the_same_bits_whatever_happened_before(pipeline, scheduler
 
 def test_a_loop_is_made_in_one_part(pipeline, monkeypatch):
     looped = copy.copy(pipeline)
-    looped.sampling = replace(pipeline.sampling, loop=True, segment=8)
+    looped.sampling = replace(pipeline.sampling, segment=8)
     starts = []
     call = Looped.__call__
     monkeypatch.setattr(Looped, "__call__", lambda self, x, t: starts.append(x.shape[2]) or call(self, x, t))
-    clip = last(looped, replace(REQUEST, frames=16)).frames
+    request = replace(REQUEST, frames=16, loop=True)
+    clip = last(looped, request).frames
     assert len(clip) == 16 and starts == [16] * REQUEST.steps  # in one part
     assert not np.array_equal(clip, last(pipeline, replace(REQUEST, frames=16)).frames)
-    assert looped.check(replace(REQUEST, first_frame="base")).first_frame == "none"
+    assert looped.check(replace(request, first_frame="base")).first_frame == "none"
+    looped.sampling = replace(pipeline.sampling, segment=8, loop=True)  # the operator's own
+    assert np.array_equal(last(looped, replace(request, loop=False)).frames, clip)
     with pytest.raises(ValueError, match="a loop cannot continue a clip"):
         looped.check(replace(REQUEST, mode="continue"))
 

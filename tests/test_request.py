@@ -37,6 +37,7 @@ def test_defaults_and_number_types():
         "mode": "text",
         "first_frame": "base",
         "clip_skip": 0,
+        "loop": False,
     }
     assert request.seed is None and request.strength == 1.0 and request.negative_prompt == ""
     assert Request("a", guidance=4, strength=1) == Request("a", guidance=4.0, strength=1.0)

@@ -88,7 +88,7 @@ class Controller:
         fields = dict(zip(names, form, strict=True))
         if fields.pop("randomise"):
             fields["seed"] = None
-        for name, mode in (("strength", "video"), ("first_frame", "text")):
+        for name, mode in (("strength", "video"), ("first_frame", "text"), ("loop", "text")):
             if fields["mode"] != mode:
                 del fields[name]
         try:

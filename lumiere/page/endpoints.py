@@ -52,6 +52,7 @@ FIRST_FRAME: Row = (
     f"One of {', '.join(FIRST_FRAMES)}; base: drawn by the base model, none: from noise with the rest. "
     "Without effect for motion weights that take no given pixels.",
 )
+LOOP: Row = ("loop", bool, False, "Whether the last frame leads to the first one; from noise, in one part.")
 OF_ADAPTERS: tuple[Row, ...] = (
     ("motion_scale", float | None, None, f"Amount of motion of an AnimateDiff adapter, 0 to 4; {OWN}"),
     ("free_noise", bool | None, None, f"Whether an adapter makes a long clip by FreeNoise; {OWN}"),
@@ -98,7 +99,7 @@ def _endpoint(mode: str, run: Run, files: dict[str, str], more: tuple[Row, ...])
     name, does = MODES[mode]
     settings = (*SETTINGS, *more)
     if mode == "text":
-        settings = (*settings, FIRST_FRAME)
+        settings = (*settings, FIRST_FRAME, LOOP)
     elif mode == "video":
         settings = (STRENGTH, *settings)
     rows: list[Row] = [("prompt", str, inspect.Parameter.empty, PROMPT)]

@@ -89,6 +89,7 @@ FIELDS = {  # field of the form -> its label and help
     "guidance": ("Guidance", "How closely to follow the prompt; 1 switches it off."),
     "scheduler": ("Scheduler", "The way from noise to clip."),
     "first_frame": ("First frame", "The base model can draw it before the clip is made."),
+    "loop": ("Seamless loop", "The last frame leads to the first; the first frame comes from noise."),
     "seed": ("Seed", "The same seed and settings give the same clip."),
     "randomise": ("New seed for every clip", "Off: the seed above is used again."),
     "height": ("Height", "In pixels; the model is at its best with its own."),
@@ -391,6 +392,7 @@ def facts(request: Request) -> str:
     strength = () if request.strength == 1 else (f"strength {request.strength:g}",)
     from_noise = request.mode == "text" and request.first_frame == "none"
     first_frame = (f"first frame {FIRST_FRAMES['none']}",) if from_noise else ()
+    loop = ("seamless loop",) if request.loop else ()
     weights = ", ".join(f"{weight:g}" for weight in request.style_weights)
     style = (f"style {weights}",) if weights else ()
     cameras = ", ".join(f"{name} {weight:g}" for name, weight in request.cameras or ())
@@ -407,6 +409,7 @@ def facts(request: Request) -> str:
             scheduler(required(request.scheduler)),
             *strength,
             *first_frame,
+            *loop,
             *style,
             *((f"camera {cameras}",) if cameras else ()),
             *motion,

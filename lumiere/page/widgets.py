@@ -30,7 +30,7 @@ from lumiere.runtime import model_cache
 
 LONGEST = 128  # maximum frames on the slider; the API accepts every length that the model supports
 MOST_PASSES, MOST_MOTION = 5, 2.0  # maxima on the sliders of FreeInit and of the amount of motion, too
-SETTINGS = """negative_prompt frames fps steps guidance scheduler first_frame seed randomise height width
+SETTINGS = """negative_prompt frames fps steps guidance scheduler first_frame loop seed randomise height width
 strength""".split()
 FORM = ["prompt", "mode", *SETTINGS]  # inputs that can be restored
 OF_ADAPTERS = ["free_init", "free_noise", "motion_scale"]  # further ones, for AnimateDiff adapters
@@ -392,6 +392,8 @@ def settings(limits: Limits, model: model_cache.Model, strength: gr.Slider) -> l
         visible=model_cache.takes_given_pixels(model) or "hidden",
         **labels("first_frame"),
     )
+    loops = model.sampling.loop  # the operator's --loop makes every clip one
+    loop = gr.Checkbox(loops, interactive=not loops, **labels("loop"))
     seed = gr.Number(precision=0, **labels("seed"))
     randomise = gr.Checkbox(True, **labels("randomise"))
     side = partial(gr.Slider, limits.min_side, limits.max_side, step=limits.size_multiple, precision=0)
@@ -405,6 +407,7 @@ def settings(limits: Limits, model: model_cache.Model, strength: gr.Slider) -> l
         guidance,
         scheduler,
         first_frame,
+        loop,
         seed,
         randomise,
         height,

@@ -57,7 +57,7 @@ class Plan:
         whole last frame is conditioned, clips that start from another clip (`strength` below 1), and loops.
         """
         request, given = self.request, self.given
-        whole = self.sampling.loop or request.strength < 1 or (given is not None and given.mask[-1].all())
+        whole = self.request.loop or request.strength < 1 or (given is not None and given.mask[-1].all())
         frames, length = required(request.frames), None if whole else self.sampling.segment
         found = segments(frames, length or frames, self.sampling.context if length else 0)
         still = self.lumiere.cond_channels > 0 and given is None and request.first_frame == "base"

@@ -28,7 +28,7 @@ class Sampling:
         free_u: amplifies the backbone features of the base and attenuates its skip features (FreeU, Si et al.
             2023, arXiv 2309.11497).
         motion_scale: multiplies what the layers of AnimateDiff adapters add; 1 as trained.
-        loop: makes the last frame lead to the first one. Clips are not split into segments.
+        loop: makes each clip a loop, also if its request does not ask for one.
         flicker: variance of latents over time that is removed in static regions (`noise.steady`).
 
     Raises:

@@ -1,7 +1,6 @@
 """python -m tests.benchmarks.loops [COUNT]: loops of the embedded model and its other clips, as judged."""
 
 import sys
-from dataclasses import replace
 
 import numpy as np
 
@@ -22,11 +21,10 @@ def measures(clip: np.ndarray) -> tuple[float, float]:
 def main(count: int) -> None:
     studio, found = Studio(None, SEED), {}
     for loop in (False, True):
-        studio.pipeline.sampling = replace(studio.pipeline.sampling, loop=loop)
         rows = []
         for index in range(count):
             scene, _ = scene_of(SEED, index)
-            clip = studio.clip(canonical(scene), FRAMES, index)
+            clip = studio.clip(canonical(scene), FRAMES, index, loop=loop)
             rows.append((*measures(clip), score(scene, judge(clip))["all"]))
         found[loop] = np.array(rows, float)
     print(f"| {count} prompts | clips | loops |\n|---|---|---|")

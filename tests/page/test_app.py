@@ -115,6 +115,7 @@ def test_each_clip_is_stored_once(served, client):
         ({"fps": 0}, "from 1 to 60: received 0"),
         ({"scheduler": "<script>"}, "received text of length 8"),
         ({"first_frame": "mine"}, "First frame must be one of base, none"),
+        ({"loop": 1}, "Loop must be true or false"),
         ({"height": 7}, "divisible by"),
         ({"width": 16384}, "divisible by"),
     ],
@@ -136,7 +137,7 @@ def test_one_typed_and_documented_endpoint_per_mode(client):
         assert list(parameters)[: 1 + len(NEEDS[mode])] == ["prompt", *NEEDS[mode]]
         assert {"frames", "seed", "negative_prompt"} <= set(parameters)
         assert ("strength" in parameters) == (mode == "video")
-        assert ("first_frame" in parameters) == (mode == "text")
+        assert ("first_frame" in parameters) == ("loop" in parameters) == (mode == "text")
         assert set(parameters["steps"]["python_type"]["type"].split(" | ")) == {"int", "None"}
         assert not {"model", "style"} & set(parameters)
         assert described["description"].startswith(does)
@@ -373,7 +374,7 @@ def test_cancelled_call_frees_the_device(client, steps_done):
 
 def test_client_that_goes_away_frees_the_device(served, steps_done):
     call = f"{served[1]}gradio_api/call/generate"
-    asked = {"data": ["a red ball", 64, 16, None, None, 150, 4.0, "ddim", 1, "", "base"]}
+    asked = {"data": ["a red ball", 64, 16, None, None, 150, 4.0, "ddim", 1, "", "base", False]}
     event = httpx.post(call, json=asked).json()["event_id"]
     with httpx.stream("GET", f"{call}/{event}", timeout=PATIENCE):
         wait_for(lambda: steps_done)
@@ -397,7 +398,7 @@ def form_of(**changes) -> list:
         "steps": 4,
     }
     usual |= {"guidance": 4, "scheduler": "ddim", "seed": 3, "randomise": False, "height": 64, "width": 64}
-    usual |= {"strength": 0.6, "first_frame": "base"} | changes
+    usual |= {"strength": 0.6, "first_frame": "base", "loop": False} | changes
     return [usual[name] for name in widgets.FORM]
 
 
@@ -430,6 +431,12 @@ def test_page_asks_for_the_first_frame_in_text_mode_only(served):
     assert "First frame must be one of" in seen[-1]["status"]["text"]
     seen = yielded(served[0], first_frame="mine", mode="image")
     assert "needs a picture" in seen[-1]["status"]["text"]
+
+
+def test_page_makes_a_loop_in_text_mode(served):
+    asked = yielded(served[0], loop=True)[-1]
+    assert asked["result"]["settings"]["loop"] is True and "seamless loop" in asked["status"]["facts"]
+    assert "true or false" in yielded(served[0], loop="yes")[-1]["status"]["text"]
 
 
 def test_page_writes_the_drawn_seed_back(served):

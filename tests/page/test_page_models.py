@@ -137,7 +137,10 @@ def test_a_switch_waits_for_its_turn_and_is_told(site, monkeypatch):
     def ask(name, session):
         fields = SETTINGS | {"negative_prompt": "", "fps": 8, "guidance": 4, "scheduler": "ddim"}
         form = [
-            (fields | {"mode": "text", "randomise": False, "strength": 1, "first_frame": "base"}).get(n)
+            (
+                fields
+                | {"mode": "text", "randomise": False, "strength": 1, "first_frame": "base", "loop": False}
+            ).get(n)
             for n in widgets.names(apps[name].limits)
         ]
         for values in apps[name].make(SimpleNamespace(session_hash=session), None, *form):

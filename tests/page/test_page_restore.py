@@ -36,7 +36,14 @@ WHOLE = Request(
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"mode": "video", "strength": 0.35}, {"mode": "inpaint"}, {"first_frame": "none"}, {"clip_skip": 2}],
+    [
+        {},
+        {"mode": "video", "strength": 0.35},
+        {"mode": "inpaint"},
+        {"first_frame": "none"},
+        {"clip_skip": 2},
+        {"loop": True},
+    ],
 )
 def test_a_link_brings_back_every_setting(changes):
     request = dataclasses.replace(WHOLE, **changes)

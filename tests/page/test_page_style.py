@@ -81,7 +81,7 @@ def test_page_and_programs_have_them(site):
     assert list(shown["props"]["names"]) == ["ink", "other"] and list(shown["value"]) == [0.5, 0.25]
     assert [list(each) for each in shown["props"]["ranges"]] == [[0, 2], [0, 1]]
     names = [each["parameter_name"] for each in site.endpoints["/generate"]["parameters"]]
-    assert names[-2:] == ["style_weights", "first_frame"]
+    assert names[-3:] == ["style_weights", "first_frame", "loop"]
     said, (file, settings) = site.generate(style_weights=[1.5, 0.5])
     assert said == "complete" and settings["style_weights"] == [1.5, 0.5]
     _, (other, settings) = site.generate(style_weights=None)

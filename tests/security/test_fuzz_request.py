@@ -86,6 +86,7 @@ RIGHT = {  # values that a small clip can have
     "motion_scale": st.floats(0, 4),
     "free_noise": st.booleans(),
     "free_init": st.integers(1, 10),
+    "loop": st.booleans(),
 }
 WORDS = ("prompt", "negative_prompt", "scheduler", "mode", "first_frame")
 likely = {  # often right, so that more than the first field is looked at

@@ -1,7 +1,7 @@
 // Everything that fills in settings goes through here: examples, presets, the vocabulary, the link, a dropped clip, an
 // earlier clip. The settings are handed to gradio as this component's value; its event merges them into the form.
 const STORE = props.store; // settings that this browser remembers: not the prompt, and nothing that was given
-const REMEMBERED = ["frames", "fps", "steps", "guidance", "scheduler", "first_frame", "randomise", "height", "width", "free_init", "free_noise", "motion_scale"];
+const REMEMBERED = ["frames", "fps", "steps", "guidance", "scheduler", "first_frame", "loop", "randomise", "height", "width", "free_init", "free_noise", "motion_scale"];
 Object.assign(lumiere, { once: {}, now: {}, merge, begin, ask, changed }); // once: settings for the next clip alone
 let turns = 0;
 let start = false;
