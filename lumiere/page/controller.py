@@ -131,7 +131,8 @@ class Controller:
         frames, facts = news.frames, strings.facts(request)
         preview = results.sheet(results.some(frames), request, len(frames)) | {"working": True}
         yield show(player=preview, status=status("busy", strings.DEVELOPING, facts, 1, 1))
-        path, told = self.save(request, frames), files.notes(request, given)
+        told = [*files.notes(request, given), *self.model.result().close_keys(request)]
+        path = self.save(request, frames)
         yield show(
             player={"clip": files.address(path), "fps": request.fps},
             status=status("done", " ".join((results.ending(update.result), *told)), facts),

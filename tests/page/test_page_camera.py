@@ -88,6 +88,14 @@ def test_page_and_programs_have_the_options(served):
     assert stranger.generate(**CLIP)[1][1]["cameras"] == {}  # of the visitor before, nothing stays
 
 
+@pytest.mark.slow
+def test_keys_of_a_prompt_that_are_too_close_are_told(served):
+    _, stranger = served
+    told = stranger.make(**CLIP, prompt="0: a fish | 4: a bird")
+    assert told["state"] == "done" and "Keys of the prompt are 4 frames apart." in told["text"]
+    assert "Keys" not in stranger.make(**CLIP)["text"]
+
+
 def test_the_embedded_page_has_none_of_them():
     entry = models.entry("paper-world")
     app = controller.Controller(entry, models.limits(entry))

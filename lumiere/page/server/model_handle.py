@@ -75,6 +75,12 @@ class ModelHandle:
         pipeline = model_cache.resident(self.model, self.device)
         return pipeline.unknown_words(prompt) if pipeline else []
 
+    def close_keys(self, request: Request) -> list[str]:
+        """Returns the note of `LumierePipeline.close_keys`, if there is one and the model is loaded."""
+        pipeline = model_cache.resident(self.model, self.device)
+        close = pipeline.close_keys(request) if pipeline else None
+        return [close] if close else []
+
     def _load(self) -> Iterator[str]:
         """Loads the model on another thread and yields progress messages; closing it waits for the thread."""
         news = deque([strings.loading(self.name)], maxlen=1)
