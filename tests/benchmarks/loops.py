@@ -5,11 +5,11 @@ import sys
 import numpy as np
 
 from lumiere.paperworld.evaluate.evaluate import Studio
-from lumiere.paperworld.evaluate.rows import scene_of
+from lumiere.paperworld.evaluate.rows import SEED, scene_of
 from lumiere.paperworld.judge.judge import judge, score
 from lumiere.paperworld.world.captions import canonical
 
-SEED, FRAMES = 5000011, 16
+FRAMES = 16
 
 
 def measures(clip: np.ndarray) -> tuple[float, float]:
