@@ -15,14 +15,10 @@ from pathlib import Path
 from lumiere.paperworld.training import parts
 from lumiere.paperworld.training.model_folder import save_motion_of
 from lumiere.paperworld.world.dataset import render_dataset
-from lumiere.paperworld.world.scene import MOTIONS
 from lumiere.training.config import Settings
 from lumiere.training.trainer import show
 
 DONE = "make.json"
-# Turned subjects are the hardest to draw: half of the stills and a quarter of the clips spin.
-STILL_MOTIONS = (*MOTIONS, *("spinning",) * 7)
-CLIP_MOTIONS = (*MOTIONS, *("spinning",) * 2)
 
 
 @dataclass(frozen=True)
@@ -99,20 +95,14 @@ class Maker:
         b, at = budget, self.work
         self.parts: dict[str, Callable[[], None]] = {
             "stills, rendered": lambda: render_dataset(
-                self.stills, b.stills, 1, parts.STILLS_SEED, workers=b.workers, motions=STILL_MOTIONS
+                self.stills, b.stills, 1, parts.STILLS_SEED, workers=b.workers
             ),
             "autoencoder": lambda: parts.autoencoder(model, self.stills, at / "autoencoder", b.autoencoder),
             "text encoder": lambda: parts.text(model, at / "text", b.text),
             "stills, encoded": lambda: parts.latents(model, self.stills),
             "base": lambda: parts.base(model, self.stills, at / "base", b.base),
             "clips, rendered": lambda: render_dataset(
-                self.clips,
-                b.clips,
-                b.frames,
-                parts.CLIPS_SEED,
-                workers=b.workers,
-                motions=CLIP_MOTIONS,
-                from_rest=True,
+                self.clips, b.clips, b.frames, parts.CLIPS_SEED, workers=b.workers, from_rest=True
             ),
             "clips, encoded": lambda: parts.latents(model, self.clips),
             "motion": self._motion,
