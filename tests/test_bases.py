@@ -237,7 +237,13 @@ def test_the_table_says_what_each_model_is():
     other = models.entry("a/base", "guoyww/animatediff-motion-adapter-v1-5-3")
     usual = MODELS["sd15-animatediff"]
     assert other == replace(
-        usual, source="a/base", revision=None, half=False, licence="unknown", gigabytes=usual.gigabytes
+        usual,
+        source="a/base",
+        revision=None,
+        half=False,
+        licence="unknown",
+        gigabytes=usual.gigabytes,
+        download=None,
     )
     assert models.entry("a/base", "own/weights") == models.Model("a/base", "own/weights")
 

@@ -41,7 +41,7 @@ WATCH = """() => {
 def test_from_prompt_to_clip(visit, pictures):
     page = visit()
     page.evaluate(WATCH)
-    ask(page, "a red ball bouncing over green hills", steps=80)
+    ask(page, "a red ball bouncing over green hills", steps=150)
     state(page, "busy")
     page.wait_for_function("document.querySelector('.player').dataset.sheets > 2")
     page.screenshot(path=pictures / "working-1280-light.png")
