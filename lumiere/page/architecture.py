@@ -11,7 +11,8 @@ from lumiere.page import part, strings
 
 MOST_HEADER = 2**26  # bytes; the largest models have far smaller headers
 ACROSS, LEFT, TOP = 760, 16, 44  # width and margins of the drawing, in SVG units
-INSET, DEEP = 98, 158  # horizontal and vertical offset between levels
+INSET, DEEP = 98, 158  # largest horizontal, and vertical offset between levels
+GAP = 170  # least distance between the two blocks of the deepest level, which has a label
 WIDE, HIGH = 168, 92  # block size on the finest level
 
 
@@ -121,16 +122,17 @@ def drawing(architecture: Architecture, frames: int) -> str:
 
 def _svg(architecture: Architecture, frames: int) -> str:
     """Draws the UNet: block height shows frame size, block width shows time; both shrink on the way down."""
-    parts = []
-    for index, level in enumerate(architecture.levels):
-        wide, high = max(46, WIDE * level.stride**-0.62), max(30, HIGH * 0.76**index)
-        y, inset = TOP + DEEP * index, LEFT + INSET * index
-        left, right = inset, ACROSS - inset - wide
-        deepest = index == len(architecture.levels) - 1
+    parts, last = [], len(architecture.levels) - 1
+    widths = [max(46, WIDE * level.stride**-0.62) for level in architecture.levels]
+    inset = min(INSET, (ACROSS / 2 - LEFT - widths[-1] - GAP / 2) / max(1, last))
+    for index, (level, wide) in enumerate(zip(architecture.levels, widths, strict=True)):
+        high, deepest = max(30, HIGH * 0.76**index), index == last
+        y, left = TOP + DEEP * index, LEFT + inset * index
+        right = ACROSS - left - wide
         parts += [_block(x, y, wide, high, level, frames) for x in (left, right)]
         if not deepest:
             top, bottom = y + high + 44, y + DEEP - 6
-            parts += [_arrow(left + INSET + 20, top, bottom), _arrow(ACROSS - left - INSET - 20, bottom, top)]
+            parts += [_arrow(left + inset + 20, top, bottom), _arrow(ACROSS - left - inset - 20, bottom, top)]
         parts.append(_across(left + wide + 14, right - 14, y + high / 2, deepest))
     names = f'<text class="end" x="{LEFT}" y="24">{strings.ARCHITECTURE_NOISE}</text>'
     names += (

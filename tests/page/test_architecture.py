@@ -9,7 +9,7 @@ import pytest
 from safetensors import safe_open
 
 from lumiere.page import strings
-from lumiere.page.architecture import drawing, parameters, read
+from lumiere.page.architecture import Architecture, Level, drawing, parameters, read
 from tests.bases import save_base
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,3 +79,14 @@ def test_without_the_weights_there_is_a_drawing_without_their_numbers(tmp_path):
 def test_parameters_of_one_file():
     (file, *_) = (MODEL / "motion").glob("*.safetensors")
     assert 0 < parameters(file) <= parameters(MODEL / "motion")
+
+
+def test_no_two_blocks_of_a_level_overlap():
+    levels = tuple(Level(1, 64 >> n, 64 >> n, 320, attention=True) for n in range(4))  # as in Stable Diffusion
+    drawn = drawing(Architecture(levels, 8, None, None), 16)
+    strips = re.findall(r'class="trained" x="([\d.]+)" y="([\d.]+)" width="([\d.]+)"', drawn)
+    rows = {}
+    for x, y, width in strips:
+        rows.setdefault(y, []).append((float(x), float(x) + float(width)))
+    assert len(rows) == 4
+    assert all(end < start for (_, end), (start, _) in rows.values())
