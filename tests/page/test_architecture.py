@@ -82,7 +82,7 @@ def test_parameters_of_one_file():
 
 
 def test_no_two_blocks_of_a_level_overlap():
-    levels = tuple(Level(1, 64 >> n, 64 >> n, 320, attention=True) for n in range(4))  # as in Stable Diffusion
+    levels = tuple(Level(1, 64 >> n, 64 >> n, 320, attention=True) for n in range(4))
     drawn = drawing(Architecture(levels, 8, None, None), 16)
     strips = re.findall(r'class="trained" x="([\d.]+)" y="([\d.]+)" width="([\d.]+)"', drawn)
     rows = {}
