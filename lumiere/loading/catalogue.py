@@ -98,13 +98,14 @@ def _locate(model: Model) -> None:
         locate_autoencoder(model.vae, "VAE")
 
 
-def camera_on_disk(move: str, model: Model = MODELS[CAMERA_MODEL]) -> bool:
+def camera_on_disk(move: str, model: Model | None = None) -> bool:
     """Returns whether the MotionLoRA of a camera move is on disk, or will be at the start.
 
     Args:
         move: one of the model's `moves`.
-        model: registry entry. Its own `cameras` come with it.
+        model: registry entry. Its own `cameras` come with it. Defaults to the one with published moves.
     """
+    model = model or MODELS[CAMERA_MODEL]
     source = model.moves[move]
     if source in dict(model.cameras):
         return True
