@@ -131,8 +131,9 @@ class Controller:
         frames, facts = news.frames, strings.facts(request)
         preview = results.sheet(results.some(frames), request, len(frames)) | {"working": True}
         yield show(player=preview, status=status("busy", strings.DEVELOPING, facts, 1, 1))
-        told = [*files.notes(request, given), *self.model.result().close_keys(request)]
-        path = self.save(request, frames)
+        path, told = self.save(request, frames), files.notes(request, given)
+        close = self.model.result().close_keys(request)
+        told += [close] if close else []
         yield show(
             player={"clip": files.address(path), "fps": request.fps},
             status=status("done", " ".join((results.ending(update.result), *told)), facts),

@@ -75,11 +75,10 @@ class ModelHandle:
         pipeline = model_cache.resident(self.model, self.device)
         return pipeline.unknown_words(prompt) if pipeline else []
 
-    def close_keys(self, request: Request) -> list[str]:
-        """Returns the note of `LumierePipeline.close_keys`, if there is one and the model is loaded."""
+    def close_keys(self, request: Request) -> str | None:
+        """Returns `LumierePipeline.close_keys`; None while the model is not loaded."""
         pipeline = model_cache.resident(self.model, self.device)
-        close = pipeline.close_keys(request) if pipeline else None
-        return [close] if close else []
+        return pipeline.close_keys(request) if pipeline else None
 
     def _load(self) -> Iterator[str]:
         """Loads the model on another thread and yields progress messages; closing it waits for the thread."""
