@@ -49,6 +49,15 @@ def test_what_another_server_is_writing_stays(tmp_path, monkeypatch):
     assert left.parent.name.startswith(theirs.mark) and len(list(tmp_path.glob("*/*.mp4"))) == 2
 
 
+def test_files_expire_after_the_minutes_of_the_operator(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    for name, minutes in (("new", 55), ("old", 65)):
+        (tmp_path / name).write_bytes(b"clip")
+        os.utime(tmp_path / name, (0, time.time() - 60 * minutes))
+    assert Disk(ServerLimits(keep_minutes=60, free_mb=0)).room()
+    assert [file.name for file in tmp_path.iterdir()] == ["new"]
+
+
 def test_nothing_is_deleted_for_what_could_never_fit(tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     (tmp_path / "old").write_bytes(b"old")

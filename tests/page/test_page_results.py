@@ -115,6 +115,13 @@ def test_what_is_no_clip_or_no_format_is_refused(clip, asked):
     assert list(results.export(asked, LIMITS, SERVICE)) == ["sentence"]
 
 
+def test_a_sheet_plays_as_long_as_its_clip():
+    request, frames = filled(frames=48, fps=16), np.zeros((12, 8, 8, 3), np.uint8)
+    for length, seconds in ((None, 3), (24, 1.5)):
+        sheet = results.sheet(frames, request, length)
+        assert sheet["count"] / sheet["fps"] == seconds
+
+
 def test_time_left_and_pace():
     request, begun = filled(frames=16, height=128, width=128), jobs.Update(step=1, steps=5)
     told = results.progress(request, begun)

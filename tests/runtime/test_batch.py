@@ -96,6 +96,14 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_files(run, tmp_path, monk
     assert run("clips", "--seed", "1") == 0 and len(made) == 5  # other clips than those that are there
 
 
+def test_a_deleted_clip_is_made_again(run, tmp_path):
+    assert run("clips") == 0
+    before = clips(tmp_path / "clips")
+    (tmp_path / "clips" / "00002.mp4").unlink()
+    assert run("clips") == 0
+    assert clips(tmp_path / "clips") == before
+
+
 def test_clips_of_another_version_are_made_anew(run, tmp_path, monkeypatch):
     assert run("clips") == 0
     monkeypatch.setattr("lumiere.loading.registry.SAMPLING_VERSION", 99)

@@ -134,6 +134,25 @@ def test_time_left_follows_the_share_of_the_work(monkeypatch):
     assert [update.seconds_per_step for update in seen] == pytest.approx([1, 1, 2])
 
 
+def test_the_pace_leaves_out_the_loading(monkeypatch):
+    watched, clock = threading.Event(), [0.0]
+    monkeypatch.setattr(jobs, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def run(stop):
+        yield "loading"
+        clock[0] += 100
+        yield "loaded"
+        clock[0] += 2
+        yield progress(1, 4)
+        assert watched.wait(PATIENCE)
+
+    updates = Job(run).start().updates(0.05)
+    update = next(u for u in updates if u is not None and u.step == 1)
+    watched.set()
+    list(updates)
+    assert (update.seconds_per_step, update.seconds_left) == (2, 6)
+
+
 def test_fast_steps_are_merged(monkeypatch):
     monkeypatch.setattr(jobs, "PREVIEW_SECONDS", 0)
     work = Work(steps=30)
@@ -292,6 +311,16 @@ def test_run_that_fails_to_begin_frees_the_device():
 
     with pytest.raises(ValueError, match="no"):
         watch(Job(run).start())
+
+
+def test_a_job_whose_thread_cannot_start_leaves_the_queue(monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        Job(Work()).start()
+    assert len(jobs.device) == 0
 
 
 def test_abandoned_watcher_frees_the_device_within_a_step_and_without_a_clip():

@@ -4,6 +4,7 @@ import argparse
 import json
 import shutil
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,12 @@ def test_threads_that_ask_at_once_get_one_pipeline(monkeypatch, tiny_model):
         thread.join()
     assert len(loaded) == 1 and len(answers) == 4 and len(set(map(id, answers))) == 1
     assert models.get(str(tiny_model), "cpu") is answers[0]
+
+
+def test_another_model_frees_the_one_before(broken, tiny_model):
+    before = weakref.ref(models.get(str(tiny_model), "cpu"))
+    models.get(str(broken), "cpu")
+    assert before() is None and models.resident(models.entry(str(tiny_model)), "cpu") is None
 
 
 def test_a_failed_loading_is_not_kept(broken):

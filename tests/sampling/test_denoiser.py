@@ -9,7 +9,7 @@ import torch
 from lumiere.model.conditioning import Cond
 from lumiere.model.text import Text
 from lumiere.sampling import denoiser
-from lumiere.sampling.denoiser import Denoiser, Looped, on_one_frame
+from lumiere.sampling.denoiser import Denoiser, Looped, on_one_frame, rows_at_once
 from lumiere.sampling.schedulers import Schedule
 from tests.clips import REQUEST, last
 
@@ -83,6 +83,11 @@ def test_long_clips_are_guided_in_two_calls(denoise, monkeypatch):
     expected, _ = denoise(noise(), TIMESTEP)
     monkeypatch.setattr(denoiser, "BATCH_LATENTS", 0)
     torch.testing.assert_close(denoise(noise(), TIMESTEP)[0], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_up_to_16_frames_of_512_pixels_are_guided_in_one_call():
+    assert [rows_at_once(2, frames * 64 * 64) for frames in (1, 16, 17)] == [2, 2, 1]
+    assert rows_at_once(1, 17 * 64 * 64) == 1
 
 
 @torch.inference_mode()

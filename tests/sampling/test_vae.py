@@ -21,6 +21,16 @@ def test_given_latents_are_those_of_the_autoencoder(pipeline, picture):
     assert not known.any() and not nothing.any()
 
 
+def test_frames_with_a_given_region_are_encoded_and_others_are_not(pipeline, picture):
+    mask = np.zeros((8, 64, 64), bool)
+    mask[2, :, :32] = True
+    latents, known = pipeline.encode_given(Given(picture, mask))
+    whole, _ = pipeline.encode_given(Given(picture, np.ones_like(mask)))
+    assert known[2, :, :4].all() and known.sum() == 8 * 4
+    torch.testing.assert_close(latents[:, :, 2], whole[:, :, 2])
+    assert not latents[:, :, :2].any() and not latents[:, :, 3:].any()
+
+
 @pytest.mark.parametrize("pixels", [64 * 64, 3 * 64 * 64, 2**18])
 def test_slices_of_the_decoder_do_not_show(pipeline, monkeypatch, pixels):
     latents = torch.randn(1, 4, 8, 8, 8, generator=torch.Generator().manual_seed(0))
