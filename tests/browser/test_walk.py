@@ -251,7 +251,8 @@ def gallery(page, picture):
     press(page, "dialog", strings.GALLERY["close"])
     cards.last.locator("button").click()
     page.wait_for_function(
-        "lumiere.now.seed === 7 && lumiere.now.frames === 8 && lumiere.now.mode === 'text'"
+        "lumiere.now.seed === 7 && !lumiere.now.randomise && lumiere.now.frames === 8"
+        " && lumiere.now.mode === 'text'"
     )
     if page.locator(".vocabulary").count():
         page.locator(".vocabulary summary").click()
