@@ -1,7 +1,8 @@
 r"""The syntax of prompts: weights of words, and prompts in time (standard library only).
 
 `(red:1.3)` weights a word and `(red)` stands for `(red:1.1)`. Nested weights multiply. `\(` is a parenthesis.
-`0: a tree in spring | 32: a tree in winter` is a prompt in time. Other text has no keys.
+`0: a tree in spring | 32: a tree in winter` is a prompt in time. Other text has no keys. Whole numbers on
+both sides of a colon, as in `(12:30)`, are no weight and no key.
 """
 
 import re
@@ -11,8 +12,10 @@ EMPHASIS = 1.1  # weight of words in parentheses without a number
 WEIGHT = (0.0, 4.0)
 MAX_KEYS = 32
 
-_SYNTAX = re.compile(r"\\([\\()])|(\()|(?::\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*)?(\))|[^\\():]+|.", re.DOTALL)
-_KEY = re.compile(r"\s*(\d{1,6})\s*:(.*)", re.DOTALL)
+# (?<!\d:)\d+ and :(?!\d): 12:30, 16:9 and 3:2 are times, formats and results
+_NUMBER = r"[+-]?(?:\d+\.\d*|\.\d+|(?<!\d:)\d+)"
+_SYNTAX = re.compile(rf"\\([\\()])|(\()|(?::\s*({_NUMBER})\s*)?(\))|[^\\():]+|.", re.DOTALL)
+_KEY = re.compile(r"\s*(\d{1,6})\s*:(?!\d)(.*)", re.DOTALL)
 
 
 def weighted(prompt: str) -> list[tuple[str, float]]:

@@ -24,6 +24,8 @@ from lumiere.request import Limits, Request
         ("(a:b:2)", [("a:b", 2)]),
         ("a) b:2) (", [("a) b:2) (", 1)]),
         ("[red] {ball}", [("[red] {ball}", 1)]),
+        ("(at 12:30) and (16:9)", [("at 12:30", 1.1), (" and ", 1), ("16:9", 1.1)]),
+        ("(route 66:1.2) (red:2)", [("route 66", 1.2), (" ", 1), ("red", 2)]),
         ("()(:2)", []),
         ("", []),
     ],
@@ -45,6 +47,7 @@ def test_weights(prompt, pieces):
         ("2001: a space odyssey", [(0, "2001: a space odyssey")], None),
         ("red | blue", [(0, "red | blue")], None),
         ("0: red | blue", [(0, "0: red | blue")], None),
+        ("16:9 photo | 4:3 photo", [(0, "16:9 photo | 4:3 photo")], None),
         ("", [(0, "")], None),
     ],
 )
@@ -74,6 +77,12 @@ def test_wrong_prompts_are_refused_without_their_words(name, prompt, words):
     with pytest.raises(ValueError, match=words) as refused:
         Request(**{"prompt": "a ball"} | {name: prompt}, frames=16).check(Limits())
     assert name in str(refused.value) and "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("prompt", ["12:30 | two hands", "a clock (12:30) | noon", "3: 2 score", "(a ) b) :( |"])
+def test_times_and_formats_are_ordinary_words(prompt):
+    request = Request(prompt, frames=16).check(Limits())
+    assert keyframes(request.prompt) == [(0, prompt)]
 
 
 def test_prompts_in_time_are_requests_like_others():
