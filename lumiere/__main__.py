@@ -286,7 +286,7 @@ def make_all(options: argparse.Namespace, model: model_cache.Model) -> int:
     prompts = batch.read_prompts(options.prompts)
     options.prompt, options.seed = prompts[0], options.seed or 0
     like = asked(options, model)
-    wanted = batch.requests(prompts, like)
+    wanted = batch.requests(prompts, like, model_cache.limits(model))
     for sentence in unused(options, like):
         say(sentence)
     process, processes, local = batch.place()

@@ -309,7 +309,8 @@ def test_motion_scale_is_an_option_of_the_model(folder):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"cameras": (("zoom-in.safetensors", 1.0),)}, {"sampling": Sampling(motion_scale=0.5)}]
+    [{"cameras": (("zoom-in.safetensors", 1.0),)}, {"cameras": (("on-no-disk.safetensors", 1.0),)}]
+    + [{"sampling": Sampling(motion_scale=0.5)}]
     + [{"sampling": Sampling(free_noise=True)}],
 )
 def test_options_of_adapters_are_refused_for_other_motion_weights(folder, tmp_path, monkeypatch, changes):

@@ -227,12 +227,12 @@ class Adapter:
             self._window = window
 
     def _merge(self, cameras: tuple[tuple[str, float], ...]) -> None:
-        loras = []
+        loras, named = [], adapter_weights(self._lumiere)
         for name, weight in cameras:
             file = locate_file(CAMERAS.get(name, name), "MotionLoRA", ADAPTER[1])
             changes = read_motion_lora(file)
             try:
-                check_fit(changes, adapter_weights(self._lumiere))
+                check_fit(changes, named)
             except ValueError as error:
                 raise ValueError(f"{file} does not fit: {error}") from error
             loras.append((changes, weight))

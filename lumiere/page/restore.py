@@ -115,7 +115,8 @@ def read_clip_settings(
 def _sentence(request: Request, warning: str) -> dict:
     """Returns the message shown after settings are restored; an empty dict if there is none."""
     reminder = "" if request.mode == "text" else strings.give_again(request.mode)
-    said = " ".join(filter(None, (reminder, warning)))
+    skipped = strings.no_clip_skip(request.clip_skip) if request.clip_skip else ""
+    said = " ".join(filter(None, (reminder, warning, skipped)))
     return {"sentence": said} if said else {}
 
 

@@ -227,6 +227,11 @@ def give_again(mode: str) -> str:
     return f"The settings are back. Now add again what “{MODES[mode]}” needs."
 
 
+def no_clip_skip(layers: int) -> str:
+    """Returns the warning for settings with `clip_skip`, which is no setting of the page."""
+    return f"This clip was made with clip_skip {layers}, which only the API and the command line can set."
+
+
 def other_version(made_by: str, now: str) -> str:
     """Returns the warning that a clip was made by another version of the model.
 

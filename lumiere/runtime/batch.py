@@ -20,7 +20,7 @@ from lumiere.events import Result
 from lumiere.loading.registry import Model, saved_settings
 from lumiere.media.text import read_text
 from lumiere.media.video import write_clip
-from lumiere.request import SEED, Request, required
+from lumiere.request import SEED, Limits, Request, required
 
 if TYPE_CHECKING:  # imports torch
     from lumiere.pipeline import LumierePipeline
@@ -44,12 +44,13 @@ def read_prompts(file: str | Path) -> list[str]:
     return prompts
 
 
-def requests(prompts: list[str], like: Request) -> list[Request]:
+def requests(prompts: list[str], like: Request, limits: Limits) -> list[Request]:
     """Returns one request per prompt.
 
     Args:
         prompts: prompts.
         like: request with all other settings. The seed of prompt n is `like.seed + n`, modulo the seed range.
+        limits: limits of the model.
 
     Raises:
         ValueError: a prompt is not valid; the message gives its number.
@@ -57,7 +58,8 @@ def requests(prompts: list[str], like: Request) -> list[Request]:
     made = []
     for number, prompt in enumerate(prompts):
         try:
-            made.append(replace(like, prompt=prompt, seed=(required(like.seed) + number) % (SEED[1] + 1)))
+            request = replace(like, prompt=prompt, seed=(required(like.seed) + number) % (SEED[1] + 1))
+            made.append(request.check(limits))
         except ValueError as refusal:
             raise ValueError(f"prompt {number + 1} of {len(prompts)}: {refusal}") from None
     return made
@@ -119,7 +121,8 @@ class Batch:
     def __init__(self, folder: Path, wanted: list[Request], model: Model):
         self.folder, self.wanted, self.model = folder, wanted, model
         facts = asdict(model) | {"version": model.version}
-        del facts["preview"]  # changes no clip
+        for name in ("preview", "download", "gigabytes", "licence"):  # change no clip
+            del facts[name]
         self.facts = json.loads(json.dumps(facts))  # tuples become lists, as in the lines
         folder.mkdir(parents=True, exist_ok=True)
 

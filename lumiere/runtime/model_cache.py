@@ -18,6 +18,7 @@ from lumiere.loading.registry import (
     PREVIEWS,
     VARIABLE,
     Model,
+    camera_name,
     entry,
     narrowed,
     own,
@@ -196,6 +197,9 @@ def _as_said(options: argparse.Namespace, model: Model) -> Model:
     for name, weight in cameras:
         if not abs(weight) <= 4:  # False for NaN
             raise ValueError(f"the weight of the camera {name} must be from -4 to 4: received {weight:g}.")
+    moves = [camera_name(name) for name, _ in cameras]
+    if len(set(moves)) < len(moves):  # requests name a camera by its move
+        raise ValueError(f"cameras must have different names: received {', '.join(moves)}.")
     embeddings = tuple(map(_embedding, options.embedding))
     options_of_sampling = ("motion_scale", "free_init", "free_noise", "free_u", "loop")
     asked = {name: getattr(options, name) for name in options_of_sampling}

@@ -9,7 +9,7 @@ from lumiere import models
 from lumiere.errors import GenerationError
 from lumiere.loading.registry import Model
 from lumiere.media.video import read_settings
-from lumiere.request import Request
+from lumiere.request import Limits, Request
 from lumiere.runtime import batch
 from tests.training.test_train import launch
 
@@ -131,8 +131,20 @@ def test_a_clip_that_fails_is_told_of_and_tried_again(run, tmp_path, monkeypatch
     assert lines(tmp_path / "clips")[2]["clip"] == "00003.mp4" and len(clips(tmp_path / "clips")) == 5
 
 
+def test_prompts_that_do_not_fit_the_clip_are_refused_before_the_first():
+    prompts, like = ["a ball", "0: a ball | 16: a star"], Request("x", frames=16, seed=0)
+    with pytest.raises(ValueError, match="prompt 2 of 2: frames in prompt must be from 0 to 15"):
+        batch.requests(prompts, like, Limits())
+
+
+def test_figures_of_the_table_make_no_clip_anew(tmp_path):
+    measured = Model("a", download=1.0, gigabytes=2.0, licence="MIT", preview="b")
+    first, second = (batch.Batch(tmp_path, [], model) for model in (Model("a"), measured))
+    assert first.facts == second.facts != batch.Batch(tmp_path, [], Model("a", guidance=1.0)).facts
+
+
 def test_shares_are_apart_and_cover_all(tmp_path):
-    wanted = batch.requests([f"ball {n}" for n in range(7)], Request("x", seed=0))
+    wanted = batch.requests([f"ball {n}" for n in range(7)], Request("x", seed=0), Limits())
     made = []
 
     class Pipeline:

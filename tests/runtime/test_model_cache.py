@@ -226,3 +226,12 @@ def test_blends_a_second_base_by_new_and_old_flags(flags):
     models.add_options(parser)
     style = models.chosen(parser.parse_args(flags.split())).style
     assert (style.base, style.alpha) == ("water", 0.3)
+
+
+def test_cameras_of_one_name_are_refused():
+    parser = argparse.ArgumentParser()
+    models.add_options(parser)
+    flags = ["--camera", "a/orbit.safetensors:0.5", "--camera", "b/orbit.safetensors"]
+    assert models.chosen(parser.parse_args(flags[:2])).cameras == (("a/orbit.safetensors", 0.5),)
+    with pytest.raises(ValueError, match="cameras must have different names: received orbit, orbit"):
+        models.chosen(parser.parse_args(flags))
