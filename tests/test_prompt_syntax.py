@@ -79,7 +79,9 @@ def test_wrong_prompts_are_refused_without_their_words(name, prompt, words):
     assert name in str(refused.value) and "secret" not in str(refused.value)
 
 
-@pytest.mark.parametrize("prompt", ["12:30 | two hands", "a clock (12:30) | noon", "3: 2 score", "(a ) b) :( |"])
+@pytest.mark.parametrize(
+    "prompt", ["12:30 | two hands", "a clock (12:30) | noon", "3: 2 score", "(a ) b) :( |"]
+)
 def test_times_and_formats_are_ordinary_words(prompt):
     request = Request(prompt, frames=16).check(Limits())
     assert keyframes(request.prompt) == [(0, prompt)]

@@ -319,9 +319,11 @@ def presets(limits: Limits, model: model_cache.Model) -> list[dict]:
     factor = limits.downsample_factor
     long = -(-5 * model.fps // factor) * factor
     usual = {"frames": model.frames, "steps": model.steps, "fps": model.fps}
+    standard = model_cache.own(model, limits)
+    standard.pop("cameras", None)  # a preset keeps the camera moves
     made = {
         "draft": usual | {"steps": max(1, model.steps * 2 // 5)},
-        "standard": model_cache.own(model, limits),
+        "standard": standard,
         "fine": usual | {"steps": min(limits.max_steps, 2 * model.steps)},
         "long": usual | {"frames": long},
     }
@@ -348,7 +350,8 @@ def shelf(limits: Limits, model: model_cache.Model, known: bool) -> list[dict]:
     shown = []
     for prompt, seed in examples.EXAMPLES:
         moving, still = examples.files(seed, prompt)
-        form = model_cache.own(model, limits) | {"negative_prompt": ""}
+        form = model_cache.own(model, limits) | {"negative_prompt": "", "loop": model.sampling.loop}
+        form["cameras"] = dict(form.get("cameras", ()))
         pictures = {}
         if known and moving.exists():
             pictures = {"picture": files.address(moving), "still": files.address(still)}

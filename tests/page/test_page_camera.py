@@ -105,6 +105,15 @@ def test_the_embedded_page_has_none_of_them():
     assert widgets.names(app.limits) == widgets.FORM and not widgets.extra_names(app.limits)
 
 
+def test_examples_bring_back_the_operators_cameras_and_presets_keep_those_there_are():
+    entry = replace(models.MODELS["sd15-animatediff-v2"], cameras=(("zoom-in", 0.5),))
+    limits = models.narrowed(LIMITS, entry)
+    form = widgets.shelf(limits, entry, known=False)[0]["settings"]
+    assert form["cameras"] == {"zoom-in": 0.5} and form["loop"] is False
+    for preset in widgets.presets(limits, entry):  # a preset is marked while the form has all its settings
+        assert preset["settings"].keys() <= set(widgets.names(limits))
+
+
 @pytest.mark.parametrize(
     "fields, words",
     [
