@@ -227,7 +227,11 @@ class Adapter:
             self._window = window
 
     def _merge(self, cameras: tuple[tuple[str, float], ...]) -> None:
-        loras, named = [], adapter_weights(self._lumiere)
+        loras = []
+        try:
+            named = adapter_weights(self._lumiere)  # before any download
+        except ValueError as error:
+            raise ValueError(f"{cameras[0][0]} does not fit: {error}") from error
         for name, weight in cameras:
             file = locate_file(CAMERAS.get(name, name), "MotionLoRA", ADAPTER[1])
             changes = read_motion_lora(file)

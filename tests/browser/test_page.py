@@ -53,7 +53,7 @@ def test_from_prompt_to_clip(visit, pictures):
     page.wait_for_function(f"document.querySelector('#stage video').currentTime !== {first}")
     assert video.evaluate("v => v.loop && v.muted") and line(page).startswith("Done in")
     check_samples(page.evaluate("seen"), distinct=4)
-    assert re.search(r"80 steps .* seed \d+", page.locator(".status .facts").inner_text())
+    assert re.search(r"150 steps .* seed \d+", page.locator(".status .facts").inner_text())
     seed = page.locator("#seed input").input_value()
     assert seed in page.locator(".status .facts").inner_text()
     with page.expect_download() as download:

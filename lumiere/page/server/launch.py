@@ -117,6 +117,7 @@ def serve(options: argparse.Namespace) -> None:
     for controller in controllers.values():
         controller.model.set_result(ModelHandle(controller.name, controller.entry, options.device))
     print(message, flush=True)
-    service.ending.wait()
+    while not service.ending.wait(1):
+        pass  # a signal that arrives just before a wait without end would run its handler only after it
     print(strings.closed(service.close()), flush=True)
     demo.close(verbose=False)
