@@ -132,18 +132,23 @@ class LumierePipeline(LoadedModel):
             ValueError: the request is not supported or does not fit into memory.
         """
         self._check_unet()
-        request = request.filled(self.defaults).check(self.limits)
+        request = self._filled(request).check(self.limits)
         shape = (request.frames, request.height, request.width)
         for what, has in (("frames", given.frames.shape[:3]), ("masks", given.mask.shape)) if given else ():
             if has != shape:
                 asked, received = (" x ".join(map(str, x)) for x in (shape, has))
                 raise ValueError(f"given {what} must be those asked for, {asked}: received {received}.")
-        if request.loop or self.sampling.loop:  # a fixed first frame would show at the seam
-            request = replace(request, loop=True, first_frame="none")
         if request.strength < 1 and given is None:
             raise ValueError(f"strength {request.strength:g} needs a clip to begin with: received none.")
         self._check_text(request)
         self._check_memory(request, given)
+        return request
+
+    def _filled(self, request: Request) -> Request:
+        """Returns a request with the model's defaults, as a loop if the operator makes every clip one."""
+        request = request.filled(self.defaults)
+        if request.loop or self.sampling.loop:  # a fixed first frame would show at the seam
+            request = replace(request, loop=True, first_frame="none")
         return request
 
     def _check_text(self, request: Request) -> None:
@@ -271,7 +276,7 @@ class LumierePipeline(LoadedModel):
             request: the requested clip.
             given: conditioning frames and mask, or None.
         """
-        request = request.filled(self.defaults)
+        request = self._filled(request)
         plan = self._plan(request, given)
         return sum(chain.from_iterable(map(plan.work, plan.parts)))
 

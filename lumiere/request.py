@@ -31,6 +31,7 @@ CLIP_SKIP = (0, 11)  # the smallest text encoder of Stable Diffusion has 12 laye
 MAX_STYLES = 16  # number of style weights
 MOTION_SCALE = (0.0, 4.0)  # 1 is as trained
 FREE_INIT = (1, 10)  # passes
+ADAPTER_OPTIONS = ("free_init", "free_noise", "motion_scale")  # fields that `Sampling` has, too
 MAX_CAMERAS = 16  # number of camera moves
 WEIGHT = 4  # largest weight of a style or camera move, with either sign
 MAX_SETTINGS = 65536  # characters of saved settings: two full prompts, every character escaped, fit

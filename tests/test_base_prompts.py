@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
 from safetensors.torch import load_file, save_file
 
 from lumiere import __main__ as command
@@ -97,20 +96,8 @@ def test_clip_skip_is_a_shorter_text_encoder_of_diffusers(folder):
 def in_time(their, request: Request, config: dict, prompt: dict, negative: dict, window: int) -> np.ndarray:
     """Frames of diffusers' FreeNoise with prompts by frame."""
     their.enable_free_noise(context_length=window, context_stride=max(1, window // 4))
-    made = replace(request, scheduler="ddim")
-    their.scheduler = DDIMScheduler.from_config(config)
-    frames = their(
-        prompt,
-        negative_prompt=negative,
-        num_frames=made.frames,
-        height=made.height,
-        width=made.width,
-        num_inference_steps=made.steps,
-        guidance_scale=made.guidance,
-        generator=torch.Generator().manual_seed(made.seed),
-        output_type="np",
-    ).frames[0]
-    return (frames * 255).round().astype(np.uint8)
+    request = replace(request, scheduler="ddim")
+    return theirs_of(their, request, config, prompt=prompt, negative_prompt=negative)
 
 
 @pytest.mark.parametrize(

@@ -78,13 +78,13 @@ def theirs(folder: Path, family: str, motion: str):
     return pipeline
 
 
-def theirs_of(pipeline, request: Request, config: dict) -> np.ndarray:
-    """The frames that a pipeline of diffusers makes of a request, uint8 (t h w c)."""
+def theirs_of(pipeline, request: Request, config: dict, **other) -> np.ndarray:
+    """The frames that a pipeline of diffusers makes of a request, with `other` arguments, uint8 (t h w c)."""
     klass = DDIMScheduler if request.scheduler == "ddim" else CLASSES[request.scheduler]
     pipeline.scheduler = klass.from_config(config)
+    prompts = {"prompt": request.prompt, "negative_prompt": request.negative_prompt or None}
     frames = pipeline(
-        request.prompt,
-        negative_prompt=request.negative_prompt or None,
+        **prompts | other,
         num_frames=request.frames,
         height=request.height,
         width=request.width,

@@ -68,6 +68,7 @@ def test_a_loop_is_made_in_one_part(pipeline, monkeypatch):
     assert looped.check(replace(request, first_frame="base")).first_frame == "none"
     looped.sampling = replace(pipeline.sampling, segment=8, loop=True)  # the operator's own
     assert np.array_equal(last(looped, replace(request, loop=False)).frames, clip)
+    assert looped.frames_shown(replace(request, loop=False)) == looped.frames_shown(request)
     with pytest.raises(ValueError, match="a loop cannot continue a clip"):
         looped.check(replace(REQUEST, mode="continue"))
 

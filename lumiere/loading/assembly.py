@@ -9,8 +9,8 @@ from huggingface_hub import cached_assets_path
 from torch import Tensor
 
 from lumiere.loading.components import BasePipeline, load_base, load_tiny
-from lumiere.loading.layout import PREVIEW, locate, locate_autoencoder, locate_file, locate_motion
-from lumiere.loading.registry import CAMERAS, Model, published
+from lumiere.loading.layout import PREVIEW, locate, locate_autoencoder, locate_motion
+from lumiere.loading.registry import Model, camera_file, published
 from lumiere.loading.text_encoder import load_embedding
 from lumiere.model.adapter_options import (
     adapter_layers,
@@ -233,7 +233,7 @@ class Adapter:
         except ValueError as error:
             raise ValueError(f"{cameras[0][0]} does not fit: {error}") from error
         for name, weight in cameras:
-            file = locate_file(CAMERAS.get(name, name), "MotionLoRA", ADAPTER[1])
+            file = camera_file(name)
             changes = read_motion_lora(file)
             try:
                 check_fit(changes, named)

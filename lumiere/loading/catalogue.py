@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lumiere.loading.hub import offline
 from lumiere.loading.layout import check, locate, locate_autoencoder, locate_file, locate_motion
-from lumiere.loading.registry import CAMERA_MODEL, CAMERAS, MODELS, PRESETS, Model
+from lumiere.loading.registry import CAMERA_MODEL, CAMERAS, MODELS, PRESETS, Model, camera_file
 from lumiere.model.motion_files import ADAPTER, MOTION
 
 WIDTH = 100  # characters of a line
@@ -17,43 +17,40 @@ class Row:
 
     Attributes:
         name: name in the registry.
-        base: folder or hub id.
-        motion: folder, file or hub id of the motion weights, or None for those in the base's folder.
-        clip: default settings, for example "16 frames, 25 steps of ddim, guidance 7.5".
-        abilities: what the model can do besides text to video.
-        download: GB on the hub, None for an embedded model.
-        gigabytes: GPU memory in GB of a clip with the default settings, if it was measured.
-        licence: licence of the weights.
+        model: registry entry.
         on_disk: whether nothing is left to download.
     """
 
     name: str
-    base: str
-    motion: str | None
-    clip: str
-    abilities: tuple[str, ...]
-    download: float | None
-    gigabytes: float | None
-    licence: str
+    model: Model
     on_disk: bool
+
+    @property
+    def clip(self) -> str:
+        """Default settings, for example "16 frames, 25 steps of ddim, guidance 7.5"."""
+        model = self.model
+        side = f" of {model.side}²" if model.side else ""
+        guidance = "no guidance" if model.guidance == 1 else f"guidance {model.guidance:g}"
+        steps = f"{model.steps} step{'s' if model.steps > 1 else ''} of {model.scheduler}"
+        return f"{model.frames} frames{side}, {steps}, {guidance}"
+
+    @property
+    def abilities(self) -> tuple[str, ...]:
+        """What the model can do besides text to video with its default settings."""
+        return _abilities(self.name, self.model)
+
+    @property
+    def costs(self) -> str:
+        """Download, GPU memory if it was measured, and licence."""
+        model = self.model
+        size = f"{model.download:g} GB to download" if model.download else "part of the package"
+        memory = f", {model.gigabytes:g} GB of GPU memory" if model.gigabytes else ""
+        return f"{size}{memory}; licence: {model.licence}"
 
 
 def rows() -> list[Row]:
     """Returns all models of the registry."""
-    return [
-        Row(
-            name,
-            model.source,
-            model.motion,
-            _clip(model),
-            _abilities(name, model),
-            model.download,
-            model.gigabytes,
-            model.licence,
-            on_disk(model),
-        )
-        for name, model in MODELS.items()
-    ]
+    return [Row(name, model, on_disk(model)) for name, model in MODELS.items()]
 
 
 def on_disk(model: Model) -> bool:
@@ -111,7 +108,7 @@ def camera_on_disk(move: str, model: Model | None = None) -> bool:
         return True
     with offline():
         try:
-            return locate_file(CAMERAS.get(source, source), "MotionLoRA", ADAPTER[1]).is_file()
+            return camera_file(source).is_file()
         except OSError:
             return False
 
@@ -123,13 +120,11 @@ def table() -> str:
 
 def _lines(row: Row) -> str:
     place = "on disk" if row.on_disk else "not on disk"
-    size = f"{row.download:g} GB to download" if row.download else "part of the package"
-    memory = f", {row.gigabytes:g} GB of GPU memory" if row.gigabytes else ""
     facts = [
-        f"{row.base}" + (f" with {row.motion}" if row.motion else ""),
+        row.model.source + (f" with {row.model.motion}" if row.model.motion else ""),
         row.clip,
-        *(["also: " + ", ".join(row.abilities)] if row.abilities else []),
-        f"{size}{memory}; licence: {row.licence}",
+        "also: " + ", ".join(row.abilities),
+        row.costs,
     ]
     return f"{row.name} ({place})\n" + "\n".join(map(_indented, facts))
 
@@ -146,13 +141,6 @@ def _indented(text: str) -> str:
         WIDTH, indent, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
     )
     return wrap.fill(text)
-
-
-def _clip(model: Model) -> str:
-    side = f" of {model.side}²" if model.side else ""
-    guidance = "no guidance" if model.guidance == 1 else f"guidance {model.guidance:g}"
-    steps = f"{model.steps} step{'s' if model.steps > 1 else ''} of {model.scheduler}"
-    return f"{model.frames} frames{side}, {steps}, {guidance}"
 
 
 def _abilities(name: str, model: Model) -> tuple[str, ...]:

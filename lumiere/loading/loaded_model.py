@@ -26,7 +26,7 @@ from lumiere.model.layers import AttentionInflationBlock
 from lumiere.model.lumiere import Lumiere
 from lumiere.model.text import Text
 from lumiere.prompts import keyframes, spacing
-from lumiere.request import Request, required
+from lumiere.request import ADAPTER_OPTIONS, Request, required
 from lumiere.sampling import memory
 from lumiere.sampling.latent_preview import LatentPreview, synthetic_pictures
 from lumiere.sampling.settings import STORAGE, Sampling, Speed
@@ -290,7 +290,7 @@ class LoadedModel:
 
     def sampling_of(self, request: Request) -> Sampling:
         """Returns the sampling settings of a clip: the model's, with the options that the request sets."""
-        options = {name: getattr(request, name) for name in ("motion_scale", "free_noise", "free_init")}
+        options = {name: getattr(request, name) for name in ADAPTER_OPTIONS}
         return replace(self.sampling, **{name: x for name, x in options.items() if x is not None})
 
     def cameras_of(self, request: Request) -> tuple[tuple[str, float], ...]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from lumiere.limits import ServerLimits
-from lumiere.loading.layout import HUB_ID
+from lumiere.loading.layout import HUB_ID, locate_file
 from lumiere.loading.styles import Style
-from lumiere.request import Limits, Request
+from lumiere.model.motion_files import ADAPTER
+from lumiere.request import ADAPTER_OPTIONS, Limits, Request
 from lumiere.sampling.settings import SAMPLING_VERSION, Sampling, Speed
 
 
@@ -327,7 +328,7 @@ def own(model: Model, limits: Limits) -> dict:
     size = {"height": limits.default_height, "width": limits.default_width}
     if not limits.adapter:
         return model.usual | size
-    options = {name: getattr(model.sampling, name) for name in ("motion_scale", "free_noise", "free_init")}
+    options = {name: getattr(model.sampling, name) for name in ADAPTER_OPTIONS}
     cameras = {camera_name(source): weight for source, weight in model.cameras if weight}
     return model.usual | size | options | {"cameras": tuple(cameras.items())}
 
@@ -335,6 +336,18 @@ def own(model: Model, limits: Limits) -> dict:
 def camera_name(source: str) -> str:
     """Returns the name of a MotionLoRA in requests: the move, or the name of the file without its ending."""
     return short_name(source).removesuffix(".safetensors").removeprefix(CAMERA_PREFIX)
+
+
+def camera_file(camera: str) -> Path:
+    """Returns the local file of a MotionLoRA.
+
+    Args:
+        camera: name of a camera move, file or hub id.
+
+    Raises:
+        OSError: the file does not exist or the download failed.
+    """
+    return locate_file(CAMERAS.get(camera, camera), "MotionLoRA", ADAPTER[1])
 
 
 def short_name(source: str) -> str:

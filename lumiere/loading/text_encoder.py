@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTokenizer, PreTrainedTokenizerBase
 
 from lumiere.loading.components import BasePipeline
 from lumiere.loading.file_kinds import INVERSION, kind_of
 from lumiere.loading.layout import FIRST_FRAME, locate_file
+from lumiere.model.animatediff import read_tensors
 from lumiere.model.motion_files import read_json
 from lumiere.model.text import Text
 from lumiere.prompts import keyframes, unweighted, weighted
@@ -80,7 +79,7 @@ class TextEncoder:
                 for name, tokenizer in self._tokenizers.items()
             }
             longest = max(len(row) for rows in tokens.values() for row in rows)
-            chunks = 1 if plain else min(max(1, -(-longest // self._room)), CHUNKS)
+            chunks = 1 if plain else min(max(1, -(-longest // _room(self.base.tokenizer))), CHUNKS)
             encoded = [self._encode(name, rows, chunks, clip_skip, device) for name, rows in tokens.items()]
         states = torch.cat([states for states, _ in encoded], dim=-1).to(device)
         if len(encoded) == 1:
@@ -115,7 +114,7 @@ class TextEncoder:
                 tokens = tokenizer(text, **options)
             pairs = zip(tokens.input_ids, tokens.offset_mapping, strict=True)
             for place, (token, (start, end)) in enumerate(pairs):
-                ignored = token == tokenizer.unk_token_id or place >= CHUNKS * self._room
+                ignored = token == tokenizer.unk_token_id or place >= CHUNKS * _room(tokenizer)
                 if ignored and _is_word(text[start:end]):
                     words[_whole_word(text, start, end)] = None
         return list(words)
@@ -127,20 +126,16 @@ class TextEncoder:
         parts = self.base.components
         return {encoder: parts[name] for encoder, name in names.items() if encoder in parts}
 
-    @property
-    def _room(self) -> int:
-        """Tokens per chunk without start and end, 75 for CLIP."""
-        return self.base.tokenizer.model_max_length - 2
-
     def _encode(
         self, name: str, rows: list[Tokens], chunks: int, clip_skip: int, device: torch.device
     ) -> tuple[Tensor, Tensor]:
         """Returns the states `n (chunks d) k` of a text encoder; of one with a projection also `n p`."""
         encoder, tokenizer = self.base.components[name], self._tokenizers[name]
-        starts = range(0, chunks * self._room, self._room)
-        padded = [_padded(row[start : start + self._room], tokenizer) for row in rows for start in starts]
+        room = _room(tokenizer)
+        starts = range(0, chunks * room, room)
+        padded = [_padded(row[start : start + room], tokenizer) for row in rows for start in starts]
         weights = torch.tensor([[weight for _, weight in chunk] for chunk in padded], device=device)
-        if not_all_one := bool((weights != 1).any()):
+        if any_weighted := bool((weights != 1).any()):
             padded.append(_padded([], tokenizer))
         ids = torch.tensor([[token for token, _ in chunk] for chunk in padded], device=device)
         output = encoder(ids, output_hidden_states=True)
@@ -148,7 +143,7 @@ class TextEncoder:
             states = output.hidden_states[-2 - clip_skip]
         else:
             states = _transformer(encoder).final_layer_norm(output.hidden_states[-1 - clip_skip])
-        if not_all_one:
+        if any_weighted:
             states = torch.lerp(states[-1:], states[:-1], weights[..., None].to(states))
         return states.unflatten(0, (len(rows), chunks)).flatten(1, 2), output[0][: len(weights) : chunks]
 
@@ -172,10 +167,7 @@ def load_embedding(base: BasePipeline, source: str, token: str | None = None) ->
         raise ValueError(
             f"embeddings are read from .safetensors only, as others can run code: received {file}."
         )
-    try:
-        weights = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise OSError(f"cannot read the embedding {file}: it is damaged, or no safetensors file.") from error
+    weights = read_tensors(file, "embedding")
     vectors = _vectors(base, weights, source)
     if token is None:
         key = next(iter(weights))
@@ -209,7 +201,7 @@ def _vectors(base: BasePipeline, weights: dict[str, Tensor], source: str) -> dic
         families = ["Stable Diffusion 1.x or 2.x", "Stable Diffusion XL"]
         families = families if len(found) == 1 else families[::-1]
         raise ValueError(f"the embedding {source} is for {families[0]}: this base is {families[1]}.")
-    room = base.tokenizer.model_max_length - 2
+    room = _room(base.tokenizer)
     for name, tensor in found.items():
         width = base.components[name].get_input_embeddings().weight.shape[1]
         if tensor.ndim != 2 or tensor.shape[1] != width:
@@ -259,10 +251,15 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, pieces: list[tuple[str, float]])
     return found
 
 
+def _room(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Returns the tokens per chunk without start and end, 75 for CLIP."""
+    return tokenizer.model_max_length - 2
+
+
 def _padded(tokens: Tokens, tokenizer: PreTrainedTokenizerBase) -> Tokens:
     """Returns a chunk: start token, tokens, end token and padding, with weight 1 where it has no words."""
     start, end, padding = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
-    rest = tokenizer.model_max_length - 2 - len(tokens)
+    rest = _room(tokenizer) - len(tokens)
     return [(start, 1.0), *tokens, (end, 1.0), *[(padding, 1.0)] * rest]
 
 

@@ -10,11 +10,9 @@ from pathlib import Path
 
 import torch
 from diffusers.models.attention import BasicTransformerBlock, FreeNoiseTransformerBlock
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lumiere.model.animatediff import adapter_keys, diffusers_name
+from lumiere.model.animatediff import adapter_keys, diffusers_name, read_tensors
 from lumiere.model.lumiere import Lumiere
 from lumiere.model.motion_weights import AnimateDiffBlock
 
@@ -155,10 +153,7 @@ def read_motion_lora(file: str | os.PathLike) -> Changes:
     path = Path(file).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"there is no MotionLoRA {file}: give the path of a .safetensors file.")
-    try:
-        weights = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise OSError(f"cannot read the MotionLoRA {file}: it is damaged, or no safetensors file.") from error
+    weights = read_tensors(path, "MotionLoRA")
     if not any(".motion_modules." in key for key in weights):
         raise ValueError(f"{file} is no MotionLoRA: it has no keys of motion modules.")
     factors, alphas = _grouped(weights, str(file))

@@ -148,10 +148,23 @@ def _read(source: str | os.PathLike | MotionAdapter) -> tuple[dict[str, Tensor],
             f"Adapters are read from .safetensors only, as others can run code; received {file}: python -m "
             f"lumiere.model.animatediff {file.name} {file.stem}.safetensors makes one of it, and runs none."
         )
+    return read_tensors(file, "adapter"), config, str(file)
+
+
+def read_tensors(file: Path, kind: str) -> dict[str, Tensor]:
+    """Reads all tensors of a `.safetensors` file.
+
+    Args:
+        file: the file.
+        kind: noun for the error message, for example "adapter".
+
+    Raises:
+        OSError: the file is missing, damaged, or of another format.
+    """
     try:
-        return load_file(file), config, str(file)
+        return load_file(file)
     except (SafetensorError, OSError) as error:
-        raise OSError(f"cannot read the adapter {file}: it is damaged, or no safetensors file.") from error
+        raise OSError(f"cannot read the {kind} {file}: it is damaged, or no safetensors file.") from error
 
 
 def _weights_file(folder: Path) -> Path:

@@ -264,9 +264,7 @@ def note(unknown: list[str]) -> dict:
 
 def model_facts(row: "Row") -> list[str]:
     """Returns lines about a model of the table."""
-    size = f"{row.download:g} GB to download" if row.download else "part of the package"
-    memory = f", {row.gigabytes:g} GB of GPU memory" if row.gigabytes else ""
-    lines = (row.clip, "; ".join(row.abilities), f"{size}{memory}; licence: {row.licence}")
+    lines = (row.clip, "; ".join(row.abilities), row.costs)
     return [f"{line[:1].upper()}{line[1:]}." for line in lines]
 
 

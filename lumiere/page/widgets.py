@@ -17,6 +17,7 @@ from lumiere.modes import NEEDS
 from lumiere.page import architecture, examples, part, strings
 from lumiere.page.server import files
 from lumiere.request import (
+    ADAPTER_OPTIONS,
     FIRST_FRAMES,
     FPS,
     FREE_INIT,
@@ -33,7 +34,6 @@ MOST_PASSES, MOST_MOTION = 5, 2.0  # maxima on the sliders of FreeInit and of th
 SETTINGS = """negative_prompt frames fps steps guidance scheduler first_frame loop seed randomise height width
 strength""".split()
 FORM = ["prompt", "mode", *SETTINGS]  # inputs that can be restored
-OF_ADAPTERS = ["free_init", "free_noise", "motion_scale"]  # further ones, for AnimateDiff adapters
 OUTPUTS = ("player", "status", "result", "seed", "stop", "note")
 
 plain_html = partial(gr.HTML, apply_default_css=False)  # only our own margins
@@ -83,8 +83,8 @@ class Page:
 
 
 def names(limits: Limits) -> list[str]:
-    """Returns the names of the inputs on the page of a model: `FORM`, then `OF_ADAPTERS` for adapters."""
-    return [*FORM, *(OF_ADAPTERS if limits.adapter else ())]
+    """Returns the names of the inputs on the page of a model: `FORM`, then `ADAPTER_OPTIONS` for adapters."""
+    return [*FORM, *(ADAPTER_OPTIONS if limits.adapter else ())]
 
 
 def extra_names(limits: Limits) -> list[str]:

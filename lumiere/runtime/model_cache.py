@@ -28,7 +28,7 @@ from lumiere.loading.registry import (
 )
 from lumiere.loading.styles import Style, read_lora
 from lumiere.model.motion_files import MOTION, read_description
-from lumiere.request import Limits
+from lumiere.request import WEIGHT, Limits
 from lumiere.sampling.settings import STORAGE, Speed
 
 if TYPE_CHECKING:  # torch and diffusers take seconds to import; a refusal needs neither
@@ -195,8 +195,10 @@ def _as_said(options: argparse.Namespace, model: Model) -> Model:
     preview = PREVIEWS.get(options.preview, options.preview) or model.preview
     cameras = tuple(map(read_lora, options.camera))
     for name, weight in cameras:
-        if not abs(weight) <= 4:  # False for NaN
-            raise ValueError(f"the weight of the camera {name} must be from -4 to 4: received {weight:g}.")
+        if not abs(weight) <= WEIGHT:  # False for NaN
+            raise ValueError(
+                f"the weight of the camera {name} must be from -{WEIGHT} to {WEIGHT}: received {weight:g}."
+            )
     moves = [camera_name(name) for name, _ in cameras]
     if len(set(moves)) < len(moves):  # requests name a camera by its move
         raise ValueError(f"cameras must have different names: received {', '.join(moves)}.")

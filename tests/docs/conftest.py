@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from lumiere import models
-from lumiere.loading import assembly, layout, registry
+from lumiere.loading import layout, registry
 from lumiere.loading.registry import CAMERAS, MODELS
 from lumiere.media.video import write_clip
 from lumiere.paperworld.evaluate import evaluate
@@ -62,8 +62,7 @@ def desk(tmp_path, monkeypatch, stand_ins, tiny_model):
         own = dict(revision=None, motion_revision=None, half=False, preview=None, text_width=None)
         own |= dict(side=None, domain_adapter=model.domain_adapter and ("stand-ins/lora.safetensors", 0.8))
         monkeypatch.setitem(MODELS, name, replace(model, source=base, motion=motion, **own))
-    for module in (assembly, registry):
-        monkeypatch.setattr(module, "CAMERAS", dict.fromkeys(CAMERAS, "stand-ins/camera.safetensors"))
+    monkeypatch.setattr(registry, "CAMERAS", dict.fromkeys(CAMERAS, "stand-ins/camera.safetensors"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "served"))
     monkeypatch.setattr(models, "_resident", [])

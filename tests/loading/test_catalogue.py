@@ -61,7 +61,7 @@ def test_rows_say_what_each_model_can_do(hub):
     assert lcm.clip == "16 frames, 6 steps of lcm, guidance 1.5"
     assert {"preset fast", "domain adapter (weight 0.8)", "8 to 128 frames"} <= set(lcm.abilities)
     assert found["sd15-lightning-1"].clip == "16 frames, 1 step of euler, no guidance"
-    assert all(row.download for row in found.values() if row.name != "paper-world")
+    assert all(row.model.download for row in found.values() if row.name != "paper-world")
 
 
 def test_command_prints_the_list(hub, capsys):
