@@ -120,7 +120,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--first-frame",
         metavar="|".join(FIRST_FRAMES),
-        help="base: drawn by the base model, none: from noise with the rest (base)",
+        help="none: from noise with the rest, base: drawn by the base model (none)",
     )
     add(
         "--clip-skip",
@@ -362,8 +362,8 @@ def make(
 def settings(request: Request) -> str:
     """Formats the settings of a request in one line, printed after a run."""
     frames, fps = required(request.frames), required(request.fps)
-    from_noise = request.mode == "text" and request.first_frame == "none"
-    first_frame = ("first frame from noise",) if from_noise else ()
+    drawn = request.mode == "text" and request.first_frame == "base"
+    first_frame = ("first frame by the base",) if drawn else ()
     return " · ".join(
         (
             f"seed {request.seed}",

@@ -101,9 +101,7 @@ class LumierePipeline(LoadedModel):
         On the CPU, a seed gives identical bits for the same number of threads.
 
         Args:
-            request: the requested clip. Fields that are None take the defaults of the model. Text-to-video
-                starts with a first frame by the base if the motion weights take conditioning channels, except
-                with `first_frame="none"`.
+            request: the requested clip. Fields that are None take the defaults of the model.
             stop: checked before every step. The last predicted clip becomes the result. A run stopped before
                 its first step has no result.
             given: conditioning frames and mask (see model/conditioning.py). They replace predictions, and

@@ -18,7 +18,7 @@ from lumiere.limits import ServerLimits
 
 # Inputs of a clip besides the prompt; modes.py lists the inputs of each mode.
 MODES = ("text", "image", "images", "inpaint", "cinemagraph", "continue", "video")
-FIRST_FRAMES = ("base", "none")  # source of the first frame in text-to-video
+FIRST_FRAMES = ("none", "base")  # source of the first frame in text-to-video
 SCHEDULERS = ("ddim", "dpm++ 2m", "euler", "euler a", "unipc", "lcm")
 
 STEPS = (1, ServerLimits.max_steps)  # the operator may set a lower maximum, see `check`
@@ -107,9 +107,9 @@ class Request:
         strength: above 0 and at most 1. Below 1, the clip starts from a noised clip and runs only this share
             of the steps.
         mode: one of `MODES`.
-        first_frame: one of `FIRST_FRAMES`. With "base", the base draws the first frame and the motion weights
-            continue it. With "none", all frames start from noise. The field applies to mode "text" and motion
-            weights with conditioning channels.
+        first_frame: one of `FIRST_FRAMES`. With "none", all frames start from noise. With "base", the base
+            draws the first frame and the motion weights continue it. The field applies to mode "text" and
+            motion weights with conditioning channels.
         style_weights: replace the operator's weights of the model's styles, all or none. The caller of the
             pipeline applies them.
         clip_skip: number of last layers of CLIP to skip, 0 to 11, for both prompts.
@@ -136,7 +136,7 @@ class Request:
     seed: int | None = None
     strength: float = 1.0
     mode: str = "text"
-    first_frame: str = "base"
+    first_frame: str = FIRST_FRAMES[0]
     style_weights: tuple[float, ...] = ()
     clip_skip: int = 0
     cameras: tuple[tuple[str, float], ...] | None = None

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -166,10 +167,9 @@ def tiny_text_encoder(words: int) -> CLIPTextModel:
     )
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def fresh_accelerator():
-    """Accelerate keeps the precision of its first use in a process."""
+    """Accelerate keeps the precision of its first use in a process: forget it after every test."""
     yield
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
+    if state := sys.modules.get("accelerate.state"):
+        state.AcceleratorState._reset_state(reset_partial_state=True)

@@ -158,7 +158,9 @@ def test_segments_and_stills_have_the_text_of_their_frames(tmp_path, monkeypatch
     )
     stills = []
     monkeypatch.setattr(our, "first_frame_prompt", lambda prompt: stills.append(prompt) or prompt)
-    request = Request(f"0: {SPRING} | 16: {WINTER}", frames=20, steps=1, seed=1, guidance=1.0)
+    request = Request(
+        f"0: {SPRING} | 16: {WINTER}", frames=20, steps=1, seed=1, guidance=1.0, first_frame="base"
+    )
     assert frames_of(our, request).shape[0] == 20 and stills == [SPRING]
     whole = our.encode_prompt(request.filled(our.defaults)).states[0]
     assert [len(text) for text in texts] == [12, 12]

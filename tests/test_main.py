@@ -31,17 +31,17 @@ def model(monkeypatch, tiny_model):
 def test_a_clip_with_its_settings(tmp_path, capsys):
     clip = tmp_path / "clip.mp4"
     arguments = ["a red ball", "--frames", "8", "--seed", "7", "--steps", "3", "--fps", "12"]
-    arguments += ["--negative-prompt", "a dragon", "--first-frame", "none", "--device", "cpu"]
+    arguments += ["--negative-prompt", "a dragon", "--first-frame", "base", "--device", "cpu"]
     assert command.main([*arguments, "-o", str(clip)]) == 0
     captured = capsys.readouterr()
     assert captured.out.splitlines()[0] == str(clip) and "seed 7 · 8 frames at 12 fps" in captured.out
-    assert "first frame from noise" in captured.out
+    assert "first frame by the base" in captured.out
     assert "step 3 of 3" in captured.err and "words ignored" not in captured.err
     assert "words of the negative prompt ignored" in captured.err and "dragon" in captured.err
     frames, fps = read_clip(clip)
     assert frames.shape == (8, 64, 64, 3) and fps == 12
     expected = Request(
-        "a red ball", "a dragon", 8, 12, height=64, width=64, steps=3, seed=7, first_frame="none"
+        "a red ball", "a dragon", 8, 12, height=64, width=64, steps=3, seed=7, first_frame="base"
     ).filled(models.entry().usual)
     assert Request.from_json(read_settings(clip)) == expected
     model, saved = models.entry(), json.loads(read_settings(clip))
@@ -166,7 +166,7 @@ def test_without_an_output_the_file_is_named_after_the_seed(tmp_path, monkeypatc
         (["x", "--steps", "0"], "1 to 150"),
         (["x", "--guidance", "nan"], "0 to 30"),
         (["x", "--scheduler", "magic"], "dpm++ 2m"),
-        (["x", "--first-frame", "mine"], "base, none"),
+        (["x", "--first-frame", "mine"], "none, base"),
         (["x", "--height", "100"], "divisible by 32"),
         (["x", "--seed", "-1"], "4294967295"),
         (["x", "-o", "/nowhere/clip.mp4"], "folder"),
@@ -272,9 +272,9 @@ def test_sound_is_kept_with_the_length_or_its_loss_is_said(tmp_path, capsys, opt
     "arguments, words",
     [
         ("--guidance 1 --negative-prompt star", "--negative-prompt has no effect at --guidance 1."),
-        ("--image picture.png --first-frame none", "--first-frame has no effect with given pixels."),
+        ("--image picture.png --first-frame base", "--first-frame has no effect with given pixels."),
         ("--style-alpha 0.3", "--style-alpha has no effect without --style-base."),
-        ("--guidance 3 --negative-prompt star --first-frame none", None),
+        ("--guidance 3 --negative-prompt star --first-frame base", None),
     ],
 )
 def test_options_without_effect_are_said(files, monkeypatch, capsys, arguments, words):

@@ -284,13 +284,14 @@ def test_a_stopped_clip_ends_with_its_segment(segmented):
 def test_text_begins_with_a_still_by_the_base(still_first, monkeypatch):
     latents, decode = [], still_first.decode
     monkeypatch.setattr(still_first, "decode", lambda x: latents.append(x) or decode(x))
-    *steps, result = still_first.generate(REQUEST)
+    drawn = replace(REQUEST, first_frame="base")
+    *steps, result = still_first.generate(drawn)
     assert [item.length for item in steps] == [1] * 4 + [8] * 4 and result.steps == 8
-    stopped = list(still_first.generate(REQUEST, iter([False] * 4 + [True]).__next__))[-1]
+    stopped = list(still_first.generate(drawn, iter([False] * 4 + [True]).__next__))[-1]
     assert stopped.stopped and stopped.frames.shape[0] == 1
     clip, still = latents
     torch.testing.assert_close(clip[:, :, :1], still)
-    *steps, result = still_first.generate(replace(REQUEST, first_frame="none"))
+    *steps, result = still_first.generate(REQUEST)
     assert [item.length for item in steps] == [8] * 4
 
 
@@ -300,7 +301,7 @@ def test_the_still_has_a_prompt_of_its_own(still_first):
     still_first.text_encoder = watched
     watched.max_clip_skip = 0
     still_first.first_frame_prompt = lambda prompt: f"{prompt} resting"
-    last(still_first, REQUEST)
+    last(still_first, replace(REQUEST, first_frame="base"))
     assert prompts == [f"{REQUEST.prompt} resting", REQUEST.prompt]
 
 
@@ -327,7 +328,7 @@ def test_frames_shown_are_those_of_all_steps_and_texts(still_first):
     handles = [still_first.lumiere.register_forward_pre_hook(count)]
     for frames in (8, 20):
         for guidance in (1.0, 4.0):
-            request = replace(REQUEST, frames=frames, steps=6, guidance=guidance)
+            request = replace(REQUEST, frames=frames, steps=6, guidance=guidance, first_frame="base")
             shown.clear()
             list(still_first.generate(request))
             still = 6 if guidance == 1 else 6 + len([t for t in (999, 832, 666) if t >= 600])

@@ -35,7 +35,7 @@ def test_defaults_and_number_types():
         "seed": None,
         "strength": 1.0,
         "mode": "text",
-        "first_frame": "base",
+        "first_frame": "none",
         "clip_skip": 0,
         "loop": False,
     }
@@ -132,12 +132,12 @@ def test_scheduler():
 
 
 def test_first_frame():
-    assert Request("a").first_frame == "base"
+    assert Request("a").first_frame == "none"
     for name in FIRST_FRAMES:
         request = Request("a", first_frame=name)
         assert Request.from_json(request.to_json()) == request and request.saved()["first_frame"] == name
     for value in ("Base", "", MARK, None, 1, ["none"], {}):
-        assert refusal(first_frame=value).startswith("first_frame must be one of base, none: received ")
+        assert refusal(first_frame=value).startswith("first_frame must be one of none, base: received ")
 
 
 @pytest.mark.parametrize(

@@ -48,8 +48,8 @@ SETTINGS: tuple[Row, ...] = (
 FIRST_FRAME: Row = (
     "first_frame",
     str,
-    "base",
-    f"One of {', '.join(FIRST_FRAMES)}; base: drawn by the base model, none: from noise with the rest. "
+    FIRST_FRAMES[0],
+    f"One of {', '.join(FIRST_FRAMES)}; none: from noise with the rest, base: drawn by the base model. "
     "Without effect for motion weights that take no given pixels.",
 )
 LOOP: Row = ("loop", bool, False, "Whether the last frame leads to the first one; from noise, in one part.")

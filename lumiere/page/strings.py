@@ -89,7 +89,7 @@ FIELDS = {  # field of the form -> its label and help
     "guidance": ("Guidance", "How closely to follow the prompt; 1 switches it off."),
     "scheduler": ("Scheduler", "The way from noise to clip."),
     "first_frame": ("First frame", "The base model can draw it before the clip is made."),
-    "loop": ("Seamless loop", "The last frame leads to the first; the first frame comes from noise."),
+    "loop": ("Seamless loop", "The last frame leads to the first."),
     "seed": ("Seed", "The same seed and settings give the same clip."),
     "randomise": ("New seed for every clip", "Off: the seed above is used again."),
     "height": ("Height", "In pixels; the model is at its best with its own."),
@@ -102,7 +102,7 @@ FIELDS = {  # field of the form -> its label and help
         "Passes over the clip; each makes frames more consistent and takes as long as the first.",
     ),
 }
-FIRST_FRAMES = {"base": "drawn by the base model", "none": "from noise with the rest"}
+FIRST_FRAMES = {"none": "from noise with the rest", "base": "drawn by the base model"}
 
 PROGRESS_LABEL = "Progress of your clip"
 STAGE_LABEL = "The clip, coming into focus"
@@ -393,8 +393,8 @@ def facts(request: Request) -> str:
     """Returns the settings of a request in form order, without user text."""
     mode = () if request.mode == "text" else (MODES[request.mode],)
     strength = () if request.strength == 1 else (f"strength {request.strength:g}",)
-    from_noise = request.mode == "text" and request.first_frame == "none"
-    first_frame = (f"first frame {FIRST_FRAMES['none']}",) if from_noise else ()
+    drawn = request.mode == "text" and request.first_frame == "base"
+    first_frame = (f"first frame {FIRST_FRAMES['base']}",) if drawn else ()
     loop = ("seamless loop",) if request.loop else ()
     weights = ", ".join(f"{weight:g}" for weight in request.style_weights)
     style = (f"style {weights}",) if weights else ()

@@ -1,4 +1,4 @@
-"""Plans how a clip is denoised: a still first frame, segments in sequence, windows and steps of each."""
+"""Plans how a clip is denoised: the parts in sequence, windows and steps of each."""
 
 from dataclasses import dataclass
 
@@ -36,7 +36,7 @@ class Plan:
 
     Attributes:
         request: the clip, with the model's defaults. With `first_frame="base"`, motion weights with
-            conditioning channels start from a still.
+            conditioning channels start from a frame of the base.
         given: conditioning frames and mask, or None.
         sampling: sampling settings of the model.
         lumiere: the inflated UNet.

@@ -114,7 +114,7 @@ def test_each_clip_is_stored_once(served, client):
         ({"seed": 2**70}, "from 0 to 4294967295"),
         ({"fps": 0}, "from 1 to 60: received 0"),
         ({"scheduler": "<script>"}, "received text of length 8"),
-        ({"first_frame": "mine"}, "First frame must be one of base, none"),
+        ({"first_frame": "mine"}, "First frame must be one of none, base"),
         ({"loop": 1}, "Loop must be true or false"),
         ({"height": 7}, "divisible by"),
         ({"width": 16384}, "divisible by"),
@@ -398,7 +398,7 @@ def form_of(**changes) -> list:
         "steps": 4,
     }
     usual |= {"guidance": 4, "scheduler": "ddim", "seed": 3, "randomise": False, "height": 64, "width": 64}
-    usual |= {"strength": 0.6, "first_frame": "base", "loop": False} | changes
+    usual |= {"strength": 0.6, "first_frame": "none", "loop": False} | changes
     return [usual[name] for name in widgets.FORM]
 
 
@@ -426,7 +426,7 @@ def test_page_shows_previews_then_the_clip_once_and_no_sheet_last(served):
 
 
 def test_page_asks_for_the_first_frame_in_text_mode_only(served):
-    assert yielded(served[0], first_frame="none")[-1]["result"]["settings"]["first_frame"] == "none"
+    assert yielded(served[0], first_frame="base")[-1]["result"]["settings"]["first_frame"] == "base"
     seen = yielded(served[0], first_frame="mine")
     assert "First frame must be one of" in seen[-1]["status"]["text"]
     seen = yielded(served[0], first_frame="mine", mode="image")

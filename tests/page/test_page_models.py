@@ -139,7 +139,7 @@ def test_a_switch_waits_for_its_turn_and_is_told(site, monkeypatch):
         form = [
             (
                 fields
-                | {"mode": "text", "randomise": False, "strength": 1, "first_frame": "base", "loop": False}
+                | {"mode": "text", "randomise": False, "strength": 1, "first_frame": "none", "loop": False}
             ).get(n)
             for n in widgets.names(apps[name].limits)
         ]

@@ -40,7 +40,7 @@ WHOLE = Request(
         {},
         {"mode": "video", "strength": 0.35},
         {"mode": "inpaint"},
-        {"first_frame": "none"},
+        {"first_frame": "base"},
         {"clip_skip": 2},
         {"loop": True},
     ],

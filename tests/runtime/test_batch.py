@@ -41,10 +41,10 @@ def clips(folder) -> dict[str, bytes]:
 
 
 def test_a_clip_and_a_line_for_each_prompt(run, tmp_path, tiny_model):
-    assert run("clips", "--seed", "4294967294", "--first-frame", "none") == 0
+    assert run("clips", "--seed", "4294967294", "--first-frame", "base") == 0
     told = lines(tmp_path / "clips")
     assert [line["request"]["prompt"] for line in told] == [p.strip() for p in PROMPTS if p]
-    assert {line["request"]["first_frame"] for line in told} == {"none"}
+    assert {line["request"]["first_frame"] for line in told} == {"base"}
     assert [line["request"]["seed"] for line in told] == [2**32 - 2, 2**32 - 1, 0, 1, 2]
     assert [line["clip"] for line in told] == [f"{number:05}.mp4" for number in range(1, 6)]
     assert all(line["seconds"] > 0 and line["model"]["source"] == str(tiny_model) for line in told)

@@ -40,13 +40,14 @@ def test_refuses_contexts_as_long_as_a_segment(context):
         segments(80, 16, context)
 
 
-def test_text_begins_with_a_still():
-    still, *rest = plan(REQUEST, None, SAMPLING, takes_cond=True)
+def test_text_begins_with_a_still_if_the_base_draws_the_first_frame():
+    drawn = replace(REQUEST, first_frame="base")
+    still, *rest = plan(drawn, None, SAMPLING, takes_cond=True)
     assert still == Part(slice(0, 1), still=True)
     assert rest == [Part(slice(0, 16)), Part(slice(12, 28)), Part(slice(16, 32))]
-    assert plan(replace(REQUEST, first_frame="none"), None, SAMPLING, takes_cond=True) == rest
-    assert plan(REQUEST, None, SAMPLING, takes_cond=False) == rest
-    assert plan(REQUEST, given(0), SAMPLING, takes_cond=True) == rest
+    assert plan(REQUEST, None, SAMPLING, takes_cond=True) == rest
+    assert plan(drawn, None, SAMPLING, takes_cond=False) == rest
+    assert plan(drawn, given(0), SAMPLING, takes_cond=True) == rest
 
 
 def test_what_is_known_from_the_start_is_denoised_at_once():

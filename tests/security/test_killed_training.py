@@ -14,7 +14,6 @@ from lumiere.training.trainer import train
 from tests.security.server import ROOT
 from tests.training.test_train import clips, command, lines, result, same, settings, trainer  # noqa: F401
 
-pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 # Names of what is there at that moment, below the folder of the run.
 MOMENTS = {
     "in a step": lambda out: len(steps_done(out)) >= 4,

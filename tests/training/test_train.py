@@ -35,7 +35,6 @@ from tests.clips import drawing
 
 ROOT = Path(__file__).resolve().parents[2]
 GROUPS = (CLIPS, FRESH, NOISE, STEPS, RUN)
-pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
 
 @pytest.fixture(scope="module")

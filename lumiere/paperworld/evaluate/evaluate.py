@@ -33,7 +33,7 @@ from lumiere.paperworld.training.model_folder import EMBEDDED
 from lumiere.paperworld.world.captions import canonical
 from lumiere.paperworld.world.scene import MOTIONS
 from lumiere.pipeline import LumierePipeline
-from lumiere.request import Request
+from lumiere.request import FIRST_FRAMES, Request
 from lumiere.runtime import model_cache
 from lumiere.sampling.settings import SAMPLING_VERSION
 
@@ -174,8 +174,8 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=int, metavar="N", help="denoising steps (the model's own)")
     add("--guidance", type=float, metavar="X", help="guidance (the model's own)")
     add("--scheduler", metavar="NAME", help="scheduler (the model's own)")
-    first_frame = "who draws the first frame: the base, or none (the model's own)"
-    add("--first-frame", choices=("base", "none"), help=first_frame)
+    first_frame = "none: from noise with the rest, base: drawn by the base (none)"
+    add("--first-frame", choices=FIRST_FRAMES, help=first_frame)
     grid = f"only write {GRID[0] * GRID[1]} clips as a moving picture"
     add("--grid", metavar="FILE.webp", help=grid)
     sheet = f"only write frames of {SHEET} clips as one picture, a contact sheet"

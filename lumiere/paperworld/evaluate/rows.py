@@ -217,7 +217,9 @@ ROWS: dict[str, Row] = {
     "inpaint16": Row("another colour or subject in a box", _inpaint, figures.of_inpaint),
     "cinemagraph16": Row("cinemagraph", _cinemagraph, figures.of_cinemagraph),
     "still16": Row("background flicker where nothing moves", _still, figures.of_still),
-    "noise16": Row("16 frames, all of them from noise", partial(_text, first_frame="none"), figures.of_text),
+    "base-first16": Row(
+        "16 frames, the first drawn by the base", partial(_text, first_frame="base"), figures.of_text
+    ),
     "decoder16": Row("real clips noised to 0.2 and denoised", _decoder, figures.of_decoder),
     "diversity32": Row("spread over seeds / of real scenes", _diversity, figures.of_diversity, prompts=100),
     "parameters": Row(

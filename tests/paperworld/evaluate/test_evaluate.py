@@ -174,13 +174,13 @@ def test_command_prints_three_tables(tiny_model, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(evaluate, "Studio", studio)
     results = ["--results", str(tmp_path / "r.json")]
     command = ["evaluate", "--rows", "ceiling,size,controls", "--clips", "2", *results]
-    assert main([*command, "--first-frame", "none", "--seed", "3"]) == 0
+    assert main([*command, "--first-frame", "base", "--seed", "3"]) == 0
     told = capsys.readouterr().out
     assert "| real clips through the autoencoder | 2 | all 1 [0.34, 1.00] >= 0.95 | met |" in told
     assert "| size of the model | 1 | MB in all" in told
     assert "| ceiling | 1.000 | 1.000 | 1.000 | 1.000 | 1.000 |" in told and "| controls |" not in told
     assert "| right in all | still | left |" in told and " / 1 |" in told
-    settings = {"steps": None, "guidance": None, "scheduler": None, "first_frame": "none"}
+    settings = {"steps": None, "guidance": None, "scheduler": None, "first_frame": "base"}
     assert asked == [(None, 3, settings)]
     puppet.spoil = lambda clip, given: clip // 2
     assert main([*command, "--seed", "3"]) == 1

@@ -18,7 +18,16 @@ from tests.marks import soak
 from tests.paperworld.puppet import Puppet, noisy, real
 
 CLIPS = 4
-SHORT = ["ceiling", "text16", "controls", "preview", "held-out16", "first-last16", "inpaint16", "noise16"]
+SHORT = [
+    "ceiling",
+    "text16",
+    "controls",
+    "preview",
+    "held-out16",
+    "first-last16",
+    "inpaint16",
+    "base-first16",
+]
 SLOW = ["first-frame80", "cinemagraph16", "still16"]
 ALL = [*SHORT, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 ALL += soak("text80", "paraphrased80")
@@ -49,7 +58,7 @@ def test_frozen_clips_miss_the_bar(name, tmp_path):
     assert missed(name, Puppet(lambda clip, given: frozen(clip)), tmp_path) == ["all"]
 
 
-@pytest.mark.parametrize("name", ["text16", "held-out16", "noise16", "inpaint16"])
+@pytest.mark.parametrize("name", ["text16", "held-out16", "base-first16", "inpaint16"])
 def test_clips_of_another_prompt_are_wrong(name, tmp_path):
     other = real("a red ball rising over green hills", 16)
     assert max(shares(name, Puppet(lambda clip, given: other), tmp_path)) <= 0.25
@@ -113,7 +122,7 @@ def unseen(monkeypatch):
 
 
 def test_prompts_and_settings_of_rows(tmp_path, unseen):
-    puppets = {name: Puppet() for name in ("text80", "held-out16", "paraphrased80", "noise16")}
+    puppets = {name: Puppet() for name in ("text80", "held-out16", "paraphrased80", "base-first16")}
     for name, puppet in puppets.items():
         measure(puppet, Records(tmp_path / name, "x", 0), name, range(20))
     truths = {
@@ -127,7 +136,9 @@ def test_prompts_and_settings_of_rows(tmp_path, unseen):
     prompts = {name: [prompt for prompt, *_ in puppet.asked] for name, puppet in puppets.items()}
     assert sum(a == b for a, b in zip(prompts["text80"], prompts["paraphrased80"], strict=True)) < 3
     assert [puppets[name].asked[0][1] for name in puppets] == [80, 16, 80, 16]
-    assert puppets["noise16"].asked[0][4] == {"first_frame": "none"} and puppets["text80"].asked[0][4] == {}
+    assert (
+        puppets["base-first16"].asked[0][4] == {"first_frame": "base"} and puppets["text80"].asked[0][4] == {}
+    )
 
 
 @pytest.mark.slow

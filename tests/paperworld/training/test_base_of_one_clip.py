@@ -20,7 +20,7 @@ from tests.bases import components, save_adapter, save_base
 from tests.model.test_animatediff import same_weights
 from tests.test_bases import SEEN, frames_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ from lumiere.request import Request
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("fresh_accelerator")
 def test_a_tiny_budget_makes_a_model_that_generates(tmp_path, capsys):
     model, work = tmp_path / "model", tmp_path / "work"
     command = ["make", "--model", str(model), "--work", str(work), "--budget", "tiny"]
