@@ -1,7 +1,9 @@
 """Lists the models of the registry: what each can do, its size and licence, and whether it is on disk."""
 
 import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from lumiere.loading.hub import offline
 from lumiere.loading.layout import check, locate, locate_autoencoder, locate_file, locate_motion
@@ -9,6 +11,8 @@ from lumiere.loading.registry import CAMERA_MODEL, CAMERAS, MODELS, PRESETS, Mod
 from lumiere.model.motion_files import ADAPTER, MOTION
 
 WIDTH = 100  # characters of a line
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,17 @@ class Row:
     @property
     def abilities(self) -> tuple[str, ...]:
         """What the model can do besides text to video with its default settings."""
-        return _abilities(self.name, self.model)
+        model = self.model
+        longest = f"{model.shortest} to {model.longest} frames" if model.longest else "clips of any length"
+        if model.motion is None:
+            return ("trained with given pictures, clips and regions", longest)
+        found = [longest, "given pixels at inference only", "motion scale, FreeNoise, FreeInit"]
+        if model.moves:
+            found.append("cameras")
+        if model.domain_adapter:
+            found.append(f"domain adapter (weight {model.domain_adapter[1]:g})")
+        found += [f"preset {preset}" for preset, like in PRESETS.items() if like == self.name]
+        return tuple(found)
 
     @property
     def costs(self) -> str:
@@ -59,9 +73,13 @@ def on_disk(model: Model) -> bool:
     Args:
         model: registry entry.
     """
+    return _found_offline(_locate, model)
+
+
+def _found_offline(locate: Callable[[T], object], what: T) -> bool:
     with offline():
         try:
-            _locate(model)
+            locate(what)
         except OSError:
             return False
     return True
@@ -104,13 +122,7 @@ def camera_on_disk(move: str, model: Model | None = None) -> bool:
     """
     model = model or MODELS[CAMERA_MODEL]
     source = model.moves[move]
-    if source in dict(model.cameras):
-        return True
-    with offline():
-        try:
-            return camera_file(source).is_file()
-        except OSError:
-            return False
+    return source in dict(model.cameras) or _found_offline(camera_file, source)
 
 
 def table() -> str:
@@ -136,22 +148,5 @@ def _cameras() -> str:
 
 
 def _indented(text: str) -> str:
-    indent = " " * 4
-    wrap = textwrap.TextWrapper(
-        WIDTH, indent, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
-    )
-    return wrap.fill(text)
-
-
-def _abilities(name: str, model: Model) -> tuple[str, ...]:
-    """Returns what a model can do besides text to video with its default settings."""
-    longest = f"{model.shortest} to {model.longest} frames" if model.longest else "clips of any length"
-    if model.motion is None:
-        return ("trained with given pictures, clips and regions", longest)
-    found = [longest, "given pixels at inference only", "motion scale, FreeNoise, FreeInit"]
-    if model.moves:
-        found.append("cameras")
-    if model.domain_adapter:
-        found.append(f"domain adapter (weight {model.domain_adapter[1]:g})")
-    found += [f"preset {preset}" for preset, like in PRESETS.items() if like == name]
-    return tuple(found)
+    wrapped = textwrap.fill(text, WIDTH - 4, break_on_hyphens=False, break_long_words=False)
+    return textwrap.indent(wrapped, " " * 4)

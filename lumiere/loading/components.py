@@ -77,12 +77,18 @@ def load_base(
     return _bounded(StableDiffusionPipeline(**found))
 
 
+def text_encoders(base: BasePipeline) -> dict[str, tuple[Any, transformers.PreTrainedTokenizerBase]]:
+    """Returns the text encoders of a base by name, each with its tokenizer."""
+    pairs = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
+    parts = base.components
+    return {name: (parts[name], parts[other]) for name, other in pairs.items() if name in parts}
+
+
 def _bounded(base: BasePipeline) -> BasePipeline:
     """Limits the tokenizers to the positions of their encoders, for `encode_prompt` pads to that length."""
-    for name, tokenizer in base.components.items():
-        if name.startswith("tokenizer"):
-            config = base.components[name.replace("tokenizer", "text_encoder")].config
-            tokenizer.model_max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
+    for encoder, tokenizer in text_encoders(base).values():
+        positions = encoder.config.max_position_embeddings
+        tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
     return base
 
 
@@ -251,9 +257,7 @@ def _whole(
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0].rstrip(".")
         raise OSError(f"cannot read the {name} in {folder}: {reason}.") from error
-    faults = sorted(map(str, report["missing_keys"])) + sorted(
-        str(key[0]) for key in report["mismatched_keys"]
-    )
+    faults = [*sorted(report["missing_keys"]), *sorted(key for key, *_ in report["mismatched_keys"])]
     if faults:
         raise OSError(f"the {name} in {folder} {_lacks(faults)}.")
     _check_whole(model, name, folder)

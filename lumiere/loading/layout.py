@@ -1,13 +1,14 @@
 """Locates model folders (diffusers Stable Diffusion layout), checks their files and reads their limits.
 
-Standard library only: a request can be refused before torch is imported and weights are loaded.
+Imports no torch: a request can be refused before weights are loaded.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
 
 from lumiere.limits import ServerLimits, variable
 from lumiere.loading.hub import fetch
@@ -103,9 +104,9 @@ def config_folder(place: Path) -> Path:
     if place.is_dir():
         return place
     try:
-        with place.open("rb") as file:
-            keys = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    except (OSError, ValueError, OverflowError, MemoryError) as error:
+        with safe_open(place, "np") as file:
+            keys = set(file.keys())
+    except (SafetensorError, OSError) as error:
         raise OSError(
             f"cannot read the checkpoint {place}: it is damaged, or no safetensors file."
         ) from error
@@ -127,17 +128,10 @@ def locate_motion(source: str | Path, revision: str | None = None, weights: bool
     Raises:
         OSError: the motion weights do not exist or the download failed.
     """
-    path = Path(source).expanduser()
-    if path.exists():
-        return path
-    name, file = _on_hub(source, "motion weights")
-    if file and not weights:
-        return path
     wanted = [MOTION[0], ADAPTER[0]]
     if weights:
-        wanted = [file] if file else [*wanted, MOTION[1], MOTION_INDEX, "motion-*.safetensors", ADAPTER[1]]
-    folder = fetch(name, "motion weights", revision, wanted)
-    return folder / file if file else folder
+        wanted += [MOTION[1], MOTION_INDEX, "motion-*.safetensors", ADAPTER[1]]
+    return _locate_part(source, "motion weights", wanted, revision, files=weights)
 
 
 def locate_file(source: str | Path, kind: str, usual: str) -> Path:
@@ -152,15 +146,11 @@ def locate_file(source: str | Path, kind: str, usual: str) -> Path:
     Raises:
         OSError: the file does not exist or the download failed.
     """
-    path = Path(source).expanduser()
-    path = path / usual if path.is_dir() else path
-    if path.is_file():
-        return path
-    name, file = _on_hub(source, kind)
-    fetched = fetch(name, kind, None, [file or usual]) / (file or usual)
-    if not fetched.is_file():
-        raise FileNotFoundError(f"there is no file {file or usual} in {name} on the hub.")
-    return fetched
+    found = _locate_part(source, kind, [usual])
+    file = found / usual if found.is_dir() else found
+    if not file.is_file():
+        raise FileNotFoundError(f"cannot find the {kind} {source}: there is no file {file.name}.")
+    return file
 
 
 def locate_autoencoder(source: str | Path, kind: str) -> Path:
@@ -173,23 +163,29 @@ def locate_autoencoder(source: str | Path, kind: str) -> Path:
     Raises:
         OSError: the autoencoder does not exist or the download failed.
     """
+    return _locate_part(source, kind, list(ADAPTER))
+
+
+def _locate_part(
+    source: str | Path, kind: str, wanted: list[str], revision: str | None = None, files: bool = True
+) -> Path:
+    """Returns a local path, the local copy of `wanted` in `owner/name`, or that of `owner/name/file`.
+
+    Without `files`, nothing is downloaded for `owner/name/file`.
+    """
     path = Path(source).expanduser()
-    if path.is_dir() or path.is_file():
+    if path.exists():
         return path
-    name, file = _on_hub(source, kind)
-    folder = fetch(name, kind, None, [file] if file else list(ADAPTER))
-    return folder / file if file else folder
-
-
-def _on_hub(source: str | Path, kind: str) -> tuple[str, str | None]:
-    """Splits `owner/name` or `owner/name/file` into the hub id and the file name, or None."""
     found = re.fullmatch(rf"({HUB_ID})(?:/(.+\.(?:safetensors|ckpt)))?", str(source))
     if not found or ".." in str(source):
         raise FileNotFoundError(
             f"cannot find the {kind} {source}: give the path of a folder or file, a hub id, or a hub id with "
             "the name of a file after it."
         )
-    return found[1], found[2]
+    name, file = found.groups()
+    if file is None:
+        return fetch(name, kind, revision, wanted)
+    return fetch(name, kind, revision, [file]) / file if files else path
 
 
 def is_xl(folder: Path) -> bool:

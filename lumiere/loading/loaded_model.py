@@ -17,7 +17,7 @@ from lumiere.loading.assembly import Adapter, find_preview, own_config, replaced
 from lumiere.loading.components import BasePipeline, best_dtype, find_device
 from lumiere.loading.layout import model_limits
 from lumiere.loading.lora import Styler
-from lumiere.loading.registry import Model, entry, narrowed, own, within
+from lumiere.loading.registry import Model, entry, narrowed, own
 from lumiere.loading.styles import Style
 from lumiere.loading.text_encoder import FirstFramePrompt, TextEncoder
 from lumiere.model.animatediff import schedule_for
@@ -151,7 +151,7 @@ class LoadedModel:
     @property
     def defaults(self) -> dict:
         """Default values for the fields of a request."""
-        return own(within(self.model, self.limits), self.limits)
+        return own(self.model, self.limits)
 
     @property
     def scheduler_config(self) -> dict:
@@ -185,7 +185,7 @@ class LoadedModel:
 
     @property
     def _encoders(self) -> list[nn.Module]:
-        return [part for name, part in self.base.components.items() if name.startswith("text_encoder")]
+        return [encoder for encoder, _ in components.text_encoders(self.base).values()]
 
     def enable_compile(self, **options: Any) -> None:
         """Compiles the transformer blocks of the base and of the temporal layers at their first call.

@@ -14,7 +14,7 @@ from diffusers.utils import (
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from lumiere.loading.components import BasePipeline, load_model
+from lumiere.loading.components import BasePipeline, load_model, text_encoders
 from lumiere.loading.file_kinds import lora_tensors
 from lumiere.loading.layout import check, component_class, locate, locate_file
 from lumiere.loading.styles import Style
@@ -172,11 +172,7 @@ def _blend(style: Style) -> tuple[str, float] | None:
 
 def _modules(base: BasePipeline) -> dict[str, nn.Module]:
     """Returns the components that a style changes, by name."""
-    return {name: part for name, part in base.components.items() if name in ("unet", *_encoders(base))}
-
-
-def _encoders(base: BasePipeline) -> list[str]:
-    return [name for name in base.components if name.startswith("text_encoder")]
+    return {"unet": base.unet} | {name: encoder for name, (encoder, _) in text_encoders(base).items()}
 
 
 def _read(source: str) -> tuple[dict[str, Tensor], dict | None]:

@@ -324,7 +324,8 @@ def within(model: Model, limits: Limits) -> Model:
 
 
 def own(model: Model, limits: Limits) -> dict:
-    """Returns the default fields of a `Request`, with height, width and the options of adapters."""
+    """Returns the default fields of a `Request` within limits, with size and the options of adapters."""
+    model = within(model, limits)
     size = {"height": limits.default_height, "width": limits.default_width}
     if not limits.adapter:
         return model.usual | size

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTokenizer, PreTrainedTokenizerBase
 
-from lumiere.loading.components import BasePipeline
+from lumiere.loading.components import BasePipeline, text_encoders
 from lumiere.loading.file_kinds import INVERSION, kind_of
 from lumiere.loading.layout import FIRST_FRAME, locate_file
 from lumiere.model.animatediff import read_tensors
@@ -76,7 +76,7 @@ class TextEncoder:
         with self.lock:
             tokens = {
                 name: [_tokens(tokenizer, each) for each in pieces]
-                for name, tokenizer in self._tokenizers.items()
+                for name, (_, tokenizer) in text_encoders(self.base).items()
             }
             longest = max(len(row) for rows in tokens.values() for row in rows)
             chunks = 1 if plain else min(max(1, -(-longest // _room(self.base.tokenizer))), CHUNKS)
@@ -97,7 +97,7 @@ class TextEncoder:
         """Largest valid `clip_skip`; 0 for a text encoder that was trained together with its UNet."""
         if not isinstance(self.base.tokenizer, CLIPTokenizer):
             return 0
-        layers = [self.base.components[name].config.num_hidden_layers for name in self._tokenizers]
+        layers = [encoder.config.num_hidden_layers for encoder, _ in text_encoders(self.base).values()]
         return min(layers) - len(layers)  # XL takes the last layer but one
 
     def unknown_words(self, prompt: str) -> list[str]:
@@ -119,18 +119,12 @@ class TextEncoder:
                     words[_whole_word(text, start, end)] = None
         return list(words)
 
-    @property
-    def _tokenizers(self) -> dict[str, PreTrainedTokenizerBase]:
-        """Tokenizers by the name of their text encoder."""
-        names = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
-        parts = self.base.components
-        return {encoder: parts[name] for encoder, name in names.items() if encoder in parts}
-
     def _encode(
         self, name: str, rows: list[Tokens], chunks: int, clip_skip: int, device: torch.device
     ) -> tuple[Tensor, Tensor]:
         """Returns the states `n (chunks d) k` of a text encoder; of one with a projection also `n p`."""
-        encoder, tokenizer = self.base.components[name], self._tokenizers[name]
+        pairs = text_encoders(self.base)
+        encoder, tokenizer = pairs[name]
         room = _room(tokenizer)
         starts = range(0, chunks * room, room)
         padded = [_padded(row[start : start + room], tokenizer) for row in rows for start in starts]
@@ -139,7 +133,7 @@ class TextEncoder:
             padded.append(_padded([], tokenizer))
         ids = torch.tensor([[token for token, _ in chunk] for chunk in padded], device=device)
         output = encoder(ids, output_hidden_states=True)
-        if len(self._tokenizers) > 1:
+        if len(pairs) > 1:
             states = output.hidden_states[-2 - clip_skip]
         else:
             states = _transformer(encoder).final_layer_norm(output.hidden_states[-1 - clip_skip])
@@ -174,7 +168,7 @@ def load_embedding(base: BasePipeline, source: str, token: str | None = None) ->
         token = file.stem if key in (*OF_XL, UNNAMED) else key
     _check_token(base, token, source)
     for name, tensor in vectors.items():
-        encoder, tokenizer = base.components[name], base.components[name.replace("text_encoder", "tokenizer")]
+        encoder, tokenizer = text_encoders(base)[name]
         # Of this size before diffusers asks for it, which would draw random vectors and say so.
         encoder.resize_token_embeddings(len(tokenizer) + len(tensor), mean_resizing=False)
         base.load_textual_inversion({token: tensor}, token=token, tokenizer=tokenizer, text_encoder=encoder)
@@ -197,7 +191,7 @@ def _vectors(base: BasePipeline, weights: dict[str, Tensor], source: str) -> dic
         kind = kind or f"of no known kind, with {len(weights)} tensors"
         raise ValueError(f"{source} is {kind}; it is not supported as an embedding.")
     found = {name: torch.atleast_2d(tensor).float() for name, tensor in found.items()}
-    if len(found) != 1 + hasattr(base, "text_encoder_2"):
+    if len(found) != len(text_encoders(base)):
         families = ["Stable Diffusion 1.x or 2.x", "Stable Diffusion XL"]
         families = families if len(found) == 1 else families[::-1]
         raise ValueError(f"the embedding {source} is for {families[0]}: this base is {families[1]}.")

@@ -46,18 +46,16 @@ def merge_motion_loras(lumiere: Lumiere, loras: Sequence[tuple[Changes, float]])
 
     Args:
         lumiere: inflated UNet with an AnimateDiff adapter.
-        loras: changes from `read_motion_lora`, each with its weight; several add up.
+        loras: changes from `read_motion_lora` that fit (see `check_fit`), each with its weight; several add
+            up.
 
     Returns:
         Copies of the changed weights on the CPU, as they were, for `restore`.
 
     Raises:
-        ValueError: the motion weights are not an AnimateDiff adapter, or a MotionLoRA has other layers.
-            The weights are unchanged.
+        ValueError: the motion weights are not an AnimateDiff adapter.
     """
     named = adapter_weights(lumiere)
-    for changes, _ in loras:
-        check_fit(changes, named)
     changed = {name for changes, _ in loras for name in changes}
     trained = {name: named[name].to("cpu", copy=True) for name in changed}
     for name in trained:

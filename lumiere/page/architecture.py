@@ -1,15 +1,15 @@
 """Draws the architecture of a model with its real numbers, read from configs and safetensors headers."""
 
-import json
-import struct
+import math
 from dataclasses import dataclass
 from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
 
 from lumiere.loading.layout import components, weight_files
 from lumiere.model.motion_files import MOTION, read_json
 from lumiere.page import part, strings
 
-MOST_HEADER = 2**26  # bytes; the largest models have far smaller headers
 ACROSS, LEFT, TOP = 760, 16, 44  # width and margins of the drawing, in SVG units
 INSET, DEEP = 98, 158  # largest horizontal, and vertical offset between levels
 GAP = 170  # least distance between the two blocks of the deepest level, which has a label
@@ -84,19 +84,15 @@ def parameters(folder: Path) -> int:
         folder: a safetensors file, or a folder of safetensors files.
 
     Returns:
-        The number of parameters; 0 for a folder without safetensors files.
+        The number of parameters; 0 for a folder without safetensors files, or with a damaged one.
     """
     total = 0
     for file in [folder] if folder.suffix == ".safetensors" else folder.glob("*.safetensors"):
-        with open(file, "rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(min(length, MOST_HEADER)))
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                count = 1
-                for side in tensor["shape"]:
-                    count *= side
-                total += count
+        try:
+            with safe_open(file, "np") as tensors:
+                total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())
+        except SafetensorError:  # loading the model says so
+            return 0
     return total
 
 
