@@ -161,7 +161,7 @@ def asked(options: argparse.Namespace, model: model_cache.Model) -> Request:
         OSError: the small files of the model are missing or damaged.
     """
     limits = model_cache.limits(model)
-    values = {"prompt": None} | model_cache.own(model_cache.within(model, limits), limits)
+    values = {"prompt": None} | model_cache.own(model, limits)
     values |= {name: value for name, value in vars(options).items() if value is not None}
     values["mode"] = mode(options)
     request = Request(**{name: values[name] for name in Request.__dataclass_fields__ if name in values})
@@ -363,18 +363,16 @@ def settings(request: Request) -> str:
     """Formats the settings of a request in one line, printed after a run."""
     frames, fps = required(request.frames), required(request.fps)
     drawn = request.mode == "text" and request.first_frame == "base"
-    first_frame = ("first frame by the base",) if drawn else ()
-    return " · ".join(
-        (
-            f"seed {request.seed}",
-            f"{frames} frames at {fps} fps ({frames / fps:.3g} s)",
-            f"{request.width} x {request.height}",
-            f"{request.steps} steps" + (f" from {request.strength:g}" if request.strength < 1 else ""),
-            f"guidance {request.guidance:g}",
-            required(request.scheduler),
-            *first_frame,
-        )
+    parts = (
+        f"seed {request.seed}",
+        f"{frames} frames at {fps} fps ({frames / fps:.3g} s)",
+        f"{request.width} x {request.height}",
+        f"{request.steps} steps" + (f" from {request.strength:g}" if request.strength < 1 else ""),
+        f"guidance {request.guidance:g}",
+        required(request.scheduler),
+        "first frame by the base" if drawn else "",
     )
+    return " · ".join(filter(None, parts))
 
 
 def span(limits: tuple) -> str:

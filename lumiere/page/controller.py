@@ -131,12 +131,12 @@ class Controller:
         frames, facts = news.frames, strings.facts(request)
         preview = results.sheet(results.some(frames), request, len(frames)) | {"working": True}
         yield show(player=preview, status=status("busy", strings.DEVELOPING, facts, 1, 1))
-        path, told = self.save(request, frames), files.notes(request, given)
-        close = self.model.result().close_keys(request)
-        told += [close] if close else []
+        path, told = self.save(request, frames), [results.ending(update.result)]
+        told += files.notes(request, given)
+        told.append(self.model.result().close_keys(request) or "")
         yield show(
             player={"clip": files.address(path), "fps": request.fps},
-            status=status("done", " ".join((results.ending(update.result), *told)), facts),
+            status=status("done", " ".join(filter(None, told)), facts),
             result=results.finished(request, frames, path, self.limits),
         )
 
@@ -145,11 +145,9 @@ class Controller:
         name = fields.pop("model", None)  # defaults to this model
         try:
             with self.service.entry(fields["prompt"]) as entry:
-                controller = (
-                    self.controllers.get(name) if type(name) is str else self if name is None else None
-                )
-                if controller is None:
+                if name is not None and (type(name) is not str or name not in self.controllers):
                     raise UserError(strings.unknown_model(self.controllers))
+                controller = self if name is None else self.controllers[name]
                 for news in controller.relay(fields, given, None, entry):
                     if isinstance(news, str) or not news.update.ended:
                         yield None, None  # the type behind gr.api does not take gr.skip()
@@ -185,10 +183,11 @@ class Controller:
                     entry.outcome = "stopped"
                     yield News(request, jobs.Update(ended=True), None)
                     return
-        pipeline = self.model.result()
         prepared = asked(partial(prepare, request, sources, self.limits))
         del sources  # frees files of any size while the job is queued
-        work = asked(lambda: zerogpu.work(pipeline, prepared.request, prepared.given, self.zero))
+        work: zerogpu.Work = partial(self.model.result().generate, prepared.request, given=prepared.given)
+        if self.zero:
+            work = asked(partial(self.zero.generate, prepared.request, prepared.given))
         job = jobs.Job(work, owner)
         try:
             for update in job.start().updates(HEARTBEAT, jobs.UPDATE_SECONDS):
@@ -197,10 +196,8 @@ class Controller:
                 yield News(prepared.request, update, prepared.before) if update else ""
         except jobs.Closed:
             raise UserError(strings.CLOSING) from None
-        except RuntimeError as error:
-            raise (
-                UserError(strings.sentence(error)) if isinstance(error, GenerationError) else error
-            ) from None
+        except GenerationError as error:
+            raise UserError(strings.sentence(error)) from None
         finally:  # runs on the event loop when the tab is closed, so it only sets a flag
             job.abandon()
 

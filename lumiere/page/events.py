@@ -1,8 +1,8 @@
 """Builds the page of each model and binds its events. Their scripts are in `components/form/script.js`."""
 
 import json
-from collections.abc import Mapping
-from typing import TypedDict
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import gradio as gr
 
@@ -13,16 +13,8 @@ from lumiere.page.results import status
 from lumiere.page.widgets import QUIET
 
 PLACES = 24  # queued jobs that report their position; each occupies one of gradio's 40 threads
-
-
-class Concurrency(TypedDict):
-    """Arguments of the events that wait for the device."""
-
-    concurrency_id: str
-    concurrency_limit: int
-
-
-DEVICE: Concurrency = {"concurrency_id": "device", "concurrency_limit": PLACES}
+# Arguments of the events that wait for the device
+DEVICE: dict[str, Any] = {"concurrency_id": "device", "concurrency_limit": PLACES}
 
 # Client-side handlers: BEGIN runs on Generate before the request is sent, LOST and UNANSWERED when the server
 # cannot be reached.
@@ -70,12 +62,13 @@ def bind(controller: Controller) -> None:
         controller.addresses,
     )
     names = json.dumps(widgets.names(controller.limits))
-    start = [page.generate.click, page.prompt.submit]
+    inputs = list(page.inputs.values())
+    start = [page.generate.click, page.inputs["prompt"].submit]
     gr.on(start, None, page.status, page.status, js=BEGIN, **QUIET)
     made = gr.on(
         start,
         controller.make,
-        [page.given, *page.inputs, *page.extra],
+        [page.given, *inputs, *page.extra],
         [getattr(page, name) for name in widgets.OUTPUTS],
         js=f"(given, ...form) => [given, ...lumiere.ask({names}, ...form)]",
         **DEVICE,
@@ -83,26 +76,27 @@ def bind(controller: Controller) -> None:
     )
     made.failure(None, None, page.status, js=LOST, **QUIET)
     page.stop.click(controller.stop, None, page.stop, queue=False, **QUIET)
-    page.prompt.change(
-        controller.note, page.prompt, page.note, trigger_mode="always_last", queue=False, **QUIET
-    )
+    prompt = page.inputs["prompt"]
+    prompt.change(controller.note, prompt, page.note, trigger_mode="always_last", queue=False, **QUIET)
     merge = f"(filled, ...form) => lumiere.merge(filled, {names}, ...form)"
-    filled = page.form.submit(None, [page.form, *page.inputs], page.inputs, js=merge, queue=False, **QUIET)
+    filled = page.form.submit(None, [page.form, *inputs], inputs, js=merge, queue=False, **QUIET)
     filled.then(None, js="() => lumiere.begin()", queue=False, **QUIET)
     changed = f"(...form) => {{ lumiere.changed({names}, ...form) }}"
-    gr.on([widget.change for widget in page.inputs], None, page.inputs, js=changed, queue=False, **QUIET)
-    asked = page.deep_link.submit(
-        controller.deep_link, page.deep_link, page.deep_link, concurrency_limit=2, **QUIET
-    )
-    asked.failure(None, None, page.deep_link, js=UNANSWERED, **QUIET)
+    gr.on([widget.change for widget in inputs], None, inputs, js=changed, queue=False, **QUIET)
+    answered(page.deep_link, controller.deep_link, concurrency_limit=2)
     if page.models:
-        asked = page.models.submit(controller.models, page.models, page.models, concurrency_limit=4, **QUIET)
-        asked.failure(None, None, page.models, js=UNANSWERED, **QUIET)
-    asked = page.export.submit(
-        controller.export, page.export, page.export, concurrency_limit=1, concurrency_id="export", **QUIET
-    )
-    asked.failure(None, None, page.export, js=UNANSWERED, **QUIET)
-    asked = page.thumbnail.submit(
-        controller.thumbnail, page.thumbnail, page.thumbnail, concurrency_limit=2, **QUIET
-    )
-    asked.failure(None, None, page.thumbnail, js=UNANSWERED, **QUIET)
+        answered(page.models, controller.models, concurrency_limit=4)
+    answered(page.export, controller.export, concurrency_limit=1, concurrency_id="export")
+    answered(page.thumbnail, controller.thumbnail, concurrency_limit=2)
+
+
+def answered(asking: gr.HTML, handler: Callable, **options: Any) -> None:
+    """Binds a handler to a component that shows the answer to what it asks.
+
+    Args:
+        asking: the component.
+        handler: returns or yields its new values.
+        options: how many calls run at once.
+    """
+    asked = asking.submit(handler, asking, asking, **options, **QUIET)
+    asked.failure(None, None, asking, js=UNANSWERED, **QUIET)

@@ -61,7 +61,8 @@ def progress(request: Request, update: jobs.Update) -> dict:
     else:
         pace = required(update.seconds_per_step)
         text = strings.working(update.step, update.steps, pace, update.seconds_left)
-        work = request.steps_run * required(request.frames) * (request.free_init or 1)
+        passes = 1 if request.strength < 1 else request.free_init or 1
+        work = passes * request.steps_run * required(request.frames)
         pace = update.seconds_left / (1 - update.share) / work
     return status("busy", text, strings.facts(request), update.step, update.steps, pace)
 
@@ -81,9 +82,7 @@ def sheet(frames: np.ndarray, request: Request, of: int | None = None) -> dict:
         request: provides fps, height and width.
         of: frame count of the whole clip. Defaults to `request.frames`.
     """
-    from lumiere.sampling.latent_preview import (
-        sprite_sheet,  # imports torch, so not at page start
-    )
+    from lumiere.sampling.latent_preview import sprite_sheet  # imports torch, so not at page start
 
     made = sprite_sheet(frames)
     return {

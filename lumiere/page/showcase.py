@@ -56,7 +56,7 @@ def blocks(controllers: Mapping[str, Controller]) -> gr.Blocks:
     with gr.Blocks(title=strings.TITLE, analytics_enabled=False) as demo:
         with gr.Column(elem_id="showcase"):
             with gr.Column(elem_id="stage"):
-                player = component("player", label=strings.STAGE_LABEL, clip_label=strings.CLIP_LABEL)
+                player = component("player", **strings.PLAYER)
             caption = component(
                 "showcase",
                 prompts=[prompt for prompt, _ in examples.EXAMPLES],

@@ -32,36 +32,35 @@ MODE_HELP = {
     "video": "Your clip is made anew from the prompt, as far as you let it, for as many frames as are set.",
 }
 GIVEN = {
-    "image": "Picture",
-    "last_image": "Last picture",
-    "clip": "Clip",
-    "region": "Drawn region",
+    "labels": {"image": "Picture", "last_image": "Last picture", "clip": "Clip", "region": "Drawn region"},
+    "drop": "Drop a file here, or press to choose one",
+    "remove": "Remove",
+    "brush": "Brush",
+    "clear": "Clear",
+    "areas": {"middle": "Middle", "upper": "Upper half", "lower": "Lower half"},
+    "hint": "Draw here what should be made anew",
 }
-DROP = "Drop a file here, or press to choose one"
-REMOVE = "Remove"
-BRUSH, CLEAR = "Brush", "Clear"
-AREAS = {"middle": "Middle", "upper": "Upper half", "lower": "Lower half"}
-HINT = "Draw here what should be made anew"
 
 MODELS = "Model"
-STYLE = "Style"
-STYLE_HELP = "How much of each style is in the pictures; 0 is none of it."
+STYLE = {"title": "Style", "help": "How much of each style is in the pictures; 0 is none of it."}
 STYLING = "The style is put into the model …"
 
-CAMERA = "Camera"
-CAMERA_HELP = "Moves of the camera, several at once."
-MOVING = "The camera moves are put into the model …"
-CAMERAS = {
-    "": "Still",
-    "zoom-in": "Zoom in",
-    "zoom-out": "Zoom out",
-    "pan-left": "Pan left",
-    "pan-right": "Pan right",
-    "tilt-up": "Tilt up",
-    "tilt-down": "Tilt down",
-    "rolling-clockwise": "Roll right",
-    "rolling-anticlockwise": "Roll left",
+CAMERA = {
+    "title": "Camera",
+    "help": "Moves of the camera, several at once.",
+    "labels": {
+        "": "Still",
+        "zoom-in": "Zoom in",
+        "zoom-out": "Zoom out",
+        "pan-left": "Pan left",
+        "pan-right": "Pan right",
+        "tilt-up": "Tilt up",
+        "tilt-down": "Tilt down",
+        "rolling-clockwise": "Roll right",
+        "rolling-anticlockwise": "Roll left",
+    },
 }
+MOVING = "The camera moves are put into the model …"
 
 PROMPT = "What should happen?"
 PLACEHOLDER = "a red ball bouncing over green hills"
@@ -71,8 +70,12 @@ TRY = "Or start from one of these"
 VOCABULARY_TITLE = "Words this model knows"
 KINDS = {"colour": "Colours", "subject": "Subjects", "motion": "Motions", "background": "Places"}
 
-SETTINGS = "Settings"
-PRESETS = "Presets"
+SETTINGS_PANEL = {  # @ is a number
+    "more": "Settings",
+    "presets_label": "Presets",
+    "length": "@ s of film",
+    "takes": "takes about @ s",
+}
 PRESET_NAMES = {"draft": "Draft", "standard": "Standard", "fine": "Fine", "long": "Five seconds"}
 PRESET_HELP = {
     "draft": "Few steps: a quick look.",
@@ -80,7 +83,6 @@ PRESET_HELP = {
     "fine": "Twice the steps.",
     "long": "A longer clip, of five seconds.",
 }
-LENGTH, TAKES = "@ s of film", "takes about @ s"  # @ is a number
 FIELDS = {  # field of the form -> its label and help
     "negative_prompt": ("Leave out", "What the clip should not show."),
     "frames": ("Frames", "More frames make a longer clip and take longer."),
@@ -105,8 +107,7 @@ FIELDS = {  # field of the form -> its label and help
 FIRST_FRAMES = {"none": "from noise with the rest", "base": "drawn by the base model"}
 
 PROGRESS_LABEL = "Progress of your clip"
-STAGE_LABEL = "The clip, coming into focus"
-CLIP_LABEL = "Your clip"
+PLAYER = {"label": "The clip, coming into focus", "clip_label": "Your clip"}
 IDLE = "Your clip appears here."
 WARMING = "The model is waking up. Your clip starts as soon as it is ready."
 STARTING = "Setting the scene …"
@@ -160,8 +161,8 @@ GALLERY = {
     "names": {
         "prompt": PROMPT.rstrip("?"),
         **{name: label for name, (label, _) in FIELDS.items() if name != "randomise"},
-        "style_weights": STYLE,
-        "cameras": CAMERA,
+        "style_weights": STYLE["title"],
+        "cameras": CAMERA["title"],
         "mode": "Mode",
     },
 }
@@ -391,36 +392,28 @@ def stopped(step: int, steps: int) -> str:
 
 def facts(request: Request) -> str:
     """Returns the settings of a request in form order, without user text."""
-    mode = () if request.mode == "text" else (MODES[request.mode],)
-    strength = () if request.strength == 1 else (f"strength {request.strength:g}",)
     drawn = request.mode == "text" and request.first_frame == "base"
-    first_frame = (f"first frame {FIRST_FRAMES['base']}",) if drawn else ()
-    loop = ("seamless loop",) if request.loop else ()
     weights = ", ".join(f"{weight:g}" for weight in request.style_weights)
-    style = (f"style {weights}",) if weights else ()
     cameras = ", ".join(f"{name} {weight:g}" for name, weight in request.cameras or ())
-    motion = () if request.motion_scale in (None, 1) else (f"motion {request.motion_scale:g}",)
-    free_noise = ("FreeNoise",) if request.free_noise else ()
-    free_init = (f"FreeInit {request.free_init}",) if (request.free_init or 1) > 1 else ()
-    return " · ".join(
-        (
-            *mode,
-            f"{request.frames} frames at {request.fps} fps",
-            f"{request.width} × {request.height}",
-            f"{request.steps} steps",
-            f"guidance {request.guidance:g}",
-            scheduler(required(request.scheduler)),
-            *strength,
-            *first_frame,
-            *loop,
-            *style,
-            *((f"camera {cameras}",) if cameras else ()),
-            *motion,
-            *free_noise,
-            *free_init,
-            f"seed {request.seed}",
-        )
+    motion, passes = request.motion_scale, request.free_init or 1
+    parts = (
+        MODES[request.mode] if request.mode != "text" else "",
+        f"{request.frames} frames at {request.fps} fps",
+        f"{request.width} × {request.height}",
+        f"{request.steps} steps",
+        f"guidance {request.guidance:g}",
+        scheduler(required(request.scheduler)),
+        f"strength {request.strength:g}" if request.strength != 1 else "",
+        f"first frame {FIRST_FRAMES['base']}" if drawn else "",
+        "seamless loop" if request.loop else "",
+        f"style {weights}" if weights else "",
+        f"camera {cameras}" if cameras else "",
+        f"motion {motion:g}" if motion not in (None, 1) else "",
+        "FreeNoise" if request.free_noise else "",
+        f"FreeInit {passes}" if passes > 1 else "",
+        f"seed {request.seed}",
     )
+    return " · ".join(filter(None, parts))
 
 
 def scheduler(name: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from html import escape
-from typing import Any, Literal, TypedDict
+from typing import Any
 
 import gradio as gr
 
@@ -39,23 +39,21 @@ OUTPUTS = ("player", "status", "result", "seed", "stop", "note")
 plain_html = partial(gr.HTML, apply_default_css=False)  # only our own margins
 
 
-class Quiet(TypedDict):
-    """Arguments of all events of the page."""
-
-    show_progress: Literal["hidden"]
-    api_visibility: Literal["private"]
-    preprocess: bool
-
-
-QUIET: Quiet = {"show_progress": "hidden", "api_visibility": "private", "preprocess": False}
+# Arguments of all events of the page
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "preprocess": False}
 
 
 @dataclass
 class Page:
-    """The components that events refer to. `settings` are the inputs after the mode, in `names` order."""
+    """The components that events refer to.
 
-    prompt: gr.Textbox
-    mode: gr.Radio
+    Attributes:
+        inputs: the inputs that every page has, by field, in the order of `names`.
+        extra: the inputs that only some models have, in the order of `extra_names`.
+    """
+
+    inputs: dict[str, Any]
+    extra: list
     given: gr.HTML
     generate: gr.Button
     stop: gr.Button
@@ -67,19 +65,12 @@ class Page:
     deep_link: gr.HTML
     export: gr.HTML
     thumbnail: gr.HTML
-    settings: list
-    extra: list  # in the order of `extra_names`
     models: gr.HTML | None
-
-    @property
-    def inputs(self) -> list:
-        """The inputs in the order of `names`."""
-        return [self.prompt, self.mode, *self.settings]
 
     @property
     def seed(self) -> gr.Number:
         """The seed input."""
-        return self.settings[SETTINGS.index("seed")]
+        return self.inputs["seed"]
 
 
 def names(limits: Limits) -> list[str]:
@@ -162,24 +153,21 @@ def page(
             )
             component("modes", needs=NEEDS, help=strings.MODE_HELP, elem_id="mode-help")
         with gr.Column(elem_id="ask"):
-            asked, strength = ask(vocabulary(model), told)
+            shown, made = ask(vocabulary(model), told)
         with gr.Column(elem_id="film"):
-            shown = film()
+            shown |= film()
         with gr.Column(elem_id="more"):
             component(
                 "settings_panel",
                 store=store,
                 presets=presets(limits, model),
-                more=strings.SETTINGS,
-                presets_label=strings.PRESETS,
-                length=strings.LENGTH,
-                takes=strings.TAKES,
+                **strings.SETTINGS_PANEL,
                 elem_id="settings-panel",
             )
             with gr.Column(elem_id="settings"):
-                made = settings(limits, model, strength)
-                made += consistency(model) if limits.adapter else []
-            made += [motion(model)] if limits.adapter else []
+                made |= {"mode": mode} | settings(limits, model)
+                made |= consistency(model) if limits.adapter else {}
+            made |= {"motion_scale": motion(model)} if limits.adapter else {}
             extra = [styles(model.style, limits)] if limits.styles else []
             extra += [camera(limits, model)] if limits.cameras else []
             component("examples", title=strings.TRY, examples=shelf(limits, model, known), elem_id="shelf")
@@ -195,21 +183,11 @@ def page(
         deep_link = component("deep_link", names=names(limits), **told)
         export = component("export")
         thumbnail = component("thumbnail")
-    return Page(
-        **asked,
-        **shown,
-        mode=mode,
-        form=form,
-        deep_link=deep_link,
-        export=export,
-        thumbnail=thumbnail,
-        settings=made,
-        extra=extra,
-        models=panel,
-    )
+        shown |= {"form": form, "deep_link": deep_link, "export": export, "thumbnail": thumbnail}
+    return Page({name: made[name] for name in names(limits)}, extra, **shown, models=panel)
 
 
-def ask(kinds: list[dict], told: dict) -> tuple[dict, gr.Slider]:
+def ask(kinds: list[dict], told: dict) -> tuple[dict, dict]:
     """Builds the inputs above the player.
 
     Args:
@@ -217,20 +195,9 @@ def ask(kinds: list[dict], told: dict) -> tuple[dict, gr.Slider]:
         told: upload limits and messages, passed as props to the upload component.
 
     Returns:
-        {`Page` field: component}, and the strength slider.
+        {`Page` field: component}, and {`Request` field: input}.
     """
-    given = component(
-        "given",
-        labels=strings.GIVEN,
-        drop=strings.DROP,
-        remove=strings.REMOVE,
-        brush=strings.BRUSH,
-        clear=strings.CLEAR,
-        areas=strings.AREAS,
-        hint=strings.HINT,
-        **told,
-        elem_id="given",
-    )
+    given = component("given", **strings.GIVEN, **told, elem_id="given")
     strength = gr.Slider(0.05, 1, 0.6, step=0.05, **labels("strength"))
     prompt = gr.Textbox(
         examples.EXAMPLES[0][0],
@@ -247,7 +214,8 @@ def ask(kinds: list[dict], told: dict) -> tuple[dict, gr.Slider]:
     note = component("note", strings.note([]), elem_id="note")
     if kinds:
         component("vocabulary", title=strings.VOCABULARY_TITLE, kinds=kinds, elem_id="vocabulary")
-    return {"given": given, "prompt": prompt, "generate": generate, "stop": stop, "note": note}, strength
+    shown = {"given": given, "generate": generate, "stop": stop, "note": note}
+    return shown, {"prompt": prompt, "strength": strength}
 
 
 def vocabulary(model: model_cache.Model) -> list[dict]:
@@ -259,43 +227,23 @@ def vocabulary(model: model_cache.Model) -> list[dict]:
 
 def styles(style: Style, limits: Limits) -> gr.HTML:
     """Builds the sliders for the style weights."""
-    return component(
-        "style",
-        style.weights,
-        title=strings.STYLE,
-        help=strings.STYLE_HELP,
-        names=style.names,
-        ranges=limits.styles,
-        elem_id="style",
-    )
+    told = {"names": style.names, "ranges": limits.styles}
+    return component("style", style.weights, **strings.STYLE, **told, elem_id="style")
 
 
 def camera(limits: Limits, model: model_cache.Model) -> gr.HTML:
     """Builds the pad of the camera moves, with the operator's own as they are set."""
-    return component(
-        "camera",
-        dict(model_cache.own(model, limits)["cameras"]),
-        title=strings.CAMERA,
-        help=strings.CAMERA_HELP,
-        labels=strings.CAMERAS,
-        moves=limits.cameras,
-        elem_id="camera",
-    )
+    weights = dict(model_cache.own(model, limits)["cameras"])
+    return component("camera", weights, **strings.CAMERA, moves=limits.cameras, elem_id="camera")
 
 
-def consistency(model: model_cache.Model) -> list:
-    """Builds the inputs for FreeInit and FreeNoise."""
+def consistency(model: model_cache.Model) -> dict:
+    """Builds the inputs for FreeInit and FreeNoise; returns {`Request` field: input}."""
     sampling, (least, _) = model.sampling, FREE_INIT
-    free_init = gr.Slider(
-        least,
-        max(MOST_PASSES, sampling.free_init),
-        sampling.free_init,
-        step=1,
-        precision=0,
-        **labels("free_init"),
-    )
+    passes = least, max(MOST_PASSES, sampling.free_init), sampling.free_init
+    free_init = gr.Slider(*passes, step=1, precision=0, **labels("free_init"))
     free_noise = gr.Checkbox(sampling.free_noise, **labels("free_noise"))
-    return [free_init, free_noise]
+    return {"free_init": free_init, "free_noise": free_noise}
 
 
 def motion(model: model_cache.Model) -> gr.Slider:
@@ -307,7 +255,7 @@ def motion(model: model_cache.Model) -> gr.Slider:
 def film() -> dict:
     """Builds the player, the status line and the result; returns {`Page` field: component}."""
     with gr.Column(elem_id="stage"):
-        player = component("player", label=strings.STAGE_LABEL, clip_label=strings.CLIP_LABEL)
+        player = component("player", **strings.PLAYER)
     idle = {"state": "idle", "text": strings.IDLE}
     status = component("status", idle, label=strings.PROGRESS_LABEL, elem_id="status")
     result = component("result", strings=strings.RESULT, modes=strings.MODES, elem_id="result")
@@ -330,11 +278,7 @@ def presets(limits: Limits, model: model_cache.Model) -> list[dict]:
     if long > longest(limits):
         del made["long"]
     return [
-        {
-            "name": strings.PRESET_NAMES[name],
-            "help": strings.PRESET_HELP[name],
-            "settings": settings,
-        }
+        {"name": strings.PRESET_NAMES[name], "help": strings.PRESET_HELP[name], "settings": settings}
         for name, settings in made.items()
     ]
 
@@ -366,54 +310,36 @@ def longest(limits: Limits) -> int:
     return most // limits.downsample_factor * limits.downsample_factor
 
 
-def settings(limits: Limits, model: model_cache.Model, strength: gr.Slider) -> list:
-    """Builds the settings in reading order; returns them in the order of `SETTINGS`.
+def settings(limits: Limits, model: model_cache.Model) -> dict:
+    """Builds the settings in reading order; returns {field: input}.
 
     Args:
         limits: limits of the model.
         model: registry entry with the default settings.
-        strength: the slider that `ask` built.
     """
-    frames = gr.Slider(
-        limits.min_frames,
-        longest(limits),
-        model.frames,
-        step=limits.downsample_factor,
-        precision=0,
-        **labels("frames"),
-    )
-    fps = gr.Slider(*FPS, model.fps, step=1, precision=0, **labels("fps", model.fps))
-    steps = gr.Slider(STEPS[0], limits.max_steps, model.steps, step=1, precision=0, **labels("steps"))
-    guidance = gr.Slider(*GUIDANCE, model.guidance, step=0.5, **labels("guidance"))
-    negative_prompt = gr.Textbox("", max_lines=3, **labels("negative_prompt"))
-    scheduler = gr.Dropdown(
-        [(strings.scheduler(name), name) for name in SCHEDULERS], value=model.scheduler, **labels("scheduler")
-    )
-    first_frame = gr.Dropdown(
-        [(strings.FIRST_FRAMES[name], name) for name in FIRST_FRAMES],
-        value=FIRST_FRAMES[0],
-        visible=model_cache.takes_given_pixels(model) or "hidden",
-        **labels("first_frame"),
-    )
+    whole = partial(gr.Slider, precision=0)
+    side = partial(whole, limits.min_side, limits.max_side, step=limits.size_multiple)
+    frames = limits.min_frames, longest(limits), model.frames
+    schedulers = [(strings.scheduler(name), name) for name in SCHEDULERS]
+    first_frames = [(strings.FIRST_FRAMES[name], name) for name in FIRST_FRAMES]
+    conditioned = model_cache.takes_given_pixels(model)
     loops = model.sampling.loop  # the operator's --loop makes every clip one
-    loop = gr.Checkbox(loops, interactive=not loops, **labels("loop"))
-    seed = gr.Number(precision=0, **labels("seed"))
-    randomise = gr.Checkbox(True, **labels("randomise"))
-    side = partial(gr.Slider, limits.min_side, limits.max_side, step=limits.size_multiple, precision=0)
-    height = side(limits.default_height, **labels("height"))
-    width = side(limits.default_width, **labels("width"))
-    return [
-        negative_prompt,
-        frames,
-        fps,
-        steps,
-        guidance,
-        scheduler,
-        first_frame,
-        loop,
-        seed,
-        randomise,
-        height,
-        width,
-        strength,
-    ]
+    return {
+        "frames": whole(*frames, step=limits.downsample_factor, **labels("frames")),
+        "fps": whole(*FPS, model.fps, step=1, **labels("fps", model.fps)),
+        "steps": whole(STEPS[0], limits.max_steps, model.steps, step=1, **labels("steps")),
+        "guidance": gr.Slider(*GUIDANCE, model.guidance, step=0.5, **labels("guidance")),
+        "negative_prompt": gr.Textbox("", max_lines=3, **labels("negative_prompt")),
+        "scheduler": gr.Dropdown(schedulers, value=model.scheduler, **labels("scheduler")),
+        "first_frame": gr.Dropdown(
+            first_frames,
+            value=FIRST_FRAMES[0],
+            visible=True if conditioned else "hidden",
+            **labels("first_frame"),
+        ),
+        "loop": gr.Checkbox(loops, interactive=not loops, **labels("loop")),
+        "seed": gr.Number(precision=0, **labels("seed")),
+        "randomise": gr.Checkbox(True, **labels("randomise")),
+        "height": side(limits.default_height, **labels("height")),
+        "width": side(limits.default_width, **labels("width")),
+    }

@@ -10,9 +10,8 @@ def lenient_output() -> None:
     A clip named `мяч.mp4` is a success on a console in code page 1252, too. Call it first in every command.
     """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(
-            stream, "reconfigure"
-        ):  # None without a console, and test runners use streams of their own
+        # None without a console, and test runners use streams of their own
+        if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 

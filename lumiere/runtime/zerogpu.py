@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,15 +29,6 @@ Work = Callable[[threading.Event], Iterator[str | Progress | Result]]  # of a `j
 HERE = os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "true", "yes")
 START_SECONDS, MOST_SECONDS = 10, 120  # of a call: overhead for moving the weights, upper limit for a visitor
 PIXEL_SECONDS = 1e-7  # per pixel that the model sees: a conservative guess, not measured on this GPU
-
-
-class Pipeline(Protocol):
-    """What generates clips: a `LumierePipeline`, or a handle that loads one first."""
-
-    def generate(
-        self, request: Request, stop: threading.Event, given: "Given | None" = None
-    ) -> Iterator[str | Progress | Result]:
-        """Yields sentences during loading, then the items of `LumierePipeline.generate`."""
 
 
 class ZeroGPU:
@@ -113,18 +104,3 @@ class ZeroGPU:
         while not done.wait(0.1):
             if stop.is_set():
                 self._stopped.set()
-
-
-def work(pipeline: Pipeline, request: Request, given: "Given | None", zero: ZeroGPU | None) -> Work:
-    """Returns the work of a `jobs.Job`: the ZeroGPU call if `zero` is set, else the pipeline.
-
-    Args:
-        pipeline: pipeline of the model.
-        request: request.
-        given: given pixels, or None.
-        zero: ZeroGPU of the model, or None.
-
-    Raises:
-        ValueError: ZeroGPU cannot run the request.
-    """
-    return zero.generate(request, given) if zero else lambda stop: pipeline.generate(request, stop, given)

@@ -148,7 +148,7 @@ def settings_are_typed(page, picture):
     for name in strings.PRESET_NAMES.values():
         if page.locator(".presets button", has_text=name).count():
             press(page, ".presets", name)
-    press(page, ".settings-panel", strings.SETTINGS)
+    press(page, ".settings-panel", strings.SETTINGS_PANEL["more"])
     type_number(page, "steps", 2)
     type_number(page, "frames", 8)
     page.wait_for_function("document.querySelector('.estimate').textContent.startsWith('0.5 s of film')")
@@ -157,7 +157,7 @@ def settings_are_typed(page, picture):
     page.locator("#seed input").fill("7")
     page.locator("#seed input").blur()
     page.wait_for_function("lumiere.now.seed === 7 && lumiere.now.randomise === false")
-    press(page, ".settings-panel", strings.SETTINGS)
+    press(page, ".settings-panel", strings.SETTINGS_PANEL["more"])
     assert not page.locator("#settings").is_visible()
 
 
@@ -220,9 +220,9 @@ def results_go_on(page):
         press(page, ".uses", strings.MODES[mode])
         page.wait_for_function(f"lumiere.now.mode === '{mode}'")
         if "region" in NEEDS[mode]:
-            for area in strings.AREAS.values():
+            for area in strings.GIVEN["areas"].values():
                 press(page, ".tools", area)
-            press(page, ".tools", strings.CLEAR)
+            press(page, ".tools", strings.GIVEN["clear"])
             draw(page)
         generate(page)
         assert made(page)["settings"]["mode"] == mode
@@ -271,7 +271,7 @@ def test_nothing_is_drawn_while_another_picture_is_on_its_way(visit, given):
     page.wait_for_selector(".easel[data-busy]")
     page.wait_for_function("held.length > 0")
     stroke(page)
-    press(page, ".tools", strings.AREAS["middle"])
+    press(page, ".tools", strings.GIVEN["areas"]["middle"])
     assert not page.locator(".easel[data-drawn]").count()
     page.evaluate("() => { window.fetch = usual; go(); }")
     draw(page)

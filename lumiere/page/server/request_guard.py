@@ -13,6 +13,8 @@ from collections.abc import Callable
 
 import gradio as gr
 from fastapi import HTTPException
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lumiere.limits import ServerLimits
@@ -89,7 +91,7 @@ class RequestGuard:
         try:
             await self._pass(scope, receive, told)
         except Refused as refused:
-            await answer(send, refused.status, {"detail": str(refused)})
+            await answer(refused.status, {"detail": str(refused)})(scope, receive, send)
         except Exception as error:
             # No traceback for a client error: a malformed call, or updates of an unknown session.
             if begun and isinstance(error.__cause__, HTTPException):
@@ -97,7 +99,8 @@ class RequestGuard:
             if begun or scope["method"] != "POST":
                 raise
             log.warning("a call was not understood (%s)", type(error).__name__)
-            await answer(send, 400, {"detail": "This was not understood: see the description of the API."})
+            detail = "This was not understood: see the description of the API."
+            await answer(400, {"detail": detail})(scope, receive, send)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
@@ -109,10 +112,12 @@ class RequestGuard:
         if kept:
             path = path[len(self.prefix) :]
         if kept and not path:  # addresses on the page are relative to the folder
-            return await redirect(send, f"{self.prefix}/", scope["query_string"])
+            query = scope["query_string"].decode("latin-1")
+            address = f"{self.prefix}/?{query}" if query else f"{self.prefix}/"
+            return await RedirectResponse(address)(scope, receive, send)
         if path.rstrip("/") == "/health":
             well, facts = self.health()
-            return await answer(send, 200 if well else 503, facts)
+            return await answer(200 if well else 503, facts)(scope, receive, send)
         inner = path[len(API) :] if path.startswith(API) else None
         closed = path.startswith("/monitoring") if inner is None else inner.startswith(CLOSED)
         if closed or (scope["method"] == "POST" and not (inner or "").startswith(self.posts)):
@@ -223,8 +228,8 @@ def names_a_foreign_file(value: object) -> bool:
 
 def length(scope: Scope) -> int | None:
     """Returns the Content-Length in bytes, or None without the header. uvicorn has validated the number."""
-    values = [value for name, value in scope["headers"] if name == b"content-length"]
-    return int(values[0]) if values else None
+    value = Headers(scope=scope).get("content-length")
+    return None if value is None else int(value)
 
 
 async def whole(scope: Scope, receive: Receive, most: int) -> bytes:
@@ -260,18 +265,6 @@ def replayed(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-async def redirect(send: Send, path: str, query: bytes) -> None:
-    """Sends a redirect to a path of this server, with the query of the request."""
-    location = path.encode() + (b"?" + query if query else b"")
-    headers = [(b"location", location), (b"content-length", b"0")]
-    await send({"type": "http.response.start", "status": 307, "headers": headers})
-    await send({"type": "http.response.body", "body": b""})
-
-
-async def answer(send: Send, status: int, content: dict) -> None:
-    """Sends a JSON response that must not be cached."""
-    body = json.dumps(content).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    headers.append((b"cache-control", b"no-store"))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def answer(status: int, content: dict) -> JSONResponse:
+    """Returns a JSON response that must not be cached."""
+    return JSONResponse(content, status, {"cache-control": "no-store"})

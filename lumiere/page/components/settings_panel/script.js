@@ -26,7 +26,7 @@ function show() {
     button.setAttribute("aria-pressed", on);
   }
   if (!now.frames || !now.fps) return;
-  const run = now.mode === "video" ? Math.max(1, Math.round(now.steps * now.strength)) : now.steps * (now.free_init || 1);
+  const run = now.mode === "video" && now.strength < 1 ? Math.max(1, Math.round(now.steps * now.strength)) : now.steps * (now.free_init || 1);
   const facts = [props.length.replace("@", (now.frames / now.fps).toFixed(1))];
   if (pace) facts.push(props.takes.replace("@", Math.max(1, Math.round(pace * run * now.frames))));
   estimate.textContent = facts.join(" · ");
