@@ -215,7 +215,7 @@ class LumierePipeline(LoadedModel):
                 preview = partial(self.preview, _joined(before, step.pred_x0))
                 yield Progress(done, len(shown), share, seconds, part.frames.stop, preview)
             if step is not None:
-                made = steady(step.x if done == end else step.pred_x0, self.sampling.flicker)
+                made = steady(step.x if done == end else step.pred_x0, self.sampling.flicker, request.loop)
                 clip = _joined(before, blend(made, *part_cond) if part_cond else made)
             if done < end:
                 break

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
+from lumiere.media.ffmpeg import MAX_READ_SIDE
 from lumiere.media.images import (
     COLOURS_WITHIN,
     DAMAGED,
@@ -17,6 +18,7 @@ from lumiere.media.images import (
     coded_colours,
 )
 from lumiere.media.kinds import PICTURES, kind, read_head
+from lumiere.request import FPS
 
 MOVING = ("WEBP", "PNG", "AVIF")
 LEAST_MS, USUAL_MS = 10, 100  # browsers show a frame of up to 10 ms for 100 ms
@@ -33,10 +35,8 @@ def read_animation(
     *,
     max_frames: int,
     max_side: int,
-    max_read_side: int,
     max_seconds: float,
     fps: float | None,
-    fps_range: tuple[float, float],
 ) -> tuple[np.ndarray, float]:
     """Reads the beginning of an animated picture at a constant rate.
 
@@ -44,10 +44,8 @@ def read_animation(
         path: path of the file.
         max_frames: maximum number of frames.
         max_side: maximum height and width of the result; larger frames are scaled down.
-        max_read_side: maximum height and width of the file.
         max_seconds: timeout.
-        fps: rate of the result. Defaults to the mean rate of the file within `fps_range`.
-        fps_range: lowest and highest rate.
+        fps: rate of the result. Defaults to the mean rate of the file, or the nearest one from 1 to 60.
 
     Returns:
         RGB uint8 `t h w c`, and frames per second.
@@ -58,10 +56,10 @@ def read_animation(
     deadline = time.monotonic() + max_seconds
     try:
         colours = coded_colours(read_head(path, COLOURS_WITHIN))
-        _check(path, max_read_side)
+        _check(path)
         if fps is None:
             lengths = [length for _, length in _frames(path, deadline, max_frames)]
-            fps = min(max(len(lengths) / sum(lengths), fps_range[0]), fps_range[1])
+            fps = min(max(len(lengths) / sum(lengths), FPS[0]), FPS[1])
         made: list[np.ndarray] = []
         passed = 0.0
         for frame, length in _frames(path, deadline):
@@ -81,9 +79,9 @@ def read_animation(
         raise ValueError(f"cannot read a video from this file: {kind(path)} that is damaged.") from None
 
 
-def _check(path: str | os.PathLike, max_read_side: int) -> None:
+def _check(path: str | os.PathLike) -> None:
     with Image.open(path, formats=FORMATS) as image:
-        check_side(image, max_read_side)
+        check_side(image, MAX_READ_SIDE)
         if image.format not in MOVING or _count(image) < 2:
             raise Refused(f"{kind(path)} that does not move was given where a video is needed.")
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 
 import imageio_ffmpeg
 
@@ -67,6 +68,27 @@ def running(
         finally:
             timer.cancel()
             process.kill()
+
+
+def write_mp4(path: Path, arguments: list[str], seconds: float, pixels: memoryview | None = None) -> None:
+    """Writes an MP4 file that plays before it is loaded whole.
+
+    Args:
+        path: output path; the name needs no ending.
+        arguments: inputs and their encoding.
+        seconds: timeout.
+        pixels: data of the input `pipe:0`.
+
+    Raises:
+        RuntimeError: ffmpeg failed.
+        subprocess.TimeoutExpired: it took too long.
+    """
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), *"-hide_banner -nostdin -loglevel error -xerror -y".split()]
+    command += [*arguments, *"-movflags +faststart -f mp4".split(), input_name(path)]
+    done = subprocess.run(command, input=pixels, capture_output=True, timeout=seconds)
+    if done.returncode != 0:
+        words = done.stderr[-2000:].decode("utf-8", "replace")
+        raise RuntimeError(f"ffmpeg ended with {done.returncode}: {words}")
 
 
 @cache

@@ -8,23 +8,22 @@ nor torch.
 import math
 import os
 import re
-import secrets
 import shutil
 import subprocess
 import time
 from pathlib import Path
 from typing import IO
 
-import imageio_ffmpeg
 import numpy as np
 
 from lumiere.limits import ServerLimits
 from lumiere.media.animations import is_picture, read_animation
 from lumiere.media.colours import bt709_filters
-from lumiere.media.ffmpeg import MAX_READ_SIDE, PADDING, UNTRUSTED, input_name, output, running
+from lumiere.media.ffmpeg import MAX_READ_SIDE, PADDING, UNTRUSTED, input_name, output, running, write_mp4
 from lumiere.media.header import UNREADABLE, Header, probe
 from lumiere.media.images import on_white
 from lumiere.media.kinds import check_file
+from lumiere.media.whole import replacing
 from lumiere.request import FPS
 
 MAX_SETTINGS_BYTES = 100_000  # passed as one process argument, which Linux limits to 128 KiB
@@ -62,20 +61,17 @@ def write_clip(path: str | os.PathLike, frames: np.ndarray, fps: float, settings
         raise OSError("cannot write the clip: its folder does not exist.")
     height, width = frames.shape[1:3]
     frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")  # t h+ w+ c
-    part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        _encode(part, frames, fps, settings)
-        if _stored(part) != (frames.shape[2], frames.shape[1], len(frames)):
-            raise RuntimeError("ffmpeg reported no error, but sizes or frames are missing")
-        os.replace(part, path)
+        with replacing(path) as part:
+            _encode(part, frames, fps, settings)
+            if _stored(part) != (frames.shape[2], frames.shape[1], len(frames)):
+                raise RuntimeError("ffmpeg reported no error, but sizes or frames are missing")
     except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:
         # The message may be shown on a page, so paths stay in the traceback.
         free = shutil.disk_usage(path.parent).free // 2**20
         raise OSError(
             f"cannot write the clip: the encoder failed, with {free} MB free on its disk."
         ) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_clip(
@@ -110,13 +106,7 @@ def read_clip(
     check_file(path)
     if is_picture(path):
         return read_animation(
-            path,
-            max_frames=max_frames,
-            max_side=max_side,
-            max_read_side=MAX_READ_SIDE,
-            max_seconds=max_seconds,
-            fps=fps,
-            fps_range=FPS,
+            path, max_frames=max_frames, max_side=max_side, max_seconds=max_seconds, fps=fps
         )
     header = probe(path)
     if max(header.width, header.height) > MAX_READ_SIDE:
@@ -250,19 +240,10 @@ def _check_clip(path: Path, frames: np.ndarray, fps: float, settings: str | None
 
 def _encode(path: Path, frames: np.ndarray, fps: float, settings: str | None) -> None:
     height, width = frames.shape[1:3]
-    command = [
-        imageio_ffmpeg.get_ffmpeg_exe(),
-        *"-hide_banner -nostdin -loglevel error -y -f rawvideo".split(),
-    ]
-    command += f"-pix_fmt rgb24 -video_size {width}x{height} -framerate {fps:g} -i pipe:0".split()
-    command += ["-vf", TO_BT709, *"-c:v libx264 -crf 18 -movflags +faststart".split()]
+    command = f"-f rawvideo -pix_fmt rgb24 -video_size {width}x{height} -framerate {fps:g} -i pipe:0".split()
+    command += ["-vf", TO_BT709, *"-c:v libx264 -crf 18".split()]
     command += ["-metadata", f"comment={settings}"] if settings else []
-    command += ["-f", "mp4", input_name(path)]
-    pixels = np.ascontiguousarray(frames).data.cast("B")
-    done = subprocess.run(command, input=pixels, capture_output=True, timeout=ENCODE_SECONDS)
-    if done.returncode != 0:
-        words = done.stderr[-2000:].decode("utf-8", "replace")
-        raise RuntimeError(f"ffmpeg ended with {done.returncode}: {words}")
+    write_mp4(path, command, ENCODE_SECONDS, np.ascontiguousarray(frames).data.cast("B"))
 
 
 def _stored(path: Path) -> tuple[int, int, int] | None:

@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import os
 import zipfile
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +15,7 @@ from lumiere.events import Result
 from lumiere.limits import ServerLimits
 from lumiere.media.images import write_moving
 from lumiere.media.video import probe, read_clip
+from lumiere.media.whole import replacing
 from lumiere.modes import NEEDS
 from lumiere.page import strings
 from lumiere.page.restore import form, link
@@ -203,32 +203,13 @@ def export(asked: object, limits: Limits, service: Service) -> dict:
             frames, fps = read_clip(path, max(1, longest), limits.max_side, seconds)
             if not service.room(frames.nbytes, str(path)):
                 return {"sentence": strings.DISK_FULL}
-            write(made, kind, frames, fps)
+            with replacing(made) as part:
+                WRITERS[kind](part, frames, fps)
         return {"url": address(made), "name": made.name}
     except (ValueError, TypeError) as refusal:
         return {"sentence": strings.sentence(refusal) if isinstance(refusal, ValueError) else strings.FAILED}
     except OSError:
         return {"sentence": strings.FAILED}
-
-
-def write(made: Path, kind: str, frames: np.ndarray, fps: float) -> None:
-    """Writes a clip atomically to a file.
-
-    Args:
-        made: file to write.
-        kind: key of `WRITERS`.
-        frames: uint8 `t h w c`.
-        fps: frame rate.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    part = made.with_name(f".{made.name}.part")  # pattern of `Disk.remove_parts`
-    try:
-        WRITERS[kind](part, frames, fps)
-        os.replace(part, made)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _write_pictures(path: Path, frames: np.ndarray, fps: float) -> None:

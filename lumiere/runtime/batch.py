@@ -20,6 +20,7 @@ from lumiere.events import Result
 from lumiere.loading.registry import Model, saved_settings
 from lumiere.media.text import read_text
 from lumiere.media.video import write_clip
+from lumiere.media.whole import replacing
 from lumiere.request import SEED, Limits, Request, required
 
 if TYPE_CHECKING:  # imports torch
@@ -169,10 +170,9 @@ class Batch:
         lines = self.lines()
         if not all(self._same(lines.get(number), number) for number in range(len(self.wanted))):
             return
-        part = self.folder / f"{LINES}.{os.getpid()}.part"
         text = "".join(json.dumps(lines[n], ensure_ascii=False) + "\n" for n in range(len(self.wanted)))
-        part.write_text(text, "utf-8")
-        os.replace(part, self.folder / LINES)
+        with replacing(self.folder / LINES) as part:
+            part.write_text(text, "utf-8")
         for file in self._files()[1:]:
             file.unlink(missing_ok=True)
 

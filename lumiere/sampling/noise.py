@@ -87,7 +87,7 @@ def low_pass(shape: Sequence[int]) -> Tensor:
     return torch.fft.ifftshift(1 / (1 + (square / STOP**2) ** ORDER))
 
 
-def steady(clip: Tensor, flicker: float) -> Tensor:
+def steady(clip: Tensor, flicker: float, loop: bool = False) -> Tensor:
     """Smooths clean latents over time where they vary little (Wiener filter with noise variance `flicker`).
 
     Latents become their mean over time where they and their neighbours vary by at most `flicker`. Moving
@@ -96,21 +96,24 @@ def steady(clip: Tensor, flicker: float) -> Tensor:
     Args:
         clip: clean latents `b c t h w`.
         flicker: noise variance; 0 disables the filter.
+        loop: whether the first frame follows the last one.
 
     Returns:
         Filtered latents `b c t h w`.
     """
     if flicker == 0:
         return clip
-    mean = _over_time(clip)
-    variance = _over_time((clip - mean).square()).mean(1, keepdim=True)
+    mean = _over_time(clip, loop)
+    variance = _over_time((clip - mean).square(), loop).mean(1, keepdim=True)
     variance = F.max_pool3d(variance, (1, 3, 3), stride=1, padding=(0, 1, 1))
     share = (1 - flicker / variance.clamp(min=flicker)).to(clip)
     return mean + share * (clip - mean)
 
 
-def _over_time(x: Tensor) -> Tensor:
-    """Averages `b c t h w` over `REACH` frames on each side, or fewer at the ends of the clip."""
-    rows = x.flatten(3)  # b c t h w -> b c t (h w)
-    means = F.avg_pool2d(rows, (2 * REACH + 1, 1), stride=1, padding=(REACH, 0), count_include_pad=False)
+def _over_time(x: Tensor, loop: bool) -> Tensor:
+    """Averages `b c t h w` over `REACH` frames on each side; fewer at the ends of a clip that is no loop."""
+    rows, frames, padding = x.flatten(3), x.shape[2], REACH  # b c t h w -> b c t (h w)
+    if loop:
+        rows, padding = rows[:, :, torch.arange(-REACH, frames + REACH) % frames], 0
+    means = F.avg_pool2d(rows, (2 * REACH + 1, 1), stride=1, padding=(padding, 0), count_include_pad=False)
     return means.view(x.shape)

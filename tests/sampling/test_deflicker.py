@@ -49,3 +49,11 @@ def test_short_clips_and_exact_stillness(frames):
 def test_nothing_is_done_unless_asked_for():
     clip = noise(1, 4, 16, 8, 8)
     assert steady(clip, 0) is clip
+
+
+@pytest.mark.parametrize("frames", [6, 16, 40])
+def test_a_loop_has_no_first_frame(frames):
+    clip = noise(1, 4, frames, 4, 4)
+    rolled = steady(clip.roll(3, 2), FLICKER, loop=True).roll(-3, 2)
+    torch.testing.assert_close(rolled, steady(clip, FLICKER, loop=True))
+    assert frames <= REACH or not torch.allclose(steady(clip.roll(3, 2), FLICKER).roll(-3, 2), rolled)
