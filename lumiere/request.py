@@ -31,6 +31,10 @@ CLIP_SKIP = (0, 11)  # the smallest text encoder of Stable Diffusion has 12 laye
 MAX_STYLES = 16  # number of style weights
 MOTION_SCALE = (0.0, 4.0)  # 1 is as trained
 FREE_INIT = (1, 10)  # passes
+# Ranges of fields that may be None
+WHOLE = {"frames": COUNT, "height": COUNT, "width": COUNT, "fps": FPS, "steps": STEPS, "seed": SEED}
+WHOLE |= {"free_init": FREE_INIT}
+NUMBERS = {"guidance": GUIDANCE, "motion_scale": MOTION_SCALE}
 ADAPTER_OPTIONS = ("free_init", "free_noise", "motion_scale")  # fields that `Sampling` has, too
 MAX_CAMERAS = 16  # number of camera moves
 WEIGHT = 4  # largest weight of a style or camera move, with either sign
@@ -146,19 +150,17 @@ class Request:
     loop: bool = False
 
     def __post_init__(self) -> None:
-        _check_text("prompt", self.prompt)
-        _check_text("negative_prompt", self.negative_prompt)
+        for name in ("prompt", "negative_prompt"):
+            _check_text(name, getattr(self, name))
         if all(c.isspace() or unicodedata.category(c) in ("Cc", "Cf") for c in self.prompt):
             raise ValueError(f"write a prompt: received {len(self.prompt)} characters, none of them visible.")
         for name in ("prompt", "negative_prompt"):
             prompts.check(name, getattr(self, name))
         _check_whole("clip_skip", self.clip_skip, *CLIP_SKIP)
-        whole = {"frames": COUNT, "height": COUNT, "width": COUNT, "fps": FPS, "steps": STEPS, "seed": SEED}
-        whole |= {"free_init": FREE_INIT}
-        for name, span in whole.items():
+        for name, span in WHOLE.items():
             if getattr(self, name) is not None:
                 _check_whole(name, getattr(self, name), *span)
-        for name, (low, high) in {"guidance": GUIDANCE, "motion_scale": MOTION_SCALE}.items():
+        for name, (low, high) in NUMBERS.items():
             value = getattr(self, name)
             if value is not None and (not _is_number(value) or not low <= value <= high):
                 raise ValueError(
@@ -184,7 +186,7 @@ class Request:
                 raise ValueError(f"{name} must be true or false: received {_received(value)}.")
         if self.loop and self.mode == "continue":
             raise ValueError("a loop cannot continue a clip: leave out the clip, or the loop.")
-        for name in ("guidance", "motion_scale", "strength"):
+        for name in (*NUMBERS, "strength"):
             # Equal requests serialise identically: convert ints to floats.
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, float(getattr(self, name)))

@@ -311,8 +311,8 @@ class FirstFramePrompt:
         if not self.replace:
             return prompt
         longest_first = sorted(self.replace, key=len, reverse=True)
-        pattern = rf"\b(?:{'|'.join(map(re.escape, longest_first))})\b"
+        phrases = re.compile(rf"\b(?:{'|'.join(map(re.escape, longest_first))})\b", re.IGNORECASE)
         lowered = {phrase.lower(): text for phrase, text in self.replace.items()}
-        found = [lowered[match.lower()] for match in re.findall(pattern, prompt, re.IGNORECASE)]
-        still = re.sub(pattern, lambda match: lowered[match[0].lower()], prompt, flags=re.IGNORECASE)
-        return " ".join((still if any(found) else f"{still} {self.append}").split())
+        replaced = any(lowered[phrase.lower()] for phrase in phrases.findall(prompt))
+        still = phrases.sub(lambda phrase: lowered[phrase[0].lower()], prompt)
+        return " ".join((still if replaced else f"{still} {self.append}").split())

@@ -49,6 +49,7 @@ __all__ = [
 __all__ += ["options", "own", "resident", "small_files", "takes_given_pixels", "within"]
 
 STYLE_ALPHA = 0.7  # default share of a second base
+SAMPLING = ("motion_scale", "free_init", "free_noise", "free_u", "loop")  # options that `Sampling` has, too
 # Flags of version 0.1, accepted until 0.3, with their new names and types
 ALIASES = (("--style", "style_base", str), ("--alpha", "style_alpha", float))
 
@@ -191,8 +192,6 @@ def allowed(options: argparse.Namespace) -> dict[str, Model]:
 def _as_said(options: argparse.Namespace, model: Model) -> Model:
     alpha = STYLE_ALPHA if options.style_alpha is None else options.style_alpha
     base = options.style_base
-    style = Style(tuple(map(read_lora, options.lora)), base, alpha if base else 1.0)
-    preview = PREVIEWS.get(options.preview, options.preview) or model.preview
     cameras = tuple(map(read_lora, options.camera))
     for name, weight in cameras:
         if not abs(weight) <= WEIGHT:  # False for NaN
@@ -202,10 +201,7 @@ def _as_said(options: argparse.Namespace, model: Model) -> Model:
     moves = [camera_name(name) for name, _ in cameras]
     if len(set(moves)) < len(moves):  # requests name a camera by its move
         raise ValueError(f"cameras must have different names: received {', '.join(moves)}.")
-    embeddings = tuple(map(_embedding, options.embedding))
-    options_of_sampling = ("motion_scale", "free_init", "free_noise", "free_u", "loop")
-    asked = {name: getattr(options, name) for name in options_of_sampling}
-    sampling = replace(model.sampling, **{name: x for name, x in asked.items() if x is not None})
+    sampling = {name: getattr(options, name) for name in SAMPLING}
     if options.domain_adapter is not None:
         if model.domain_adapter is None:
             raise ValueError("--domain-adapter needs the motion weights of AnimateDiff v3 or AnimateLCM.")
@@ -217,13 +213,13 @@ def _as_said(options: argparse.Namespace, model: Model) -> Model:
     return replace(
         model,
         vae=options.vae or model.vae,
-        style=style,
+        style=Style(tuple(map(read_lora, options.lora)), base, alpha if base else 1.0),
         cameras=cameras,
-        embeddings=embeddings,
-        sampling=sampling,
+        embeddings=tuple(map(_embedding, options.embedding)),
+        sampling=replace(model.sampling, **{name: x for name, x in sampling.items() if x is not None}),
         offload=options.offload,
         speed=Speed(options.compile, options.channels_last, options.storage, options.group_offload),
-        preview=preview,
+        preview=PREVIEWS.get(options.preview, options.preview) or model.preview,
     )
 
 

@@ -64,35 +64,26 @@ def prepare(request: Request, sources: Sources, limits: Limits) -> Prepared:
         check_length(request, len(sources.clip), limits)
     from lumiere.model import conditioning
 
-    size = required(request.height), required(request.width)
-    image, last_image, clip = (
-        None if frames is None else fit(frames, *size)
-        for frames in (_one(sources.image), _one(sources.last_image), sources.clip)
+    size, frames = (required(request.height), required(request.width)), required(request.frames)
+    image, last_image = (
+        None if picture is None else fit(picture[None], *size)[0]
+        for picture in (sources.image, sources.last_image)
     )
-    region = None if sources.region is None else fit_mask(sources.region, *size)
-    if region is not None and not region.any():
+    region = np.ones(size, bool) if sources.region is None else fit_mask(sources.region, *size)
+    if not region.any():
         raise ValueError("a drawn region is empty: draw where the clip should be made anew.")
     if request.mode in ("image", "images"):
-        last = None if last_image is None else last_image[0]
-        return Prepared(request, conditioning.images(required(image)[0], last, required(request.frames)))
+        return Prepared(request, conditioning.images(required(image), last_image, frames))
     if request.mode == "cinemagraph":
-        picture, region = required(image)[0], required(region)
-        return Prepared(request, conditioning.moving_picture(picture, region, required(request.frames)))
+        return Prepared(request, conditioning.moving_picture(required(image), region, frames))
+    if sources.clip is None:
+        return Prepared(request)
+    clip = fit(sources.clip, *size)
     if request.mode == "continue":
-        clip = required(clip)
-        given = conditioning.continuation(clip, required(request.frames))
+        given = conditioning.continuation(clip, frames)
         return Prepared(request, given, clip[: -given.mask.any((1, 2)).sum()])
-    if request.mode in ("inpaint", "video"):
-        clip = required(clip)
-        request = _no_longer(request, len(clip), limits)
-        clip = clip[: request.frames]
-        everywhere = np.ones(size, bool)
-        return Prepared(request, conditioning.inpainting(clip, everywhere if region is None else region))
-    return Prepared(request)
-
-
-def _one(picture: np.ndarray | None) -> np.ndarray | None:
-    return None if picture is None else picture[None]  # h w c -> 1 h w c
+    request = _no_longer(request, len(clip), limits)  # inpaint and video
+    return Prepared(request, conditioning.inpainting(clip[: request.frames], region))
 
 
 def _no_longer(request: Request, frames: int, limits: Limits) -> Request:

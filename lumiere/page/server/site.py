@@ -36,11 +36,6 @@ class Site:
     url: str = ""
 
     @property
-    def prefix(self) -> str:
-        """The path of `root_path`, which a proxy may keep in front of the path of a request or strip."""
-        return root_prefix(self.root_path)
-
-    @property
     def local(self) -> bool:
         """Whether only this machine is meant to reach the page."""
         return self.host in (None, "127.0.0.1", "::1", "localhost") and not (self.root_path or self.url)
