@@ -32,24 +32,14 @@ KINDS = (
 )  # fmt: skip
 
 
-def unsupported(keys: Iterable[str]) -> str | None:
-    """Returns what a file given as a LoRA is, if it is of a kind that is not supported as one.
-
-    Args:
-        keys: names of all tensors in the file.
-
-    Returns:
-        For example "a LoHa (LyCORIS, Hadamard products)"; None for a LoRA, and for files of no known kind.
-    """
-    kind = kind_of(keys)
-    return None if kind == LORA else kind
-
-
 def kind_of(keys: Iterable[str]) -> str | None:
     """Returns what a file is by the names of its tensors, None if they are of no known kind.
 
     Args:
         keys: names of all tensors in the file.
+
+    Returns:
+        For example `LORA`, or "a LoHa (LyCORIS, Hadamard products)".
     """
     keys = list(keys)
     moving = [key for key in keys if MOTION.search(key)]
@@ -95,8 +85,8 @@ def lora_tensors(weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor
     Raises:
         ValueError: the file is of another kind; the message names it.
     """
-    kind = unsupported(weights)
-    if kind:
+    kind = kind_of(weights)
+    if kind not in (None, LORA):
         raise ValueError(f"{source} is {kind}; it is not supported as a LoRA.")
     renamed = {key.removeprefix("module."): weight for key, weight in weights.items()}
     return {f"unet.{key}" if key.startswith(BLOCKS) else key: weight for key, weight in renamed.items()}

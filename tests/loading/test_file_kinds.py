@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from lumiere.loading.file_kinds import lora_tensors, unsupported
+from lumiere.loading.file_kinds import LORA, kind_of, lora_tensors
 
 CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
 ATTENTION = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
@@ -49,13 +49,13 @@ def test_a_motion_lora_is_called_one(name):
     ],
 )
 def test_other_kinds_are_named(keys, name):
-    assert unsupported(keys).startswith(name)
+    assert kind_of(keys).startswith(name)
 
 
 @pytest.mark.parametrize("keys", [KOHYA, PEFT])
 def test_a_lora_is_supported_also_with_a_bundled_embedding(keys):
     weights = {key: torch.zeros(1) for key in [*keys, "bundle_emb.style.string_to_param.*", "emb_params"]}
-    assert unsupported(weights) is None and lora_tensors(weights, "x").keys() == weights.keys()
+    assert kind_of(weights) == LORA and lora_tensors(weights, "x").keys() == weights.keys()
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])

@@ -75,8 +75,9 @@ def read_given(
             )
             check_length(request, len(clip), limits)
             return fit(clip, *size)
-        read = read_region if name == "region" else read_picture
-        return fit(read(sent, server_limits.image_side)[None], *size)[0]
+        side = server_limits.image_side
+        image = read_region(sent, side) if name == "region" else read_image(uploaded(sent), side)
+        return fit(image[None], *size)[0]
 
 
 def first_frame(name: object, sent: object, server_limits: ServerLimits) -> np.ndarray:
@@ -95,7 +96,7 @@ def first_frame(name: object, sent: object, server_limits: ServerLimits) -> np.n
     """
     with reader(server_limits):
         if name != "clip":
-            return read_picture(sent, server_limits.image_side)
+            return read_image(uploaded(sent), server_limits.image_side)
         clip, _ = read_clip(uploaded(sent), 1, server_limits.video_side, server_limits.video_seconds)
         return clip[0]
 
@@ -158,23 +159,6 @@ def uploaded(sent: object) -> Path:
     raise ValueError("a file must be uploaded first: received something else.")
 
 
-def read_picture(sent: object, max_side: int, background: str = "white") -> np.ndarray:
-    """Reads an uploaded picture.
-
-    Args:
-        sent: uploaded file, untrusted.
-        max_side: maximum height and width in pixels.
-        background: colour under transparent pixels.
-
-    Returns:
-        uint8 `h w c`.
-
-    Raises:
-        ValueError: the file was not uploaded, cannot be read or is too large.
-    """
-    return read_image(uploaded(sent), max_side, background)
-
-
 def read_region(sent: object, max_side: int) -> np.ndarray:
     """Reads a region: a PNG data URI drawn on the page, or an uploaded picture.
 
@@ -189,7 +173,7 @@ def read_region(sent: object, max_side: int) -> np.ndarray:
         ValueError: the region is no PNG, is too large or was not uploaded.
     """
     if type(sent) is not str or not sent.startswith("data:"):
-        return read_picture(sent, max_side, "black")  # what is transparent was not drawn
+        return read_image(uploaded(sent), max_side, "black")  # what is transparent was not drawn
     if len(sent) > MOST_REGION or not sent.startswith(DATA):
         raise ValueError(
             f"a drawn region must be a PNG of at most {MOST_REGION} characters: received {len(sent)}."
