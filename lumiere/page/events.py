@@ -91,7 +91,7 @@ def bind(controller: Controller) -> None:
 
 
 def answered(asking: gr.HTML, handler: Callable, **options: Any) -> None:
-    """Binds a handler to a component that shows the answer to what it asks.
+    """Binds a handler to a component that sends questions and shows their answers.
 
     Args:
         asking: the component.
