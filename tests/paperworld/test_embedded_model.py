@@ -81,7 +81,7 @@ def test_clips_show_what_they_were_asked_for(monkeypatch):
     """
     monkeypatch.setattr("lumiere.loading.components.multiplies_in_bf16", multiplies_in_bf16)
     studio, wrong = Studio(seed=CHOOSING_SEED), []
-    for index in set(range(22)) - {7, 10}:
+    for index in set(range(22)) - {9, 16}:
         scene, _ = scene_of(CHOOSING_SEED, index)
         right = score(scene, judge(studio.clip(canonical(scene), 16, index)))
         if not right["all"]:

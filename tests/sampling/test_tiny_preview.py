@@ -139,7 +139,7 @@ def test_shipped_one_is_near_the_shipped_decoder(tmp_path):
     clips = [clip[None] for clip in latents.transpose(1, 2)]  # n t c h w -> 1 c t h w each
     errors = [preview(clip) / 255 - decode(vae, clip) / 255 for clip in clips]
     decibels = [-10 * np.log10(np.square(error).mean()) for error in errors]
-    assert min(decibels) >= 22 and np.mean(decibels) >= 26
+    assert min(decibels) >= 20 and np.mean(decibels) >= 26
 
 
 def test_command_trains_one(tmp_path):
