@@ -11,7 +11,7 @@ EXAMPLES = (  # prompt, seed
     ("a red ball bouncing over green hills", 3),
     ("a yellow star drifting right at night", 2),
     ("a pink heart pulsing in the desert", 5),
-    ("a purple fish drifting left over the sea", 3),
+    ("a purple fish drifting left over the sea", 1),
     ("an orange ring circling in the forest", 2),
     ("a blue moon rising over the city", 1),
     ("a purple mushroom bouncing over snowy mountains", 1),
