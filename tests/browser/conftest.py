@@ -129,6 +129,16 @@ def fill(page, **settings):
     page.wait_for_function("s => Object.entries(s).every(([k, v]) => lumiere.now[k] === v)", arg=settings)
 
 
+def stop(page, when="true"):
+    """Presses Stop as soon as it is visible and `when` holds, a condition in JavaScript.
+
+    Playwright's own click waits for several frames, of which a busy machine has few.
+    """
+    button = "document.querySelector('#stop')"
+    press = f"{when} && {button}.checkVisibility() && ({button}.click(), true)"
+    page.wait_for_function(press, polling=50)
+
+
 def ask(page, prompt, **settings):
     """Fills in settings, types the prompt and starts."""
     if settings:

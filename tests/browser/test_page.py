@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.browser.conftest import ask, line, shown, state, sync_api
+from tests.browser.conftest import ask, line, shown, state, stop, sync_api
 
 pytestmark = pytest.mark.slow
 
@@ -94,8 +94,7 @@ def test_second_clip_replaces_the_first_without_a_gap(visit):
 def test_stop_keeps_the_clip_so_far(visit, pictures):
     page = visit()
     ask(page, "a red ball bouncing", steps=150, frames=128)  # long enough to be stopped on a busy machine
-    page.wait_for_function("document.querySelector('.player').dataset.sheets > 1")
-    page.click("#stop")
+    stop(page, when="document.querySelector('.player').dataset.sheets > 1")
     state(page, "done")
     assert re.match(r"Stopped at step \d+ of 150\.", line(page))
     shown(page)
@@ -128,7 +127,6 @@ def test_example_fills_and_runs(visit):
     example.click()
     state(page, "busy")
     assert page.locator("#prompt textarea").input_value() == example.inner_text()
-    page.click("#stop")
     state(page, "done")
 
 

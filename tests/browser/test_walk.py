@@ -12,7 +12,7 @@ from lumiere.media.video import write_clip
 from lumiere.modes import NEEDS
 from lumiere.page import strings
 from lumiere.request import MODES
-from tests.browser.conftest import ask, fill, line, made, serving, shown, state
+from tests.browser.conftest import ask, fill, line, made, serving, shown, state, stop
 from tests.marks import soak
 
 pytestmark = pytest.mark.slow
@@ -194,10 +194,9 @@ def text_to_clip(page, picture, tmp_path):
     assert made(page)["settings"]["frames"] == 16
     press(page, ".saves", strings.RESULT["link"])
     page.wait_for_function("document.querySelector('.said').textContent !== ''")
-    fill(page, steps=150, frames=64)
+    fill(page, steps=150, frames=128)  # long enough to be stopped on a busy machine
     page.click("#generate")
-    page.wait_for_function("lumiere.step > 0")
-    page.click("#stop")
+    stop(page, when="lumiere.step > 0")
     done(page)
     assert line(page).startswith("Stopped at step")
     fill(page, **QUICK)
@@ -370,13 +369,13 @@ def test_two_browsers_get_their_own_clips(visit):
 
 def test_place_in_the_queue_is_told(visit):
     first, second = visit(), visit()
-    ask(first, "a red ball", steps=150, frames=64)
+    ask(first, "a red ball", steps=150, frames=128)
     first.wait_for_function("document.querySelector('.player').dataset.sheets > 0")
     ask(second, "a blue star", **QUICK)
     second.wait_for_function(
         "s => document.querySelector('.status .line').textContent === s", arg=strings.waiting(1)
     )
-    first.click("#stop")
+    stop(first)
     state(second, "done")
 
 
