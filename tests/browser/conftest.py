@@ -130,13 +130,13 @@ def fill(page, **settings):
 
 
 def stop(page, when="true"):
-    """Presses Stop as soon as it is visible and `when` holds, a condition in JavaScript.
+    """Presses Stop as soon as it is visible and enabled and `when` holds, a condition in JavaScript.
 
     Playwright's own click waits for several frames, of which a busy machine has few.
     """
     button = "document.querySelector('#stop')"
-    press = f"{when} && {button}.checkVisibility() && ({button}.click(), true)"
-    page.wait_for_function(press, polling=50)
+    ready = f"{button}.checkVisibility() && !{button}.disabled"
+    page.wait_for_function(f"{when} && {ready} && ({button}.click(), true)", polling=50)
 
 
 def ask(page, prompt, **settings):
