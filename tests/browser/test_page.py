@@ -41,7 +41,7 @@ WATCH = """() => {
 def test_from_prompt_to_clip(visit, pictures):
     page = visit()
     page.evaluate(WATCH)
-    ask(page, "a red ball bouncing over green hills", steps=150)
+    ask(page, "a red ball bouncing over green hills", steps=150, frames=64)
     state(page, "busy")
     page.wait_for_function("document.querySelector('.player').dataset.sheets > 2")
     page.screenshot(path=pictures / "working-1280-light.png")
@@ -84,7 +84,7 @@ def test_second_clip_replaces_the_first_without_a_gap(visit):
     ask(page, "a red ball", steps=4)
     shown(page)
     page.evaluate(WATCH)
-    ask(page, "a blue star", steps=150)
+    ask(page, "a blue star", steps=150, frames=64)
     state(page, "busy")
     state(page, "done")
     shown(page)
@@ -156,7 +156,7 @@ def test_no_blank_on_a_slow_link(visit):
     link = delayed(page, 150)
     page.evaluate(WATCH)
     stage, film = page.locator(".player").bounding_box(), []
-    ask(page, "a red ball bouncing over green hills", steps=150)
+    ask(page, "a red ball bouncing over green hills", steps=150, frames=64)
     page.evaluate("scrollTo(0, 0)")
     link.on("Page.screencastFrame", lambda frame: film.append(frame) or acknowledge(link, frame))
     link.send("Page.startScreencast", {"format": "jpeg", "quality": 60})
