@@ -130,9 +130,13 @@ def fill(page, **settings):
 
 
 def stop(page, when="true"):
-    """Presses Stop as soon as it is visible and enabled and `when` holds, a condition in JavaScript.
+    """Presses Stop once it is visible and enabled.
 
     Playwright's own click waits for several frames, of which a busy machine has few.
+
+    Args:
+        page: the page.
+        when: condition in JavaScript that must hold, too.
     """
     button = "document.querySelector('#stop')"
     ready = f"{button}.checkVisibility() && !{button}.disabled"

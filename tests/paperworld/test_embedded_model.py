@@ -76,8 +76,8 @@ def test_one_seed_is_one_clip(pipeline):
 def test_clips_show_what_they_were_asked_for(monkeypatch):
     """The canary: 20 prompts in the precision that users get.
 
-    They are the first with which settings are chosen, without two that the shipped weights miss, so that one
-    or two wrong clips on another processor are chance.
+    They are the first with which settings are chosen, without two that the shipped weights or earlier ones
+    missed, so that one or two wrong clips on another processor are chance.
     """
     monkeypatch.setattr("lumiere.loading.components.multiplies_in_bf16", multiplies_in_bf16)
     studio, wrong = Studio(seed=CHOOSING_SEED), []
