@@ -96,7 +96,7 @@ def serve(options: argparse.Namespace) -> None:
         from lumiere.page.controller import Controller
         from lumiere.page.server.disk import own_folder
         from lumiere.page.server.model_handle import ModelHandle, first_ready, there
-        from lumiere.page.theme import theme
+        from lumiere.page.server.theme import theme
         from lumiere.runtime import zerogpu
 
     own_folder()
